@@ -1,0 +1,149 @@
+"""What a workflow asks for: typed, immutable, and small enough to be sent once.
+
+A *job group* is one entry of the workflow file's ``jobs`` mapping. Its elements share everything but their
+parameters, so a group of a million jobs is one :class:`JobGroup`: a command template, parameter columns and a
+count. Elements are expanded only where they start (see :mod:`mpiflux.model.template`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mpiflux.model.params import ParamTable
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Resources that one job asks for. Two jobs with equal requests can take each other's place."""
+
+    tasks: int = 1
+    """Processes to start. With ``nodes`` > 0: in all, spread evenly over the nodes."""
+    cores: int = 1
+    """Cores for each task."""
+    gpus: int = 0
+    """GPUs for each task."""
+    nodes: int = 0
+    """Number of nodes; 0 lets the tasks fall where they fit."""
+    memory: int = 0
+    """Bytes for each task; 0 asks for none."""
+    exclusive: bool = False
+    """Whole nodes, beside nobody else's job."""
+    layout: str = "pack"
+    """``pack`` fills nodes one after the other, ``spread`` takes the emptiest first."""
+    per_node: bool = False
+    """One job on every node of the scheduler's R."""
+    consumables: dict[str, int] = {}
+    """Named resources of the whole job, such as ``burst_buffer``."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """A hashable name of this shape."""
+        return (self.tasks, self.cores, self.gpus, self.nodes, self.memory, self.exclusive, self.layout,
+                self.per_node, tuple(sorted(self.consumables.items())))
+
+    @property
+    def total_cores(self) -> int:
+        return self.tasks * self.cores
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """``group`` must have ended in a way that satisfies ``kind`` before the dependent may start."""
+
+    group: str
+    kind: str = "ok"
+    """``ok`` all elements COMPLETED, ``any`` all elements ended in any way, ``not_ok`` at least one failed,
+    ``each`` element by element."""
+
+
+class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of ``jobs``: the template of ``count`` jobs with ids ``first_id … first_id + count - 1``."""
+
+    number: int
+    """Position in the workflow, from 0; the wire name of the group."""
+    name: str
+    first_id: int
+    count: int
+    command: tuple[str, ...] = ()
+    """Argument vector, each item a template. Empty when ``script`` is given. With ``shell`` it is one item."""
+    script: str | None = None
+    shell: bool = False
+    params: ParamTable = ParamTable()
+    env: dict[str, str] = {}
+    """Values are templates. Merged over the workflow's ``env`` by the loader."""
+    cwd: str = ""
+    """Absolute directory, a template; empty means the directory mpiflux was started in."""
+    input: str = ""
+    output: str = ""
+    """File templates; empty keeps the stream in the store. Relative to ``cwd``."""
+    error: str = ""
+    request: Request = Request()
+    time_limit: float = 0.0
+    """Seconds; 0 is unlimited."""
+    retries: int = 0
+    priority: int = 16
+    """Flux's urgency, 0–31; higher starts first, 16 is the default."""
+    after: tuple[Dependency, ...] = ()
+    mpi: str = "none"
+    """How the tasks of a parallel job find each other: ``none``, ``pmi1``, ``pmix``."""
+
+    @property
+    def stop_id(self) -> int:
+        return self.first_id + self.count
+
+
+class PolicySpec(msgspec.Struct, frozen=True):
+    name: str = "fcfs"
+    options: dict[str, int | float | str | bool] = {}
+
+
+class LevelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One level of a regular hierarchy."""
+
+    by: str = "node"
+    """``node``, ``numa``, ``core``, or ``width``."""
+    width: int = 0
+    """Number of children of each scheduler of the level above, when ``by`` is ``width``."""
+    policy: PolicySpec | None = None
+    distribution: str = ""
+    """How the level above deals jobs to this one; empty: inherit ``HierarchySpec.distribution``."""
+
+
+class NestedSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One scheduler of an explicit, possibly uneven hierarchy."""
+
+    name: str = ""
+    share_nodes: int = 0
+    """What this child takes of its parent's R; all three 0: an even share of what siblings left."""
+    share_cores: int = 0
+    share_gpus: int = 0
+    policy: PolicySpec | None = None
+    distribution: str = ""
+    children: tuple["NestedSpec", ...] = ()
+
+
+class HierarchySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape of the tree. Neither ``levels`` nor ``nested``: one scheduler (depth 1)."""
+
+    levels: tuple[LevelSpec, ...] | None = None
+    nested: NestedSpec | None = None
+    distribution: str = "pull"
+    """``pull`` or ``round_robin``."""
+
+
+class Workflow(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole workflow file, checked and typed."""
+
+    name: str
+    source: str = ""
+    """Path of the file it came from, for messages."""
+    directory: str = ""
+    """Absolute directory of that file; ``{workflow.dir}`` in templates."""
+    hierarchy: HierarchySpec | None = None
+    """None: one scheduler a node."""
+    policy: PolicySpec = PolicySpec()
+    groups: tuple[JobGroup, ...] = ()
+    output_limit: int = 16 << 20
+    """Bytes kept of each job's stdout and of its stderr; what is over is dropped and marked."""
+
+    @property
+    def total(self) -> int:
+        return sum(g.count for g in self.groups)

@@ -1,0 +1,187 @@
+"""Every message between ranks: frozen structs in one tagged union, sent as batches of msgpack.
+
+One batch a destination and loop turn. Nothing here is per job on the common path: work goes down as index ranges
+(:class:`Chunk`) of job groups sent once (:class:`Declare`), and comes up as packed attempt records
+(:mod:`mpiflux.model.records`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mpiflux.model.jobspec import JobGroup
+
+VERSION = 1
+"""Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """Elements ``range(start, stop, step)`` of a group, to be tried as attempt ``attempt`` (from 1)."""
+
+    group: int
+    start: int
+    stop: int
+    step: int = 1
+    attempt: int = 1
+
+    def __len__(self) -> int:
+        return len(range(self.start, self.stop, self.step))
+
+    def split(self, n: int) -> tuple[Chunk, Chunk | None]:
+        """The first ``n`` elements and the rest (None when nothing is left)."""
+        if n >= len(self):
+            return self, None
+        cut = self.start + n * self.step
+        return (Chunk(self.group, self.start, cut, self.step, self.attempt),
+                Chunk(self.group, cut, self.stop, self.step, self.attempt))
+
+
+class NodeShare(msgspec.Struct, frozen=True, array_like=True):
+    """What a resource set holds of one node: logical core and GPU numbers, bytes of memory, tasks to start."""
+
+    node: int
+    cores: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
+    memory: int = 0
+    tasks: int = 1
+
+
+class ResourceSet(msgspec.Struct, frozen=True, array_like=True):
+    """R (Flux RFC 20): concrete resources, on one node or several."""
+
+    shares: tuple[NodeShare, ...]
+
+
+# -- down the tree -----------------------------------------------------------------------------------------------
+
+
+class Declare(msgspec.Struct, frozen=True, tag="declare"):
+    """A job group, sent to each receiver once, before the first chunk that names it."""
+
+    group: JobGroup
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Work for a scheduler."""
+
+    chunks: tuple[Chunk, ...]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End these jobs, wherever below they are. Empty ``ids``: all of them."""
+
+    ids: tuple[int, ...] = ()
+    reason: str = ""
+    result: int = 3
+    """The result that they end with, CANCELED unless said otherwise."""
+
+
+class Recall(msgspec.Struct, frozen=True, tag="recall"):
+    """Give back up to ``n`` jobs that have not started, last ones first."""
+
+    n: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End: nothing more comes. ``grace`` seconds between TERM and KILL for what still runs."""
+
+    grace: float = 5.0
+
+
+# -- scheduler to executor ---------------------------------------------------------------------------------------
+
+
+class Grant(msgspec.Struct, frozen=True, tag="grant"):
+    """The executor may run jobs of shape ``shape`` on R, one after the other, until :class:`Revoke`."""
+
+    lease: int
+    shape: int
+    r_id: int
+    r: ResourceSet
+
+
+class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
+    """Stop using a lease once its current job has ended; answered by ``Report.idle``."""
+
+    lease: int
+
+
+class Feed(msgspec.Struct, frozen=True, tag="feed"):
+    """Jobs for the leases of a shape; started in order as leases fall idle."""
+
+    shape: int
+    chunks: tuple[Chunk, ...]
+
+
+# -- up the tree -------------------------------------------------------------------------------------------------
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", omit_defaults=True):
+    """What happened since the last report."""
+
+    records: bytes = b""
+    """Ended attempts, packed (:mod:`mpiflux.model.records`)."""
+    output: bytes = b""
+    reasons: dict[int, str] = {}
+    """Job id to text, for records with FLAG_REASON."""
+    started: bytes = b""
+    """Still running attempts, same format, that were not reported before."""
+    returned: tuple[Chunk, ...] = ()
+    """Chunks that come back unstarted."""
+    idle: tuple[int, ...] = ()
+    """Leases that have nothing to run (executor to its scheduler only)."""
+
+
+class Output(msgspec.Struct, frozen=True, tag="output"):
+    """A piece of a running job's stream. ``stream`` is 1 or 2; ``offset`` in bytes from the attempt's start."""
+
+    id: int
+    attempt: int
+    stream: int
+    offset: int
+    data: bytes
+
+
+class NewR(msgspec.Struct, frozen=True, tag="r"):
+    """A resource set that records of scheduler ``sched`` name by ``r_id``; sent up once, before they do."""
+
+    sched: int
+    r_id: int
+    r: ResourceSet
+
+
+class Fault(msgspec.Struct, frozen=True, tag="fault"):
+    """Something broke that a person should hear of."""
+
+    text: str
+    rank: int
+
+
+Message = (Declare | Submit | Cancel | Recall | Shutdown | Grant | Revoke | Feed | Report | Output | NewR | Fault)
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """One batch: ``items`` are (destination endpoint, source endpoint, message)."""
+
+    version: int
+    items: tuple[tuple[int, int, Message], ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode(items: list[tuple[int, int, Message]]) -> bytes:
+    """One batch as bytes."""
+    return _encoder.encode(Envelope(VERSION, tuple(items)))
+
+
+def decode(data: bytes | memoryview) -> tuple[tuple[int, int, Message], ...]:
+    """The items of a batch. Raises ValueError when it is not one of this version."""
+    try:
+        envelope = _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a message of this program: {error}") from error
+    if envelope.version != VERSION:
+        raise ValueError(f"message version {envelope.version}, this program speaks {VERSION}")
+    return envelope.items
