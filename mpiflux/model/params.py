@@ -6,9 +6,14 @@ million-job product travel as a few numbers. Needs no NumPy: it runs where jobs 
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 
 Value = int | float | str | bool
+
+_FLOAT = struct.Struct("<d")
+_INT = struct.Struct("<q")
 
 
 class RangeColumn(msgspec.Struct, frozen=True, tag="range"):
@@ -25,8 +30,20 @@ class RangeColumn(msgspec.Struct, frozen=True, tag="range"):
         return self.start + self.step * i
 
 
+def _evenly(start: float, stop: float, count: int, i: int) -> float:
+    """Element ``i`` of ``count`` evenly spaced floats, rounded as ``numpy.linspace`` rounds."""
+    if count == 1:
+        return start
+    if i == count - 1:
+        return stop
+    step = (stop - start) / (count - 1)
+    if step == 0.0:  # equal ends, or a distance too small to divide: NumPy multiplies last
+        return i / (count - 1) * (stop - start) + start
+    return i * step + start
+
+
 class LinspaceColumn(msgspec.Struct, frozen=True, tag="linspace"):
-    """``count`` evenly spaced floats from ``start`` to ``stop`` inclusive, bit for bit as NumPy's linspace."""
+    """``count`` evenly spaced floats, ``start`` to ``stop`` inclusive, bit for bit as NumPy's linspace."""
 
     start: float
     stop: float
@@ -36,11 +53,21 @@ class LinspaceColumn(msgspec.Struct, frozen=True, tag="linspace"):
         return self.count
 
     def value(self, i: int) -> Value:
-        if self.count > 1 and i == self.count - 1:
-            return self.stop
-        if self.count == 1:
-            return self.start
-        return i * ((self.stop - self.start) / (self.count - 1)) + self.start
+        return _evenly(self.start, self.stop, self.count, i)
+
+
+class LogspaceColumn(msgspec.Struct, frozen=True, tag="logspace"):
+    """10 to the power of each of ``count`` evenly spaced exponents from ``start`` to ``stop`` inclusive."""
+
+    start: float
+    stop: float
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def value(self, i: int) -> Value:
+        return float(10.0 ** _evenly(self.start, self.stop, self.count, i))
 
 
 class FloatColumn(msgspec.Struct, frozen=True, tag="floats"):
@@ -52,7 +79,19 @@ class FloatColumn(msgspec.Struct, frozen=True, tag="floats"):
         return len(self.data) // 8
 
     def value(self, i: int) -> Value:
-        return float(memoryview(self.data).cast("d")[i])
+        return float(_FLOAT.unpack_from(self.data, i * 8)[0])
+
+
+class IntColumn(msgspec.Struct, frozen=True, tag="ints"):
+    """Little-endian signed 64-bit integers, as bytes: whole-number columns of a table."""
+
+    data: bytes
+
+    def __len__(self) -> int:
+        return len(self.data) // 8
+
+    def value(self, i: int) -> Value:
+        return int(_INT.unpack_from(self.data, i * 8)[0])
 
 
 class ListColumn(msgspec.Struct, frozen=True, tag="list"):
@@ -67,7 +106,7 @@ class ListColumn(msgspec.Struct, frozen=True, tag="list"):
         return self.values[i]
 
 
-Column = RangeColumn | LinspaceColumn | FloatColumn | ListColumn
+Column = RangeColumn | LinspaceColumn | LogspaceColumn | FloatColumn | IntColumn | ListColumn
 
 
 class ParamTable(msgspec.Struct, frozen=True):
@@ -89,11 +128,11 @@ class ParamTable(msgspec.Struct, frozen=True):
         return total
 
     def row(self, index: int) -> dict[str, Value]:
-        """The parameter values of element ``index``."""
+        """The parameter values of element ``index``, in the order of the file."""
         if self.sampling == "zip":
-            return {name: column.value(index) for name, column in zip(self.names, self.columns)}
+            return {name: column.value(index) for name, column in zip(self.names, self.columns, strict=True)}
         values: list[Value] = []
         for column in reversed(self.columns):
             index, i = divmod(index, len(column))
             values.append(column.value(i))
-        return dict(zip(self.names, reversed(values)))
+        return dict(zip(self.names, reversed(values), strict=True))
