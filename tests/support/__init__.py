@@ -1,0 +1,1 @@
+"""What tests share: real MPI ranks, a real Slurm, and the proof that nothing is left behind."""
