@@ -1,0 +1,458 @@
+"""The state of every job of a run, as NumPy columns: 24 bytes a job and no Python object for any of them.
+
+Pure: time and batch numbers come in as arguments. Rank 0 keeps one table and changes it by whole batches of
+attempt records (:mod:`mpiflux.model.records`) and by chunks; the reader of a run directory rebuilds the same
+table by applying the stored batches again.
+
+No job rests in CLEANUP here: a record says how an attempt ended, so the events that lead through CLEANUP are
+applied together. Which states allow them is computed from :data:`mpiflux.model.states.TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.messages import Chunk
+from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED
+from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
+
+Array = npt.NDArray[Any]
+
+RECORD = np.dtype(list(FIELDS))
+"""A batch of attempt records is ``np.frombuffer(data, RECORD)``."""
+
+NOBODY = 0xFFFFFFFF
+"""Owner of a job that no child holds."""
+
+_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("state", "u1"), ("result", "u1"), ("returncode", "i2"), ("attempt", "u2"), ("owner", "u4"),
+    ("retries_used", "u2"), ("batch", "i8"), ("pos", "u4"),
+)
+BYTES_PER_JOB = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
+
+_ENDED = {State.DEPEND: ("alloc",), State.SCHED: ("alloc", "start", "finish"), State.RUN: ("finish",)}
+_UNSTARTED = {State.DEPEND: ("exception",), State.SCHED: ("exception",), State.RUN: ("exception", "finish")}
+"""The events that an ended record stands for, by the state it finds and by FLAG_NOT_STARTED."""
+
+
+def _walk(state: State, events: Iterable[str]) -> int:
+    """The state after ``events``, or 0 when the transition table forbids one of them."""
+    here = state
+    for event in events:
+        after = TRANSITIONS.get((here, event))
+        if after is None:
+            return 0
+        here = after
+    return int(here)
+
+
+def _lookup(paths: Mapping[State, tuple[str, ...]], last: str) -> Array:
+    """State → state after its path and then ``last``; 0 where that is illegal."""
+    table = np.zeros(len(State) + 1, "u1")
+    for state, events in paths.items():
+        table[state] = _walk(state, (*events, last))
+    return table
+
+
+_END = np.stack([[_lookup(paths, last) for last in ("clean", "retry")] for paths in (_ENDED, _UNSTARTED)])
+"""[not started][again][state] → state"""
+_END[:, 1, State.DEPEND] = 0  # a job that waits for others has no attempt that could be repeated
+_START = _lookup({State.DEPEND: ("alloc",), State.SCHED: ("alloc",)}, "start")
+_ALLOC = _lookup(dict.fromkeys(State, ()), "alloc")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a batch of ended records changed."""
+
+    late: Array
+    """Mask over the records: refused; the attempt is superseded, the job has ended, or there is none such."""
+    repeated: Array
+    """Mask over the records: refused; an earlier record of the same batch is of the same job."""
+    ended: Array
+    """Ids of the jobs that are INACTIVE now."""
+    results: Array
+    """Their results, parallel to ``ended``."""
+    again: Array
+    """Ids of jobs to run again; :meth:`JobTable.chunks` numbers them as their next attempt."""
+    groups: dict[int, tuple[int, int, int, int]]
+    """Group number → jobs that ended COMPLETED, FAILED, CANCELED, TIMEOUT, in this batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Totals over all jobs (or one group); kept up to date, so reading them costs nothing."""
+
+    total: int
+    depend: int
+    sched: int
+    run: int
+    inactive: int
+    completed: int
+    failed: int
+    canceled: int
+    timeout: int
+
+
+class JobTable:
+    """Columns indexed by row = id − 1. Read them freely; change them only by the methods."""
+
+    state: Array
+    result: Array
+    returncode: Array
+    attempt: Array
+    """Number of the attempt that is running or comes next; 0 before the first one is handed out."""
+    owner: Array
+    retries_used: Array
+    batch: Array
+    """Journal batch of the latest ended record; −1 for none."""
+    pos: Array
+    """Position in that batch."""
+
+    def __init__(self, eventlog: Callable[[int], object] | None = None) -> None:
+        """``eventlog`` gives a job's eventlog for the message of an illegal transition."""
+        self.groups: list[JobGroup] = []
+        self._n = 0
+        self._eventlog = eventlog
+        self._first = np.zeros(16, "i8")
+        self._retries = np.zeros(16, "i8")
+        self._group_results = np.zeros((16, len(Result)), "i8")
+        self._states = np.zeros(len(State) + 1, "i8")
+        self._results = np.zeros(len(Result), "i8")
+        for name, kind in _COLUMNS:
+            setattr(self, name, np.zeros(0, kind))
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns, spare capacity included."""
+        return sum(int(getattr(self, name).nbytes) for name, _ in _COLUMNS)
+
+    # -- growing ---------------------------------------------------------------------------------------------
+
+    def add_group(self, group: JobGroup) -> None:
+        """Add a group's jobs: in DEPEND if it waits for others, else in SCHED.
+
+        Raises ValueError unless its number and first id are the next ones.
+        """
+        if group.number != len(self.groups) or group.first_id != self._n + 1:
+            raise ValueError(
+                f"group {group.name!r} has number {group.number} and first id {group.first_id}; "
+                f"the next ones are {len(self.groups)} and {self._n + 1}")
+        index, n, stop = group.number, self._n, self._n + group.count
+        self._reserve(stop)
+        if index >= len(self._first):
+            for name in ("_first", "_retries", "_group_results"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+        self._first[index], self._retries[index] = n, group.retries
+        state = State.DEPEND if group.after else State.SCHED
+        self.state[n:stop] = state
+        self.owner[n:stop] = NOBODY
+        self.batch[n:stop] = -1
+        self._states[state] += group.count
+        self.groups.append(group)
+        self._n = stop
+
+    def _reserve(self, rows: int) -> None:
+        capacity = len(self.state)
+        if rows <= capacity:
+            return
+        capacity = max(rows, capacity + capacity // 2, 64)
+        for name, kind in _COLUMNS:
+            column = np.zeros(capacity, kind)
+            column[:self._n] = getattr(self, name)[:self._n]
+            setattr(self, name, column)
+
+    # -- chunks ----------------------------------------------------------------------------------------------
+
+    def _slice(self, chunk: Chunk) -> slice:
+        group = self.groups[chunk.group]
+        if not 0 <= chunk.start <= chunk.stop or chunk.step < 1 or (
+                len(chunk) and chunk.start + (len(chunk) - 1) * chunk.step >= group.count):
+            raise ValueError(f"{chunk} does not lie in group {group.name!r} of {group.count} jobs")
+        base = group.first_id - 1
+        return slice(base + chunk.start, min(base + chunk.stop, self._n), chunk.step)
+
+    def _check(self, rows: Array | slice, table: Array, event: str) -> Array:
+        """The states after ``event``; raises IllegalTransition for the first row that forbids it."""
+        before = self.state[rows]
+        after = table[before]
+        if not after.all():
+            where = int(np.flatnonzero(after == 0)[0])
+            row = int(rows[where]) if isinstance(rows, np.ndarray) else rows.start + where * rows.step
+            self._illegal(row, event)
+        return after
+
+    def _illegal(self, row: int, event: str) -> None:
+        job = row + 1
+        known: object = {"attempt": int(self.attempt[row]), "owner": int(self.owner[row]),
+                         "batch": int(self.batch[row])}
+        raise IllegalTransition(job, State(int(self.state[row])), event,
+                                self._eventlog(job) if self._eventlog else known)
+
+    def depend(self, chunk: Chunk) -> int:
+        """The dependencies of these jobs are satisfied: DEPEND → SCHED. Returns how many jobs that moved.
+
+        Jobs past DEPEND are left alone: after a resume part of a group is, and cancelled jobs are.
+        """
+        rows = self._slice(chunk)
+        waiting = self.state[rows] == State.DEPEND
+        self.state[rows] = np.where(waiting, TRANSITIONS[State.DEPEND, "depend"], self.state[rows])
+        moved = int(np.count_nonzero(waiting))
+        self._states[State.DEPEND] -= moved
+        self._states[State.SCHED] += moved
+        return moved
+
+    def assign(self, chunk: Chunk, owner: int) -> None:
+        """Child ``owner`` holds these jobs now, to be tried as attempt ``chunk.attempt``.
+
+        Raises IllegalTransition for a job that is not in SCHED, ValueError for another attempt than the next.
+        """
+        rows = self._slice(chunk)
+        self._check(rows, _ALLOC, "alloc")
+        current = self.attempt[rows]
+        wrong = (current != chunk.attempt) & (current != 0)
+        if wrong.any():
+            where = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"job {rows.start + where * rows.step + 1}: attempt {chunk.attempt} handed out, "
+                             f"{int(current[where])} is the next")
+        self.attempt[rows] = chunk.attempt
+        self.owner[rows] = owner
+
+    def unassign(self, chunk: Chunk) -> None:
+        """These jobs came back unstarted; jobs that have ended or moved on meanwhile are left alone."""
+        rows = self._slice(chunk)
+        back = (self.state[rows] == State.SCHED) & (self.attempt[rows] == chunk.attempt)
+        self.owner[rows] = np.where(back, NOBODY, self.owner[rows])
+
+    def chunks(self, ids: Array) -> list[Chunk]:
+        """Jobs as chunks by group and attempt to come, each an arithmetic progression of indices."""
+        rows = np.unique(np.asarray(ids, "i8")) - 1
+        out: list[Chunk] = []
+        if not len(rows):
+            return out
+        group = np.searchsorted(self._first[:len(self.groups)], rows, "right") - 1
+        attempt = np.maximum(self.attempt[rows], 1).astype("i8")
+        for number in np.unique(group).tolist():
+            mine = group == number
+            first = self.groups[number].first_id - 1
+            for tried in np.unique(attempt[mine]).tolist():
+                index = rows[mine & (attempt == tried)] - first
+                out.extend(Chunk(number, *progression, tried) for progression in progressions(index))
+        return out
+
+    def unfinished(self, group: int) -> list[Chunk]:
+        """What is still to be done of a group, by attempt to come."""
+        g = self.groups[group]
+        rows = slice(g.first_id - 1, g.first_id - 1 + g.count)
+        return self.chunks(np.flatnonzero(self.state[rows] != State.INACTIVE) + g.first_id)
+
+    def outstanding_of(self, owner: int) -> list[Chunk]:
+        """The jobs that a child holds: started or not, not ended."""
+        return self.chunks(self.held_by(owner))
+
+    def held_by(self, owner: int) -> Array:
+        """Ids of the jobs that a child holds."""
+        n = self._n
+        return np.flatnonzero((self.owner[:n] == owner) & (self.state[:n] != State.INACTIVE)) + 1
+
+    # -- records ---------------------------------------------------------------------------------------------
+
+    def _rows(self, records: Array) -> tuple[Array, Array]:
+        """Rows, and a mask of those that exist; rows of the others are 0."""
+        rows = records["id"].astype("i8") - 1
+        known = (rows >= 0) & (rows < self._n)
+        if not known.all():
+            rows[~known] = 0
+        return rows, known
+
+    def started(self, records: Array) -> Array:
+        """Attempts that run: SCHED → RUN. Returns a mask of the records that were news.
+
+        What is said twice, or of a superseded attempt or an ended job, is not. Raises IllegalTransition for a
+        job that waits for others.
+        """
+        rows, fresh = self._rows(records)
+        if not self._n:
+            return fresh
+        state = self.state[rows]
+        fresh &= (state != State.INACTIVE) & (state != State.RUN) & (self.attempt[rows] == records["attempt"])
+        picked = np.flatnonzero(fresh)
+        _, once = np.unique(rows[picked], return_index=True)
+        if len(once) != len(picked):
+            fresh[:] = False
+            fresh[picked[once]] = True
+        rows = rows[fresh]
+        self.state[rows] = self._check(rows, _START, "alloc")
+        self._states[State.SCHED] -= len(rows)
+        self._states[State.RUN] += len(rows)
+        return fresh
+
+    def apply(
+        self, records: Array, batch: int | Array, pos: int | Array = 0, *, replay: bool = False,
+    ) -> Applied:
+        """Attempts that ended.
+
+        A job ends, unless the attempt was LOST, or FAILED or TIMEOUT with retries left: then it is in SCHED
+        again, held by nobody, and its attempt number is one up, which is what makes a late record of the old
+        attempt recognisable. LOST uses up no retry. ``batch`` and ``pos`` say where the journal holds the
+        first record (arrays: each record). ``replay`` takes any attempt number not below the current one and
+        any job in DEPEND that was tried: neither handing out nor satisfied dependencies are journaled. Raises
+        IllegalTransition, with nothing changed, when a record contradicts its job's state.
+        """
+        n = len(records)
+        rows, good = self._rows(records)
+        none, repeated = np.zeros(0, "i8"), np.zeros(n, bool)
+        if not self._n or not n:
+            return Applied(~good, repeated, none, none.astype("u1"), none, {})
+        attempts, results = records["attempt"], records["result"]
+        current = self.attempt[rows]
+        good &= (attempts >= current) if replay else (attempts == current)
+        good &= (self.state[rows] != State.INACTIVE) & (results - np.uint8(1) < Result.LOST)
+        late = ~good
+        index = np.arange(n)
+        if late.any():
+            index = np.flatnonzero(good)
+            rows, records = rows[index], records[index]
+        if replay:
+            self._release(rows[records["attempt"] > 0])
+        after = _END[_unstarted(records), (records["result"] == Result.LOST).astype("u1"), self.state[rows]]
+        if not after.all():
+            self._illegal(int(rows[int(np.flatnonzero(after == 0)[0])]), "finish")
+        # Of several writes to one place NumPy keeps the last: written backwards, a job's first record stays.
+        mine = np.arange(len(rows), dtype="u4")
+        self.pos[rows[::-1]] = mine[::-1]
+        first = self.pos[rows] == mine
+        if not first.all():
+            repeated[index[~first]] = True
+            index, rows, records = index[first], rows[first], records[first]
+        self.pos[rows] = pos[index] if isinstance(pos, np.ndarray) else index + pos
+        self.batch[rows] = batch[index] if isinstance(batch, np.ndarray) else batch
+        return self._end(rows, records, late, repeated)
+
+    def _release(self, rows: Array) -> None:
+        rows = np.unique(rows[self.state[rows] == State.DEPEND])
+        self.state[rows] = State.SCHED
+        self._states[State.DEPEND] -= len(rows)
+        self._states[State.SCHED] += len(rows)
+
+    def _end(self, rows: Array, records: Array, late: Array, repeated: Array) -> Applied:
+        """Change the rows of accepted records, one record a row."""
+        results = records["result"]
+        groups = self._groups_of(rows)
+        again = results == Result.LOST
+        retries = self._retries[groups]
+        if retries.any():
+            failed = (results == Result.FAILED) | (results == Result.TIMEOUT)
+            failed &= (self.retries_used[rows] < retries) & (self.state[rows] != State.DEPEND)
+            self.retries_used[rows] += failed
+            again |= failed
+        self._states -= np.bincount(self.state[rows], minlength=len(self._states))
+        self.returncode[rows] = records["returncode"]
+        self.attempt[rows] = records["attempt"] + again
+        self.owner[rows] = NOBODY
+        if again.any():
+            self.state[rows] = _END[_unstarted(records), again.astype("u1"), self.state[rows]]
+            repeat, done = rows[again], ~again
+            rows, results = rows[done], results[done]
+            groups = groups[done] if isinstance(groups, np.ndarray) else groups
+        else:
+            repeat = rows[:0]
+            self.state[rows] = State.INACTIVE
+        self.result[rows] = results
+        self._states[State.SCHED] += len(repeat)
+        self._states[State.INACTIVE] += len(rows)
+        tally = self._tally(groups, results)
+        return Applied(late, repeated, rows + 1, results, repeat + 1, tally)
+
+    def _groups_of(self, rows: Array) -> Array | int:
+        """Group number of each row, or one number when all are of one group."""
+        if not len(rows):
+            return 0
+        first = self._first[:len(self.groups)]
+        low, high = np.searchsorted(first, [rows.min(), rows.max()], "right") - 1
+        return int(low) if low == high else np.searchsorted(first, rows, "right") - 1
+
+    def _tally(self, groups: Array | int, results: Array) -> dict[int, tuple[int, int, int, int]]:
+        width = len(self._results)
+        out: dict[int, tuple[int, int, int, int]] = {}
+        if not len(results):
+            return out
+        base = groups if isinstance(groups, int) else int(groups.min())
+        cells: Array = np.bincount(results if isinstance(groups, int) else (groups - base) * width + results)
+        cells = np.concatenate([cells, np.zeros(-len(cells) % width, "i8")]).reshape(-1, width)
+        self._results += cells.sum(0)
+        self._group_results[base:base + len(cells)] += cells
+        for offset in np.flatnonzero(cells.any(1)).tolist():
+            c = cells[offset].tolist()
+            out[base + offset] = (c[1], c[2], c[3], c[4])
+        return out
+
+    def synthesize(self, ids: Array, result: Result, now: float, returncode: int = 0) -> Array:
+        """Records for jobs that nobody will report: cancelled before they were handed out, lost with a rank.
+
+        Applying and journaling them like any others keeps one way of ending. Jobs that have ended are left
+        out.
+        """
+        rows = np.unique(np.asarray(ids, "i8")) - 1
+        rows = rows[self.state[rows] != State.INACTIVE]
+        records = np.zeros(len(rows), RECORD)
+        records["id"] = rows + 1
+        records["attempt"] = self.attempt[rows]
+        records["result"] = result
+        records["returncode"] = returncode
+        records["flags"] = np.where(self.state[rows] == State.RUN, 0, FLAG_NOT_STARTED)
+        records["t_finish"] = now
+        return records
+
+    # -- totals ----------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Totals over all jobs, in constant time."""
+        s, r = self._states.tolist(), self._results.tolist()
+        return Counts(self._n, s[1], s[2], s[3], s[5], r[1], r[2], r[3], r[4])
+
+    def group_ended(self, group: int) -> tuple[int, int, int, int]:
+        """Jobs of a group that ended COMPLETED, FAILED, CANCELED, TIMEOUT, in constant time."""
+        c = self._group_results[group].tolist()
+        return c[1], c[2], c[3], c[4]
+
+    def group_counts(self, group: int) -> Counts:
+        """Totals over one group, by a look at its rows."""
+        g = self.groups[group]
+        s = np.bincount(self.state[g.first_id - 1:g.stop_id - 1], minlength=len(State) + 1).tolist()
+        return Counts(g.count, s[1], s[2], s[3], s[5], *self.group_ended(group))
+
+
+def _unstarted(records: Array) -> Array:
+    flag: Array = (records["flags"] & FLAG_NOT_STARTED) != 0
+    return flag.astype("u1")
+
+
+def progressions(index: Array) -> list[tuple[int, int, int]]:
+    """Sorted distinct integers as few (start, stop, step) ranges, taken greedily from the left."""
+    values = index.tolist()
+    n = len(values)
+    deltas = np.diff(index)
+    turns = [*(np.flatnonzero(deltas[1:] != deltas[:-1]) + 1).tolist(), n - 1]
+    steps = deltas.tolist()
+    out: list[tuple[int, int, int]] = []
+    at = 0
+    for turn in turns:
+        if turn < at or (turn == at and turn < n - 1):
+            continue
+        # A gap between two runs looks like a progression of two; taking it would cut the second's head off.
+        if turn - at == 1 and steps[at] != 1 and turn < n - 1:
+            turn = at
+        out.append((values[at], values[turn] + 1, steps[at] if turn > at else 1))
+        at = turn + 1
+    return out
