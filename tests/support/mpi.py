@@ -102,7 +102,7 @@ class MpiRun:
     def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
         self.command = list(command)
         self._mark = uuid.uuid4().hex
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  closed by _close
         try:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self._out,
                                             stderr=self._err, env={**env, MARK: self._mark}, cwd=cwd,
