@@ -104,6 +104,18 @@ def test_yield_goes_the_right_way_with_each_input(name, sign):
     assert all((b - a) * sign > 0 for a, b in pairwise(yields))
 
 
+def test_carbon_radiates_by_the_square_of_its_charge():
+    """One carbon in 100 ions, per DT pair: 2/99 carbons, six electrons and Z^2 = 36 each."""
+    clean, dirty = icf.Implosion(3.8e7, 2.5, 2e-4, 0.0), icf.Implosion(3.8e7, 2.5, 2e-4, 0.01)
+    state = clean.start()
+    same = [*state[:4], state[4] * dirty.particles / clean.particles, *state[5:]]
+    assert dirty.plasma(same)[1:] == pytest.approx(clean.plasma(state)[1:])
+    carbon = 2 / 99
+    expected = (2 + 6 * carbon) * (2 + 36 * carbon) / 4
+    radiated = icf.FIELDS.index("radiated")
+    assert dirty.rate(0.0, same)[radiated] / clean.rate(0.0, state)[radiated] == pytest.approx(expected)
+
+
 def test_the_box_holds_duds_and_ignition():
     limits = box()
     velocity, adiabat, mass, mix = (limits[name] for name in ("velocity", "adiabat", "mass", "mix"))
