@@ -24,6 +24,8 @@ MARK = "LEAK_MARK"
 """Name of the environment variable; its value is one test's own."""
 GRACE = 5.0
 """Seconds that processes get to end by themselves."""
+LAUNCHERS_OWN = ("ompi.", "prte.", "pmix-", "openmpi-sessions-")
+"""Beginnings of names in TMPDIR that Open MPI's mpiexec makes for itself and leaves there when it is killed."""
 
 
 def open_fds() -> set[tuple[int, str]]:
@@ -54,7 +56,12 @@ class LeakCheck:
         self._processes = procs.descendants(os.getpid(), procs.everyone())
         self._ids = {(p.pid, p.born) for p in self._processes}
         self._fds = open_fds()
-        self._files = set(tmp.rglob("*"))
+        self._files = self.files()
+
+    def files(self) -> set[Path]:
+        """What is in the test's directory, but for what an MPI launcher keeps there."""
+        top = [path for path in self.tmp.glob("*") if not path.name.startswith(LAUNCHERS_OWN)]
+        return {path for start in top for path in (start, *start.rglob("*"))}
 
     def processes(self) -> set[procs.Process]:
         """Ours by descent or by mark, that were not there before."""
@@ -67,7 +74,7 @@ class LeakCheck:
         found = [str(p) for p in sorted(self.processes(), key=lambda p: p.pid)]
         found += [f"descriptor {fd} on {target}" for fd, target in sorted(open_fds() - self._fds)]
         found += [f"unix socket {path}" for path in sorted(unix_sockets(str(self.tmp)))]
-        found += [f"file {path}" for path in sorted(set(self.tmp.rglob("*")) - self._files)]
+        found += [f"file {path}" for path in sorted(self.files() - self._files)]
         return found
 
     def settle(self, grace: float = GRACE) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.leaks import MARK
-from tests.support.mpi import MpiRun, clean_environment
+from tests.support.mpi import MpiRun, clean_environment, installed_stack
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "slurm-sandbox"
 PACKAGES = "slurm-wlm slurm-wlm-basic-plugins munge libpmix-dev"
@@ -71,6 +71,21 @@ class Slurm:
         """A Slurm command to its end. After ``timeout`` seconds its processes are killed: MpiTimeoutError."""
         with self.start(command, env=env, cwd=cwd) as run:
             return run.wait(timeout)
+
+    def run_mpi(self, nodes: int, per_node: int, argv: Sequence[str], *, timeout: float = 60.0,
+                env: Mapping[str, str | None] | None = None, cwd: str | os.PathLike[str] | None = None,
+                options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+        """``python argv…`` as ranks on ``nodes`` nodes, started as the installed MPI wants it. ``options`` are Slurm's.
+
+        MPICH: srun and PMI-2. Open MPI 5, which Debian's Slurm cannot always start: its own mpiexec in an allocation.
+        """
+        stack = installed_stack()
+        size = [f"-N{nodes}", f"--ntasks-per-node={per_node}", *options]
+        if stack.name == "mpich":
+            command = ["srun", *size, "--mpi=pmi2", stack.python, *argv]
+        else:
+            command = ["salloc", "-Q", *size, *stack.command(nodes * per_node, argv)]
+        return self.run(command, timeout=timeout, env={**stack.settings(), **(env or {})}, cwd=cwd)
 
     def idle(self) -> bool:
         """No job is queued or running."""
