@@ -38,11 +38,15 @@ PURE_ROOMS = "model sched spec store overlay"
 """Their modules decide from arguments alone: time, ids and random numbers come in. Except these:"""
 
 IMPURE_MODULES = {
-    # module of a pure room   what it is there for
+    # module of a pure room    what it is there for
+    "overlay.mpi":             "carries batches between ranks by MPI",
+    "store.journal":           "keeps the table and the KVS in SQLite",
+    "store.runlock":           "lets one instance at a time write a run directory",
 }
 
 SEEDED_MODULES = {
-    # module of a pure room   why it may draw numbers: always from a generator with a seed
+    # module of a pure room    why it may draw numbers, always from a generator with a seed
+    "spec.generators":         "random designs, from the seed in the file",
 }
 
 IMPURE_IMPORTS = {
@@ -144,7 +148,7 @@ def impurities(mod: Module) -> list[str]:
             name = dotted(node.func)
             if name in IMPURE_CALLS:
                 found.append(f"mpiflux/{mod.name}:{node.lineno} calls {name}(): system")
-            if name.endswith("random.default_rng") and not (node.args or node.keywords):
+            if name.endswith((".default_rng", ".PCG64", ".SeedSequence")) and not (node.args or node.keywords):
                 found.append(f"mpiflux/{mod.name}:{node.lineno} draws numbers without a seed")
     return found
 
@@ -264,6 +268,12 @@ def test_an_allowed_arrow_is_not(name: str, source: str) -> None:
 ])
 def test_an_impurity_is_found(source: str) -> None:
     assert len(impurities(module("sched.fcfs", source))) == 1
+
+
+def test_a_seeded_module_must_seed() -> None:
+    name = next(iter(SEEDED_MODULES))
+    assert impurities(module(name, "import numpy as np\nr = np.random.Generator(np.random.PCG64(seed))")) == []
+    assert len(impurities(module(name, "import numpy as np\nr = np.random.default_rng()"))) == 1
 
 
 def test_purity_is_not_taken_for_impurity() -> None:
