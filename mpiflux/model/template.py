@@ -1,7 +1,7 @@
 """Command templates: ``{name}`` is replaced, ``{{`` and ``}}`` are braces, and nothing else is special.
 
-This is deliberately not :meth:`str.format`: no attributes, no indexes, no format codes, so a workflow file can
-reach nothing but the names it is given. Names are a group's parameters and :data:`BUILTINS`.
+This is deliberately not :meth:`str.format`: no attributes, no indexes, no format codes, so a workflow file
+can reach nothing but the names it is given. Names are a group's parameters and :data:`BUILTINS`.
 
 Expansion runs on supervisors, once for each job that starts. :class:`CompiledGroup` therefore turns a group
 into bytes and a few small functions ahead of time; what does not vary is encoded once.
@@ -106,8 +106,8 @@ def _misplaced(text: str, at: int) -> str:
 def format_value(value: Value) -> str:
     """A value as it appears in a command.
 
-    Booleans are ``true`` and ``false`` (as YAML writes them), floats the shortest text that reads back to the same
-    number, texts what they are.
+    Booleans are ``true`` and ``false`` (as YAML writes them), floats the shortest text that reads back to the
+    same number, texts what they are.
     """
     if value is True:
         return "true"
@@ -196,9 +196,10 @@ def _joined(parts: list[bytes | Getter]) -> Getter:
 class CompiledGroup:
     """A job group, ready to start elements of it by the thousand.
 
-    ``index`` is the element's position in the group, from 0; ``attempt`` counts from 1. Every text is returned as
-    the bytes the kernel takes (UTF-8, undecodable bytes restored). Raises :class:`TemplateError` on construction
-    when a template is malformed or names something unknown; the loader has checked that for workflow files.
+    ``index`` is the element's position in the group, from 0; ``attempt`` counts from 1. Every text is
+    returned as the bytes the kernel takes (UTF-8, undecodable bytes restored). Raises :class:`TemplateError` on
+    construction when a template is malformed or names something unknown; the loader has checked that for
+    workflow files.
     """
 
     __slots__ = ("_argv", "_argv_pieces", "_env_pieces", "_files", "_script", "constant_env", "group")
@@ -231,7 +232,7 @@ class CompiledGroup:
                        for text in (group.cwd, group.input, group.output, group.error)]
 
     def argv(self, index: int, attempt: int) -> list[bytes]:
-        """The whole argument vector to execute: for ``shell`` it is ``/bin/sh -c TEXT``. Empty for a script."""
+        """The whole argument vector: for ``shell`` it is ``/bin/sh -c TEXT``. Empty for a script."""
         out = self._argv.copy()
         for i, piece in self._argv_pieces:
             out[i] = piece(index, attempt)

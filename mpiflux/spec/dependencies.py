@@ -1,0 +1,56 @@
+"""Whether the jobs of a workflow can follow each other as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.spec.problems import shorten, suggest
+
+
+def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(job name, message) for dependencies on nothing, in a ring, or between lengths that do not match.
+
+    ``names`` are all jobs of the file, also those that could not be read."""
+    by_name = {group.name: group for group in groups}
+    known = set(names)
+    for group in groups:
+        for dependency in group.after:
+            if dependency.group not in known:
+                yield group.name, (f"after: there is no job {shorten(dependency.group)}"
+                                   f"{suggest(dependency.group, [n for n in names if n != group.name])}")
+                continue
+            other = by_name.get(dependency.group)
+            if dependency.kind == "each" and other is not None and other.count != group.count:
+                yield group.name, (f"after: each pairs elements, but {other.name} has {other.count:,} and "
+                                   f"{group.name} has {group.count:,}")
+    edges = {group.name: [d.group for d in group.after if d.group in by_name] for group in groups}
+    for ring in _rings(edges):
+        if len(ring) == 1:
+            yield ring[0], f"after: job {ring[0]} waits for itself"
+        else:
+            yield ring[0], f"after: these jobs wait for each other in a ring: {' -> '.join([*ring, ring[0]])}"
+
+
+def _rings(edges: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Rings, at least one of each tangle; without recursion, because chains may be long."""
+    done: set[str] = set()
+    for root in edges:
+        if root in done:
+            continue
+        path: list[str] = [root]
+        place = {root: 0}
+        iterators = [iter(edges[root])]
+        while path:
+            following = next(iterators[-1], None)
+            if following is None:
+                iterators.pop()
+                name = path.pop()
+                del place[name]
+                done.add(name)
+            elif following in place:
+                yield path[place[following]:]
+            elif following not in done:
+                place[following] = len(path)
+                path.append(following)
+                iterators.append(iter(edges[following]))

@@ -1,0 +1,261 @@
+"""One entry of ``jobs`` as a :class:`JobGroup`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Mapping
+
+from mpiflux.model.jobspec import Dependency, JobGroup, Request
+from mpiflux.model.params import Column, ParamTable
+from mpiflux.model.template import BUILTINS
+from mpiflux.spec.generators import MAX_ELEMENTS, ColumnReader
+from mpiflux.spec.nodes import Node
+from mpiflux.spec.problems import nearest, shorten
+from mpiflux.spec.reader import Fields, Reader
+
+KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "priority",
+        "after", "env", "cwd", "input", "output", "error", "mpi", "per")
+RESOURCES = ("tasks", "cores", "gpus", "nodes", "exclusive", "memory", "layout")
+KINDS = ("ok", "any", "not_ok", "each")
+_KIND_WORDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok", "aftercorr": "each"}
+_ELSEWHERE = {"cpus": "cores", "cpu": "cores", "ncores": "cores", "ntasks": "tasks", "ranks": "tasks", "mem": "memory",
+              "ram": "memory", "nnodes": "nodes", "hosts": "nodes"}
+"""What other schedulers call our resources: such a name is surely not meant as a consumable."""
+
+MAX_TASKS = 65_535
+MAX_COUNT = 1_000_000
+MAX_MEMORY = 1 << 60
+MAX_CONSUMABLE = 1 << 53
+MAX_SECONDS = 1e9
+MAX_RETRIES = 10_000
+MAX_ENV = 4096
+
+_JOB_NAME = re.compile(r"\w[\w.+-]*")
+_PARAMETER = re.compile(r"[^\W\d][\w-]*")
+
+
+class JobReader:
+    """Builds job groups; ``env`` and ``cwd`` are the workflow's own, as nodes, for the jobs to inherit."""
+
+    def __init__(self, reader: Reader, columns: ColumnReader, env: Node | None, cwd: Node | None) -> None:
+        self.reader, self.columns = reader, columns
+        self.cwd = cwd
+        self.env = self.environment(env, "$.env")
+
+    def group(self, key: Node, node: Node, number: int, first_id: int) -> JobGroup | None:
+        """One job; what is wrong is noted, and defaults stand in its place."""
+        name, path = key.text, f"$.jobs.{key.text}"
+        if not _JOB_NAME.fullmatch(name) or len(name) > 200:
+            self.reader.problem(key, path, f"{shorten(name)} cannot name a job: use letters, digits, '_', '-', '+' and "
+                                "'.', at most 200, starting with a letter or digit")
+        fields = self.reader.fields(node, path, KEYS, f"job {name}")
+        if fields is None:
+            return None
+        params, names = self._parameters(fields)
+        command, script, shell = self._program(fields, names, name)
+        reader = self.reader
+        return JobGroup(
+            number=number, name=name, first_id=first_id, count=len(params), params=params,
+            command=command, script=script, shell=shell,
+            env=self._merged_env(fields, names, name),
+            cwd=self._cwd(fields, names),
+            input=reader.template(*fields.get("input"), names, "a file name"),
+            output=reader.template(*fields.get("output"), names, "a file name"),
+            error=reader.template(*fields.get("error"), names, "a file name"),
+            request=self._request(fields),
+            time_limit=reader.duration(*fields.get("time_limit"), 0.0, MAX_SECONDS),
+            retries=reader.integer(*fields.get("retries"), 0, 0, MAX_RETRIES),
+            priority=reader.integer(*fields.get("priority"), 16, 0, 31),
+            after=self._after(*fields.get("after")),
+            mpi=reader.choice(*fields.get("mpi"), "none", ("none", "pmi1", "pmix")),
+        )
+
+    # -- what runs -------------------------------------------------------------------------------------------------
+
+    def _program(self, fields: Fields, names: Collection[str], name: str) -> tuple[tuple[str, ...], str | None, bool]:
+        reader = self.reader
+        shell = reader.boolean(*fields.get("shell"))
+        command, command_path = fields.get("command")
+        script, script_path = fields.get("script")
+        if (command is None) == (script is None):
+            what = "has both 'command' and 'script'; keep one" if command else "needs a 'command' (or a 'script')"
+            reader.problem(script or fields.node, fields.path, f"job {name} {what}")
+        if script is not None:
+            if shell:
+                reader.problem(fields.node_of("shell"), f"{fields.path}.shell",
+                               "shell: a script runs by its own #! line; remove 'shell'")
+            return (), reader.shell_text(script, script_path, names), False
+        if command is None:
+            return (), None, False
+        if shell:
+            if command.kind == "list":
+                reader.problem(command, command_path, "command: 'shell: true' wants one text, not a list")
+                return (), None, True
+            return (reader.shell_text(command, command_path, names),), None, True
+        if command.kind == "list":
+            return self._argument_list(command, command_path, names), None, False
+        return self._split(command, command_path, names), None, False
+
+    def _argument_list(self, node: Node, path: str, names: Collection[str]) -> tuple[str, ...]:
+        argv = tuple(self.reader.template(item, f"{path}[{i}]", names, "an argument")
+                     for i, item in enumerate(node.items))
+        if not argv:
+            self.reader.problem(node, path, "command: the list is empty; name a program")
+        elif argv[0] == "" and node.items[0].kind == "scalar" and not node.items[0].is_empty:
+            self.reader.problem(node.items[0], path, "command: the program's name is empty")
+        return argv
+
+    def _split(self, node: Node, path: str, names: Collection[str]) -> tuple[str, ...]:
+        """Words as a POSIX shell makes them, before anything is substituted: a value never becomes two words."""
+        text = self.reader.text(node, path, "", "a text or a list of arguments")
+        try:
+            argv = tuple(shlex.split(text))
+        except ValueError as error:
+            self.reader.problem(node, path, f"command: cannot be split into words: {str(error).lower()}")
+            return ()
+        if text and (not argv or not argv[0]):
+            self.reader.problem(node, path, "command: names no program")
+        for word in argv:
+            self.reader.check_template(node, path, word, names)
+        return argv
+
+    # -- parameters ------------------------------------------------------------------------------------------------
+
+    def _parameters(self, fields: Fields) -> tuple[ParamTable, list[str]]:
+        """The table, and all names including those whose values are wrong."""
+        reader = self.reader
+        sampling = reader.choice(*fields.get("sampling"), "product", ("product", "zip"))
+        node, path = fields.get("parameters")
+        if node is None:
+            return ParamTable(), []
+        if node.kind != "mapping":
+            reader.problem(node, path, f"parameters: expected a mapping of names to values, not {node.describe()}")
+            return ParamTable(), []
+        columns: dict[str, Column] = {}
+        for name, (key, value) in node.entries.items():
+            if not _PARAMETER.fullmatch(name):
+                reader.problem(key, f"{path}.{name}", f"{shorten(name)} cannot name a parameter: use letters, digits, "
+                               "'_' and '-'" + (f" ({name} is built in)" if name in BUILTINS else ""))
+                continue
+            column = self.columns.column(value, f"{path}.{name}", name)
+            if column is not None:
+                columns[name] = column
+        names = list(node.entries)
+        if len(columns) < len(names):
+            return ParamTable(), names
+        table = ParamTable(tuple(columns), tuple(columns.values()), sampling)
+        if not self._lengths_fit(table, node, path):
+            return ParamTable(), names
+        return table, names
+
+    def _lengths_fit(self, table: ParamTable, node: Node, path: str) -> bool:
+        lengths = [len(column) for column in table.columns]
+        if table.sampling == "zip" and len(set(lengths)) > 1:
+            shown = ", ".join(f"{name} has {n:,}" for name, n in zip(table.names, lengths, strict=True))
+            self.reader.problem(node, path, f"sampling: zip pairs values, but the lengths differ: {shown}")
+            return False
+        total = 1
+        for n in lengths:
+            total *= n
+        if table.sampling == "product" and total > MAX_ELEMENTS:
+            shown = " x ".join(f"{n:,}" for n in lengths)
+            self.reader.problem(node, path, f"the product of all parameters ({shown}) is more than {MAX_ELEMENTS:,} "
+                                "jobs" + ("; did you mean 'sampling: zip'?" if len(set(lengths)) == 1 else ""))
+            return False
+        return True
+
+    # -- what it needs ---------------------------------------------------------------------------------------------
+
+    def _request(self, fields: Fields) -> Request:
+        reader = self.reader
+        per, per_path = fields.get("per")
+        per_node = per is not None and reader.choice(per, per_path, "node", ("node",)) == "node"
+        inner = reader.fields(*fields.get("resources"), RESOURCES, "resources", open_ended=True)
+        if inner is None:
+            return Request(per_node=per_node)
+        consumables: dict[str, int] = {}
+        for name, (key, value) in inner.node.entries.items():
+            if name in RESOURCES:
+                continue
+            path = f"{inner.path}.{name}"
+            meant = _ELSEWHERE.get(name.lower()) or nearest(name, RESOURCES, cutoff=0.75)
+            if meant:
+                reader.problem(key, path, f"resources has no key {shorten(name)}; did you mean {meant!r}?")
+            elif not _PARAMETER.fullmatch(name):
+                reader.problem(key, path, f"{shorten(name)} cannot name a resource: use letters, digits, '_' and '-'")
+            else:
+                consumables[name] = reader.integer(value, path, 0, 0, MAX_CONSUMABLE)
+        return Request(
+            tasks=reader.integer(*inner.get("tasks"), 1, 1, MAX_TASKS),
+            cores=reader.integer(*inner.get("cores"), 1, 1, MAX_COUNT),
+            gpus=reader.integer(*inner.get("gpus"), 0, 0, MAX_COUNT),
+            nodes=reader.integer(*inner.get("nodes"), 0, 0, MAX_COUNT),
+            memory=reader.size(*inner.get("memory"), 0, MAX_MEMORY),
+            exclusive=reader.boolean(*inner.get("exclusive")),
+            layout=reader.choice(*inner.get("layout"), "pack", ("pack", "spread")),
+            per_node=per_node, consumables=consumables)
+
+    def _after(self, node: Node | None, path: str) -> tuple[Dependency, ...]:
+        if node is None:
+            return ()
+        kinds: dict[str, str] = {}
+        for i, item in enumerate(node.items if node.kind == "list" else [node]):
+            where = f"{path}[{i}]" if node.kind == "list" else path
+            if item.kind == "mapping":
+                found = [(key, self._kind(value, f"{where}.{name}"))
+                         for name, (key, value) in item.entries.items()]
+            else:
+                name = self.reader.text(item, where, "", "the name of a job")
+                found = [(item, "ok")] if name else []
+            for place, kind in found:
+                if kinds.setdefault(place.text, kind) != kind:
+                    self.reader.problem(place, where, f"after: job {shorten(place.text)} is named twice, with "
+                                        "different conditions; keep one")
+        return tuple(Dependency(group, kind) for group, kind in kinds.items())
+
+    def _kind(self, node: Node, path: str) -> str:
+        if node.kind == "scalar" and node.text in _KIND_WORDS:
+            self.reader.problem(node, path, f"after: write {_KIND_WORDS[node.text]} for {node.text}")
+            return "ok"
+        return self.reader.choice(node, path, "ok", KINDS)
+
+    # -- where it runs ---------------------------------------------------------------------------------------------
+
+    def _cwd(self, fields: Fields, names: Collection[str]) -> str:
+        node, path = fields.get("cwd")
+        if node is None:
+            node, path = self.cwd, "$.cwd"
+        return self.reader.template(node, path, names, "a directory")
+
+    def environment(self, node: Node | None, path: str) -> dict[str, tuple[Node, str, str]]:
+        """Name to (place, path, template) of an ``env`` mapping."""
+        if node is None:
+            return {}
+        if node.kind != "mapping":
+            self.reader.problem(node, path, f"env: expected a mapping of names to values, not {node.describe()}")
+            return {}
+        if len(node.entries) > MAX_ENV:
+            self.reader.problem(node, path, f"env: more than {MAX_ENV} variables")
+            return {}
+        found: dict[str, tuple[Node, str, str]] = {}
+        for name, (key, value) in node.entries.items():
+            where = f"{path}.{name}"
+            if not name or "=" in name:
+                self.reader.problem(key, where, f"env: {shorten(name)} cannot name a variable: it is empty or has '='")
+            elif name.startswith("MPIFLUX_"):
+                self.reader.problem(key, where, f"env: {name} is reserved: mpiflux sets the MPIFLUX_ variables itself")
+            elif value.is_empty:
+                found[name] = value, where, ""
+            else:
+                found[name] = value, where, self.reader.text(value, where)
+        return found
+
+    def _merged_env(self, fields: Fields, names: Collection[str], name: str) -> dict[str, str]:
+        own = self.environment(*fields.get("env"))
+        merged: Mapping[str, tuple[Node, str, str]] = {**self.env, **own}
+        for node, path, text in merged.values():
+            self.reader.check_template(node, path, text, names)
+        if len(merged) > MAX_ENV:
+            self.reader.problem(fields.node_of("env"), f"{fields.path}.env", f"env: more than {MAX_ENV} variables")
+        return {variable: text for variable, (_, _, text) in merged.items()}

@@ -1,0 +1,176 @@
+"""From a file, and what the command line changes in it, to a typed workflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from mpiflux.model.jobspec import HierarchySpec, JobGroup, PolicySpec, Workflow
+from mpiflux.spec.dependencies import dependency_mistakes
+from mpiflux.spec.generators import ColumnReader
+from mpiflux.spec.jobs import JobReader
+from mpiflux.spec.jsonnodes import compose_json
+from mpiflux.spec.nodes import Node, Refused, compose, decode
+from mpiflux.spec.problems import Problem, Problems, TooManyProblems, WorkflowError
+from mpiflux.spec.reader import Fields, Reader
+from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy
+from mpiflux.spec.unsupported import refusals
+from mpiflux.spec.variables import Overrides, Substitution, read_variables
+
+KEYS = ("mpiflux", "name", "hierarchy", "policy", "env", "cwd", "variables", "output_limit", "jobs")
+VERSION = 1
+"""The version of the format, the value of the key ``mpiflux``."""
+
+MAX_FILE = 256 << 20
+MAX_TABLE = 4 << 30
+MAX_OUTPUT_LIMIT = (1 << 32) - 1
+"""What the length fields of an attempt record can count."""
+
+DEFAULT_OUTPUT_LIMIT = Workflow(name="").output_limit
+MAX_JOBS = 1 << 48
+
+
+def load(path: str, *, overrides: Mapping[str, str] | None = None, text: bytes | None = None) -> Workflow:
+    """Read a workflow file.
+
+    ``overrides`` are ``--set NAME=VALUE`` options. ``text`` stands in for the file's content; ``path`` then only
+    names it. Raises :class:`WorkflowError` with everything that is wrong; nothing else escapes for any content.
+    """
+    problems = Problems(path)
+    try:
+        data = text if text is not None else _read(path, problems)
+        if len(data) > MAX_FILE:
+            problems.add(0, 0, f"the file is larger than {MAX_FILE >> 20} MiB")
+            raise Refused
+        workflow = _load(path, data, overrides or {}, problems)
+        problems.check()
+        if workflow is not None:
+            return workflow
+    except (Refused, TooManyProblems):
+        pass
+    problems.check()
+    raise AssertionError("a workflow was refused without a reason")
+
+
+def load_hierarchy(spec: str) -> HierarchySpec:
+    """The value of ``--hierarchy``: ``node,core``, ``4x8``, ``none``, inline YAML or JSON, or the path of a file that
+    holds a hierarchy (or a mapping with the key ``hierarchy``). Raises :class:`WorkflowError`."""
+    short = parse_short(spec)
+    if short is not None:
+        return short
+    inline = spec.lstrip()[:1] in ("{", "[")
+    problems = Problems("--hierarchy" if inline else spec)
+    hierarchy = None
+    try:
+        if not inline and not os.path.exists(spec):
+            raise WorkflowError([Problem(0, 0, f"{spec!r} is neither levels such as node,core, nor widths such as 4x8, "
+                                         "nor none, nor a file", source="--hierarchy")])
+        content = decode(spec.encode("utf-8", "surrogateescape") if inline else _read(spec, problems), problems)
+        root = compose_json(content, problems) if spec.endswith(".json") else compose(content, problems)
+        reader = Reader(problems, content)
+        if not inline and root.kind == "mapping" and "hierarchy" in root.entries:
+            node, path = root.entries["hierarchy"][1], "$.hierarchy"
+        else:
+            node, path = root, "$"
+        hierarchy = read_hierarchy(reader, node, path)
+    except (Refused, TooManyProblems):
+        pass
+    problems.check()
+    if hierarchy is None:
+        raise AssertionError("a hierarchy was refused without a reason")
+    return hierarchy
+
+
+def _read(path: str, problems: Problems) -> bytes:
+    """A whole file, but no more than a workflow may have, so that a device without end is no trap."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        problems.add(0, 0, f"cannot read the file: {reason}")
+        raise Refused from None
+
+
+def _table_reader(directory: str) -> Callable[[str], bytes]:
+    def read(file: str) -> bytes:
+        with open(os.path.join(directory, file), "rb") as handle:
+            data = handle.read(MAX_TABLE + 1)
+        if len(data) > MAX_TABLE:
+            raise ValueError(f"larger than {MAX_TABLE >> 30} GiB")
+        return data
+
+    return read
+
+
+def _load(path: str, data: bytes, overrides: Mapping[str, str], problems: Problems) -> Workflow | None:
+    text = decode(data, problems)
+    root = compose_json(text, problems) if path.endswith(".json") else compose(text, problems)
+    if root.kind != "mapping":
+        problems.add(root.line, root.column, f"a workflow is a mapping with at least 'jobs:', not {root.describe()}")
+        return None
+    changes = Overrides(root, KEYS, problems)
+    for name, value in overrides.items():
+        changes.apply(name, value)
+    entry = root.entries.get("variables")
+    variables = read_variables(entry[1] if entry is not None else None, problems)
+    Substitution(variables, problems).apply(root)
+    reader = Reader(problems, text, variables)
+    fields = reader.fields(root, "$", KEYS, "the workflow")
+    if fields is None:
+        return None
+    return _workflow(path, fields, reader)
+
+
+def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
+    problems = reader.problems
+    if (version := reader.integer(*fields.get("mpiflux"), VERSION, 0, 1 << 31)) != VERSION:
+        reader.problem(fields.node_of("mpiflux"), "$.mpiflux", f"mpiflux: this program reads version {VERSION} of the "
+                       f"format, not {version}")
+    directory = os.path.dirname(os.path.abspath(path))
+    groups = _groups(fields, reader, directory)
+    stem = os.path.splitext(os.path.basename(path))[0]
+    workflow = Workflow(
+        name=reader.text(*fields.get("name"), stem) or stem,
+        source=path, directory=directory,
+        hierarchy=read_hierarchy(reader, *fields.get("hierarchy")),
+        policy=read_policy(reader, *fields.get("policy")) or PolicySpec(),
+        groups=groups,
+        output_limit=reader.size(*fields.get("output_limit"), DEFAULT_OUTPUT_LIMIT, MAX_OUTPUT_LIMIT))
+    if workflow.total > MAX_JOBS:
+        problems.add(1, 1, f"the workflow has {workflow.total:,} jobs; at most {MAX_JOBS:,} are possible", "$.jobs")
+    for keys, message in refusals(workflow):
+        node = place(fields.node, keys)
+        reader.problem(node, "$." + ".".join(keys), message)
+    return workflow
+
+
+def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, ...]:
+    node, path = fields.get("jobs")
+    if node is None or node.is_empty or (node.kind == "mapping" and not node.entries):
+        reader.problem(node or fields.node, path, "the workflow has no jobs: add one under 'jobs:'")
+        return ()
+    if node.kind != "mapping":
+        reader.problem(node, path, f"jobs: expected a mapping of names to jobs, not {node.describe()}")
+        return ()
+    columns = ColumnReader(reader, _table_reader(directory))
+    jobs = JobReader(reader, columns, fields.get("env")[0], fields.get("cwd")[0])
+    groups: list[JobGroup] = []
+    next_id = 1
+    for key, value in node.entries.values():
+        group = jobs.group(key, value, len(groups), next_id)
+        if group is not None:
+            groups.append(group)
+            next_id = group.stop_id
+    for name, message in dependency_mistakes(groups, list(node.entries)):
+        reader.problem(place(node, (name, "after")), f"{path}.{name}.after", message)
+    return tuple(groups)
+
+
+def place(node: Node, keys: tuple[str, ...]) -> Node:
+    """The value that ``keys`` lead to, or the last one on the way that is there."""
+    for key in keys:
+        if key not in node.entries:
+            break
+        node = node.entries[key][1]
+    return node

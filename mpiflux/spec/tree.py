@@ -1,0 +1,239 @@
+"""Hierarchies and policies."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from mpiflux.model.jobspec import HierarchySpec, LevelSpec, NestedSpec, PolicySpec
+from mpiflux.spec.nodes import Node
+from mpiflux.spec.problems import shorten, suggest
+from mpiflux.spec.reader import Fields, Reader
+from mpiflux.spec.scalars import resolve
+
+POLICIES: dict[str, tuple[str, ...] | None] = {"fcfs": ("queue_depth",)}
+"""Policy name to its options; None takes any option."""
+
+DISTRIBUTIONS = ("pull", "round_robin")
+RESOURCE_LEVELS = ("node", "numa", "core")
+"""From coarse to fine."""
+
+MAX_SCHEDULERS = 1_000_000
+MAX_LEVELS = 16
+
+_WIDTHS = re.compile(r"\d{1,7}(?:x\d{1,7})*", re.ASCII)
+
+
+def read_policy(reader: Reader, node: Node | None, path: str) -> PolicySpec | None:
+    """``fcfs``, or a mapping of ``name`` and options; None when absent or wrong."""
+    if node is None:
+        return None
+    options: dict[str, int | float | str | bool] = {}
+    if node.kind == "scalar":
+        name_node: Node | None = node
+        name = reader.text(node, path, "", "the name of a policy")
+    else:
+        fields = reader.fields(node, path, (), "policy", open_ended=True)
+        if fields is None:
+            return None
+        name_node, name_path = fields.get("name")
+        if name_node is None:
+            reader.problem(node, path, f"policy: needs a 'name'; known policies: {', '.join(POLICIES)}")
+            return None
+        name = reader.text(name_node, name_path, "", "the name of a policy")
+        options = _policy_options(reader, fields, name)
+    if name and name not in POLICIES:
+        reader.problem(name_node or node, path, f"policy: {shorten(name)} is not known{suggest(name, POLICIES)}; known "
+                       f"policies: {', '.join(POLICIES)}")
+        return None
+    return PolicySpec(name, options) if name else None
+
+
+def _policy_options(reader: Reader, fields: Fields, name: str) -> dict[str, int | float | str | bool]:
+    options: dict[str, int | float | str | bool] = {}
+    known = POLICIES.get(name)
+    for option, (key, value) in fields.node.entries.items():
+        path = f"{fields.path}.{option}"
+        if option == "name":
+            continue
+        if known is not None and option not in known:
+            hint = suggest(option, known) or f"; it takes {', '.join(known) if known else 'none'}"
+            reader.problem(key, path, f"policy {name} has no option {shorten(option)}{hint}")
+            continue
+        if option == "queue_depth":
+            options[option] = reader.integer(value, path, 1, 1, 1 << 31)
+            continue
+        scalar = reader.scalar(value, path, "a single value")
+        if scalar is None:
+            continue
+        try:
+            options[option] = resolve(scalar.text) if scalar.plain else scalar.text
+        except ValueError as error:
+            reader.problem(value, path, f"{option}: {scalar.describe()} is {error}")
+    return options
+
+
+def read_hierarchy(reader: Reader, node: Node | None, path: str) -> HierarchySpec | None:
+    """Any of the shapes; None when absent or wrong."""
+    if node is None:
+        return None
+    if node.kind == "scalar":
+        scalar = reader.scalar(node, path, "a hierarchy")
+        spec = parse_short(scalar.text) if scalar is not None else None
+        if spec is None and scalar is not None:
+            reader.problem(node, path, f"hierarchy: {node.describe()} is not understood; write levels such as "
+                                       "node,core, widths such as 4x8, none, or a mapping")
+        return spec
+    if node.kind == "list":
+        return HierarchySpec(levels=_levels(reader, node, path))
+    fields = reader.fields(node, path, ("levels", "width", "children", "distribution"), "hierarchy")
+    if fields is None:
+        return None
+    shapes = [key for key in ("levels", "width", "children") if key in fields]
+    if len(shapes) != 1:
+        reader.problem(node, path, f"hierarchy: give {'only ' if shapes else ''}one of levels, width and children")
+        return None
+    distribution = reader.choice(*fields.get("distribution"), "pull", DISTRIBUTIONS)
+    value, where = fields.get(shapes[0])
+    assert value is not None
+    if shapes[0] == "children":
+        budget = [MAX_SCHEDULERS]
+        nested = NestedSpec(children=_children(reader, value, where, 1, budget))
+        return HierarchySpec(nested=nested, distribution=distribution)
+    if shapes[0] == "width":
+        items = value.items if value.kind == "list" else [value]
+        widths = tuple(LevelSpec(by="width", width=reader.integer(item, f"{where}[{i}]", 1, 1, MAX_SCHEDULERS))
+                       for i, item in enumerate(items))
+        return HierarchySpec(levels=_checked(reader, value, where, widths), distribution=distribution)
+    return HierarchySpec(levels=_levels(reader, value, where), distribution=distribution)
+
+
+def parse_short(text: str) -> HierarchySpec | None:
+    """``none``, ``node,core``, ``numa``, ``4x8``, ``node,4``; None when it is none of these."""
+    text = text.strip()
+    if text == "none":
+        return HierarchySpec(levels=())
+    if _WIDTHS.fullmatch(text):
+        parts = text.split("x")
+    else:
+        parts = [part.strip() for part in text.split(",")]
+    levels: list[LevelSpec] = []
+    for part in parts:
+        if part in RESOURCE_LEVELS:
+            levels.append(LevelSpec(by=part))
+        elif part.isascii() and part.isdigit() and len(part) < 8 and int(part) > 0:
+            levels.append(LevelSpec(by="width", width=int(part)))
+        else:
+            return None
+    return HierarchySpec(levels=tuple(levels)) if _mistake(tuple(levels)) is None else None
+
+
+def _mistake(levels: tuple[LevelSpec, ...]) -> str | None:
+    """What is wrong with levels that are each right."""
+    if len(levels) > MAX_LEVELS:
+        return f"more than {MAX_LEVELS} levels"
+    total = 1
+    for level in levels:
+        total *= max(1, level.width)
+    if total > MAX_SCHEDULERS:
+        return f"the widths multiply to more than {MAX_SCHEDULERS:,} schedulers"
+    order = [RESOURCE_LEVELS.index(level.by) for level in levels if level.by in RESOURCE_LEVELS]
+    if any(a >= b for a, b in itertools.pairwise(order)):
+        return f"levels go from coarse to fine, each once: {', '.join(RESOURCE_LEVELS)}"
+    return None
+
+
+def _checked(reader: Reader, node: Node, path: str, levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
+    mistake = _mistake(levels)
+    if mistake:
+        reader.problem(node, path, f"hierarchy: {mistake}")
+    return levels
+
+
+def _levels(reader: Reader, node: Node, path: str) -> tuple[LevelSpec, ...]:
+    if node.kind != "list":
+        reader.problem(node, path, f"levels: expected a list such as [node, core], not {node.describe()}")
+        return ()
+    found = [_level(reader, item, f"{path}[{i}]") for i, item in enumerate(node.items)]
+    return _checked(reader, node, path, tuple(level for level in found if level is not None))
+
+
+def _level(reader: Reader, node: Node, path: str) -> LevelSpec | None:
+    if node.kind == "scalar":
+        scalar = reader.scalar(node, path, "a level")
+        if scalar is None:
+            return None
+        if scalar.text in RESOURCE_LEVELS:
+            return LevelSpec(by=scalar.text)
+        if scalar.text.lstrip("-").isdigit() and scalar.plain:
+            return LevelSpec(by="width", width=reader.integer(scalar, path, 1, 1, MAX_SCHEDULERS))
+        reader.problem(node, path, f"levels: expected node, numa, core or a width, not {node.describe()}"
+                       f"{suggest(scalar.text, RESOURCE_LEVELS)}")
+        return None
+    fields = reader.fields(node, path, ("by", "width", "policy", "distribution"), "level")
+    if fields is None:
+        return None
+    if ("by" in fields) == ("width" in fields):
+        reader.problem(node, path, "level: give either 'by' (node, numa or core) or 'width'")
+        return None
+    by = reader.choice(*fields.get("by"), "width", RESOURCE_LEVELS)
+    return LevelSpec(
+        by=by, width=reader.integer(*fields.get("width"), 0, 1, MAX_SCHEDULERS),
+        policy=read_policy(reader, *fields.get("policy")),
+        distribution=reader.choice(*fields.get("distribution"), "", DISTRIBUTIONS))
+
+
+def _children(reader: Reader, node: Node, path: str, times: int, budget: list[int]) -> tuple[NestedSpec, ...]:
+    """The children of one scheduler, of which there are ``times``; ``budget`` is what may still be made."""
+    if node.kind != "list" or not node.items:
+        reader.problem(node, path, f"children: expected a list of at least one scheduler, not "
+                       f"{'an empty one' if node.kind == 'list' else node.describe()}")
+        return ()
+    children: list[NestedSpec] = []
+    taken: set[str] = set()
+    for i, item in enumerate(node.items):
+        where = f"{path}[{i}]"
+        fields = reader.fields(item, where, ("name", "share", "count", "policy", "distribution", "children"), "child")
+        if fields is None:
+            continue
+        count = reader.integer(*fields.get("count"), 1, 1, MAX_SCHEDULERS)
+        before = budget[0]
+        budget[0] -= count * times
+        if budget[0] < 0:
+            if before >= 0:
+                reader.problem(item, where, f"hierarchy: more than {MAX_SCHEDULERS:,} schedulers")
+            continue
+        child = _child(reader, fields, times * count, budget)
+        if child is None:
+            continue
+        names = [child.name] if count == 1 else [f"{child.name}-{n}" if child.name else "" for n in range(count)]
+        twice = next((name for name in names if name and name in taken), None)
+        if twice:
+            reader.problem(item, where, f"children: two of them are called {twice}")
+        taken.update(names)
+        for name in names:
+            children.append(child if name == child.name else _renamed(child, name))
+    return tuple(children)
+
+
+def _renamed(child: NestedSpec, name: str) -> NestedSpec:
+    return NestedSpec(name=name, share_nodes=child.share_nodes, share_cores=child.share_cores,
+                      share_gpus=child.share_gpus, policy=child.policy, distribution=child.distribution,
+                      children=child.children)
+
+
+def _child(reader: Reader, fields: Fields, times: int, budget: list[int]) -> NestedSpec | None:
+    share = reader.fields(*fields.get("share"), ("nodes", "cores", "gpus"), "share")
+    amounts = [0, 0, 0]
+    if share is not None:
+        amounts = [reader.integer(*share.get(key), 0, 0, 1_000_000_000) for key in ("nodes", "cores", "gpus")]
+        if not any(amounts):
+            reader.problem(share.node, share.path, "share: give nodes, cores or gpus; leave share away for an even one")
+    grandchildren, where = fields.get("children")
+    name = fields.get("name")
+    return NestedSpec(
+        name=reader.text(*name) if name[0] is not None else "",
+        share_nodes=amounts[0], share_cores=amounts[1], share_gpus=amounts[2],
+        policy=read_policy(reader, *fields.get("policy")),
+        distribution=reader.choice(*fields.get("distribution"), "", DISTRIBUTIONS),
+        children=_children(reader, grandchildren, where, times, budget) if grandchildren is not None else ())
