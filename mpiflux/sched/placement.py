@@ -98,6 +98,12 @@ class NodeState:
             all_gpus += gpu_ids
         return tuple(all_cores), tuple(all_gpus)
 
+    def place_rest(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Take all that is free."""
+        rest = bits(self.cores), bits(self.gpus)
+        self._take(self.cores, self.gpus)
+        return rest
+
     def _take(self, core_mask: int, gpu_mask: int) -> None:
         self.cores ^= core_mask
         self.busy_cores |= core_mask

@@ -393,7 +393,7 @@ class ResourcePool:
                     tasks: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         """All of an idle node, the tasks' own cores and GPUs first and in task order."""
         cores, gpus = node.place(tasks, request.cores, request.gpus)
-        more_cores, more_gpus = node.place(1, node.cores.bit_count(), node.gpus.bit_count())
+        more_cores, more_gpus = node.place_rest()
         node.closed = True
         return cores + more_cores, gpus + more_gpus, node.memory
 
