@@ -59,6 +59,8 @@ class Declare(msgspec.Struct, frozen=True, tag="declare"):
     """A job group, sent to each receiver once, before the first chunk that names it."""
 
     group: JobGroup
+    workflow_dir: str = ""
+    output_limit: int = 16 << 20
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -82,28 +84,37 @@ class Recall(msgspec.Struct, frozen=True, tag="recall"):
     n: int
 
 
-class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """End: nothing more comes. ``grace`` seconds between TERM and KILL for what still runs."""
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """The run is interrupted: forget what is queued and end what runs, TERM, then KILL after ``grace`` seconds.
+
+    The attempts that it ends are reported as LOST, so that a resumed run tries them again.
+    """
 
     grace: float = 5.0
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """The answer to :class:`Stop`, once nothing runs below the sender any more."""
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """The run is over: every receiver passes it on and leaves."""
 
 
 # -- scheduler to executor ---------------------------------------------------------------------------------------
 
 
 class Grant(msgspec.Struct, frozen=True, tag="grant"):
-    """The executor may run jobs of shape ``shape`` on R, one after the other, until :class:`Revoke`."""
+    """The executor may run jobs of shape ``shape`` on R, one after the other, while it has any of that shape.
+
+    A lease ends by itself when the backlog of its shape is empty, and is then named in ``Report.idle``: so the
+    scheduler never takes back what is in use, and no message can cross one that would.
+    """
 
     lease: int
     shape: int
     r_id: int
     r: ResourceSet
-
-
-class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
-    """Stop using a lease once its current job has ended; answered by ``Report.idle``."""
-
-    lease: int
 
 
 class Feed(msgspec.Struct, frozen=True, tag="feed"):
@@ -126,10 +137,12 @@ class Report(msgspec.Struct, frozen=True, tag="report", omit_defaults=True):
     """Job id to text, for records with FLAG_REASON."""
     started: bytes = b""
     """Still running attempts, same format, that were not reported before."""
-    returned: tuple[Chunk, ...] = ()
-    """Chunks that come back unstarted."""
+    returned: tuple[tuple[int, Chunk], ...] = ()
+    """(shape, chunk) that come back unstarted."""
     idle: tuple[int, ...] = ()
-    """Leases that have nothing to run (executor to its scheduler only)."""
+    """Leases that have ended (executor to its scheduler only)."""
+    done: tuple[tuple[int, int, int, float], ...] = ()
+    """(shape, group, jobs ended, seconds they ran in all) (executor to its scheduler only)."""
 
 
 class Output(msgspec.Struct, frozen=True, tag="output"):
@@ -150,6 +163,12 @@ class NewR(msgspec.Struct, frozen=True, tag="r"):
     r: ResourceSet
 
 
+class ExecutorLost(msgspec.Struct, frozen=True, tag="executor_lost"):
+    """A supervisor died: what it had not reported is lost, its leases are over; one in its place is ready."""
+
+    executor: int
+
+
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
     """Something broke that a person should hear of."""
 
@@ -157,7 +176,8 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     rank: int
 
 
-Message = (Declare | Submit | Cancel | Recall | Shutdown | Grant | Revoke | Feed | Report | Output | NewR | Fault)
+Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Grant | Feed | Report | Output | NewR
+           | ExecutorLost | Fault)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

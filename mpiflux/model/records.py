@@ -31,3 +31,6 @@ FLAG_NOT_STARTED = 8
 """The attempt ended before a process existed: cancelled in the queue, or the command cannot be executed."""
 FLAG_REASON = 16
 """A text in the batch's ``reasons`` says why."""
+
+NO_R = 0xFFFFFFFF
+"""``r_sched`` of an attempt that never had resources."""

@@ -45,14 +45,3 @@ def parse_list(text: str) -> frozenset[int]:
         first, _, last = span.partition("-")
         found.update(range(int(first), int(last or first) + 1, int(step or 1)))
     return frozenset(found)
-
-
-def format_list(numbers: Iterable[int]) -> str:
-    """The inverse of :func:`parse_list`, with runs but no steps."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

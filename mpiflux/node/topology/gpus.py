@@ -47,7 +47,8 @@ class Found(NamedTuple):
     """A GPU that a driver shows."""
 
     vendor: str
-    index: int
+    ordinal: int
+    """Its number in its vendor's own order."""
     uuid: str
     busid: str
     numa: int
@@ -120,7 +121,7 @@ def declare(gpus: tuple[Gpu, ...], count: int, nodes: Sequence[int]) -> tuple[tu
 def _found_nvidia(devices: Sequence[RawDevice], root: str) -> list[Found]:
     minors = numbered(names(root, "dev"), "nvidia")
     numa = {device.busid: device.numa for device in devices}
-    found = []
+    found: list[Found] = []
     for busid in names(root, _NVIDIA):
         lines = read(root, _NVIDIA, busid, "information").splitlines()
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -166,7 +167,7 @@ def _found_intel(devices: Sequence[RawDevice], environ: Mapping[str, str], root:
             # the drivers xe and i915 each have their own place for them
             tiles = max(1, len(numbered(names(root, folder), "tile")),
                         len(numbered(names(root, folder, "drm", card, "gt"), "gt")))
-        found += [gpu._replace(index=len(found) + i) for i in range(tiles)]
+        found += [gpu._replace(ordinal=len(found) + i) for i in range(tiles)]
     return found
 
 
@@ -239,7 +240,7 @@ def _look_up(vendor: str, ids: Iterable[str], found: Sequence[Found], environ: M
     for name, place in zip(ids, places, strict=True):
         match = next((f for f in found if f.uuid and (f.uuid.startswith(name) or f.uuid in name)), None)
         if match is None and place.partition(".")[0].isdecimal():
-            match = next((f for f in found if f.index == int(place.partition(".")[0])), None)
+            match = next((f for f in found if f.ordinal == int(place.partition(".")[0])), None)
         gpus.append(Gpu(0, vendor, name, match.numa if match else -1, match.name if match else ""))
     return gpus
 
@@ -247,7 +248,7 @@ def _look_up(vendor: str, ids: Iterable[str], found: Sequence[Found], environ: M
 def _own_id(gpu: Found, all_found: Sequence[Found]) -> str:
     """The index, which every program understands, except where CUDA would number the fastest first."""
     models = {other.name for other in all_found if other.vendor == gpu.vendor}
-    return gpu.uuid if gpu.uuid and len(models) > 1 else str(gpu.index)
+    return gpu.uuid if gpu.uuid and len(models) > 1 else str(gpu.ordinal)
 
 
 def _may_open(root: str, path: str) -> bool:

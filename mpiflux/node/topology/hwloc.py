@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpiflux.node.topology.types import Raw, RawCore, RawDevice, SourceFailed, SourceUnavailable
 
@@ -30,7 +30,8 @@ SONAME = "libhwloc.so.15"
 """The ABI of every hwloc 2.x."""
 
 _INCLUDE_DISALLOWED = 1
-_KEEP_IMPORTANT = 3
+# the kernel's GPU devices do not count as important
+_KEEP_ALL = 0
 
 # These plugins start a vendor's whole runtime, or ask an X server, once a rank; what they would add is told by the
 # kernel as well.
@@ -118,12 +119,12 @@ class _Walk:
     def _device(self, element: Element, numa: int) -> None:
         # "0302 [10de:20b0] [10de:134f] a1": class, vendor and device, ...
         device_class, _, rest = element.get("pci_type", "").partition(" [")
-        devices = [d for d in element.findall("object") if d.get("osdev_type") in self._gpu_types]
-        if devices or device_class[:2] in ("03", "12"):
-            # the kernel's own names only: the same device has more where a plugin is installed
-            found = sorted(d.get("name", "") for d in devices)
+        if device_class[:2] in ("03", "12"):
+            found = (d.get("name", "") for d in element.findall("object") if d.get("osdev_type") in self._gpu_types)
+            # the kernel's names of whole devices: plugins would add theirs, connectors are named card0-DP-1
+            kept = sorted(n for n in found if n.startswith(("card", "renderD", "controlD")) and "-" not in n)
             self.devices.append(RawDevice(element.get("pci_busid", "").lower(), int(rest[:4] or "0", 16), numa,
-                                          tuple(n for n in found if n.startswith(("card", "render", "control")))))
+                                          tuple(kept)))
 
 
 def _ask_child(source: str, root: str, timeout: float) -> tuple[bytes, int | None]:
@@ -173,10 +174,12 @@ def _child(source: str, root: str, writing: int) -> None:
     # hwloc writes warnings of firmware bugs to stderr: a thousand ranks would repeat them
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
+    answer: tuple[str, Any]
     try:
         _set_environment(root)
         raw = parse(_export_pyhwloc() if source == "pyhwloc" else _export_libhwloc())
-        answer = ("ok", (tuple(map(tuple, raw.cores)), tuple(map(tuple, raw.devices))))
+        # plain tuples: marshal knows no others
+        answer = ("ok", ([tuple(core) for core in raw.cores], [tuple(device) for device in raw.devices]))
     except SourceUnavailable as error:
         answer = ("missing", str(error))
     except Exception as error:
@@ -198,11 +201,11 @@ def _set_environment(root: str) -> None:
 
 def _export_pyhwloc() -> str:
     try:
-        from pyhwloc.topology import Topology, TopologyFlags, TypeFilter
+        from pyhwloc.topology import Topology, TopologyFlags, TypeFilter  # type: ignore[import-not-found]
     except (ImportError, OSError) as error:
         raise SourceUnavailable(f"pyhwloc cannot be imported ({error}): pip install mpiflux[hwloc]") from None
     topology = Topology.from_this_system()
-    topology.set_io_types_filter(TypeFilter.KEEP_IMPORTANT)
+    topology.set_io_types_filter(TypeFilter.KEEP_ALL)
     topology.set_flags(TopologyFlags.INCLUDE_DISALLOWED)
     return str(topology.load().export_xml_buffer())
 
@@ -221,7 +224,7 @@ def _export_libhwloc() -> str:
 
     topology = ctypes.c_void_p()
     call("hwloc_topology_init", ctypes.byref(topology))
-    call("hwloc_topology_set_io_types_filter", topology, _KEEP_IMPORTANT)
+    call("hwloc_topology_set_io_types_filter", topology, _KEEP_ALL)
     call("hwloc_topology_set_flags", topology, ctypes.c_ulong(_INCLUDE_DISALLOWED))
     call("hwloc_topology_load", topology)
     text, length = ctypes.c_char_p(), ctypes.c_int()

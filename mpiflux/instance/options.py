@@ -1,0 +1,83 @@
+"""What a person asked of ``run``, and what the instance tells back while it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mpiflux.instance.master import View
+    from mpiflux.model.jobspec import Workflow
+    from mpiflux.overlay.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of ``run``; see ``mpiflux run --help``."""
+
+    workflow: str
+    run_dir: str | None = None
+    resume: bool = False
+    hierarchy: str | None = None
+    policy: str | None = None
+    overrides: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    fail_fast: bool = False
+    time_limit: float = 0.0
+    """Seconds from the start of the run; 0 is unlimited."""
+    cores_per_node: int | None = None
+    gpus_per_node: int | None = None
+    null_exec: bool = False
+    """Schedule everything and start nothing."""
+    sync_window: float = 0.05
+    """Seconds of finished work that a kill may lose."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known once the tree stands."""
+
+    workflow: Workflow
+    plan: Plan
+    run_dir: str
+    """Empty for a dry run."""
+    ranks: int
+    nodes: tuple[str, ...]
+    cores: int
+    gpus: int
+    notes: tuple[str, ...] = ()
+    """Sentences that a person should hear: about binding, declared resources, pruned schedulers."""
+    misfits: tuple[str, ...] = ()
+    """Jobs that no scheduler can ever hold, and why (a dry run only; otherwise they are an error)."""
+    resumed: int = 0
+    """Jobs that an earlier instance had finished."""
+
+
+class RunObserver(Protocol):
+    """Rank 0 tells it how the run goes; it prints. Other ranks have none."""
+
+    def begin(self, info: RunInfo) -> None:
+        """The tree stands, jobs start now."""
+
+    def dry_run(self, info: RunInfo) -> None:
+        """Instead of ``begin``, when nothing is to be started."""
+
+    def progress(self, view: View) -> None:
+        """About ten times a second."""
+
+    def note(self, text: str) -> None:
+        """Something a person should hear of, in a sentence."""
+
+    def error(self, text: str) -> None:
+        """Why nothing was started, or why the instance failed; may have several lines."""
+
+    def end(self, view: View, status: int) -> None:
+        """All is committed; ``status`` is the exit status."""
+
+
+class RunError(Exception):
+    """The run cannot start. ``status`` is the exit status: 2 for wrong input, 3 for a failure of the instance."""
+
+    def __init__(self, text: str, status: int = 2) -> None:
+        super().__init__(text)
+        self.status = status

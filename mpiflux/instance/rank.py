@@ -1,0 +1,190 @@
+"""The loop of one rank: waits, passes messages, lets its schedulers decide, passes what they decided.
+
+It waits in ``epoll`` on the links of its supervisors and on what the master wants to hear, and asks MPI in between,
+ever less often while nothing comes: an idle rank costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from mpiflux.model import messages as m
+from mpiflux.overlay import address
+from mpiflux.overlay.transport import Transport
+from mpiflux.sched.scheduler import Scheduler
+
+SHORTEST_WAIT = 0.0002
+LONGEST_WAIT = 0.005
+"""Bounds in seconds of the pause between two looks at MPI; it doubles while nothing arrives."""
+_ALONE_WAIT = 0.5
+
+
+class Master(Protocol):
+    """What rank 0 has above the root scheduler."""
+
+    def handle(self, src: int, message: m.Message, now: float) -> None: ...
+    def turn(self, now: float) -> None: ...
+    def collect(self) -> list[tuple[int, m.Message]]: ...
+    def signalled(self, number: int, now: float) -> None: ...
+    def descriptors(self) -> list[int]: ...
+    def next_wake(self) -> float: ...
+
+
+class ExecutorService(Protocol):
+    """The executors of this rank."""
+
+    def filenos(self) -> dict[int, int]: ...
+    def post(self, number: int, src: int, message: m.Message) -> None: ...
+    def flush(self) -> None: ...
+    def pending(self) -> bool: ...
+    def retry(self) -> None: ...
+    def receive(self, number: int) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Rank:
+    """One rank of an instance. ``run`` returns once the root scheduler's Shutdown has passed through."""
+
+    def __init__(self, transport: Transport, schedulers: Mapping[int, Scheduler], rank_of: Callable[[int], int],
+                 clock: Callable[[], float]) -> None:
+        self.transport, self.clock = transport, clock
+        self.schedulers = dict(schedulers)
+        self.rank_of = rank_of
+        self.executors: ExecutorService | None = None
+        self.master: Master | None = None
+        self.done = False
+        self._local: deque[tuple[int, int, m.Message]] = deque()
+        self._dirty: set[int] = set()
+        self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
+        self._wait = SHORTEST_WAIT
+        self._epoll = select.epoll()
+        self._links: dict[int, int] = {}
+        self._signals_in, self._signals_out = socket.socketpair()
+        self._signals_out.setblocking(False)
+        self._signals_in.setblocking(False)
+        self._epoll.register(self._signals_in.fileno(), select.EPOLLIN)
+
+    def catch_signals(self, numbers: tuple[int, ...]) -> None:
+        """Hand these signals to the master, in the loop and not in the middle of anything."""
+        signal.set_wakeup_fd(self._signals_out.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, lambda _number, _frame: None)
+
+    def attach(self, executors: ExecutorService | None, master: Master | None) -> None:
+        self.executors, self.master = executors, master
+        self._register_links()
+        if master is not None:
+            for fd in master.descriptors():
+                self._epoll.register(fd, select.EPOLLIN)
+
+    def _register_links(self) -> None:
+        for fd in self._links:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # closed with its supervisor
+        self._links = self.executors.filenos() if self.executors else {}
+        for fd in self._links:
+            self._epoll.register(fd, select.EPOLLIN)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def deliver(self, dst: int, src: int, message: m.Message) -> None:
+        """Pass a message on: to a scheduler or executor of this rank, or towards the rank that has it."""
+        rank = self.rank_of(dst)
+        if rank == self.transport.rank:
+            self._local.append((dst, src, message))
+        else:
+            # the communicator is the one of whichever of the two is above the other
+            scheduler = dst if address.is_executor(src) else src if address.is_executor(dst) else min(dst, src)
+            self._outgoing.setdefault((scheduler, rank), []).append((dst, src, message))
+
+    def _dispatch(self, now: float) -> None:
+        local, schedulers = self._local, self.schedulers
+        while True:
+            while local:
+                dst, src, message = local.popleft()
+                if dst in schedulers:
+                    schedulers[dst].receive(src, message, now)
+                    self._dirty.add(dst)
+                    if isinstance(message, m.Shutdown):
+                        self.done = True
+                elif dst == address.MASTER:
+                    assert self.master is not None
+                    self.master.handle(src, message, now)
+                elif self.executors is not None:
+                    self.executors.post(dst, src, message)
+                    if isinstance(message, m.Shutdown):
+                        self.done = True
+            if self.master is not None:
+                self.master.turn(now)
+                for dst, message in self.master.collect():
+                    self.deliver(dst, address.MASTER, message)
+            for number in sorted(self._dirty):
+                for dst, message in schedulers[number].settle(now):
+                    self.deliver(dst, number, message)
+            self._dirty.clear()
+            if not local:
+                return
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until Shutdown has come and everything has left."""
+        while not (self.done and self.transport.idle() and not self._local):
+            self.turn()
+        if self.executors is not None:
+            self.executors.close()
+        self._epoll.close()
+        signal.set_wakeup_fd(-1)
+        self._signals_in.close()
+        self._signals_out.close()
+
+    def turn(self) -> None:
+        events = self._epoll.poll(self._timeout())
+        now = self.clock()
+        busy = bool(events)
+        for fd, _ in events:
+            if fd in self._links:
+                assert self.executors is not None
+                if not self.executors.receive(self._links[fd]):
+                    self._register_links()
+            elif fd == self._signals_in.fileno():
+                for number in self._signals_in.recv(64):
+                    if self.master is not None:
+                        self.master.signalled(number, now)
+        for batch in self.transport.poll():
+            busy = True
+            for dst, src, message in m.decode(batch):
+                self._local.append((dst, src, message))
+        if self.executors is not None and self.executors.pending():
+            self.executors.retry()
+        self._dispatch(now)
+        self._flush()
+        self._wait = SHORTEST_WAIT if busy else min(self._wait * 2, LONGEST_WAIT)
+
+    def _flush(self) -> None:
+        if self.executors is not None:
+            self.executors.flush()
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, {}
+            for (scheduler, rank), items in outgoing.items():
+                self.transport.send(scheduler, rank, m.encode(items))
+
+    def _timeout(self) -> float:
+        if self.transport.size > 1:
+            longest = self._wait
+        else:
+            longest = _ALONE_WAIT
+        if self.executors is not None and self.executors.pending():
+            longest = min(longest, 0.001)
+        if self.master is not None:
+            longest = min(longest, max(self.master.next_wake() - self.clock(), 0.0))
+        return longest
+
+

@@ -1,0 +1,109 @@
+"""A rank's supervisors: starting them, passing messages, and replacing one that died."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from mpiflux.model import messages as m
+from mpiflux.node.link import Link, LinkClosed
+from mpiflux.node.zygote import Setup
+
+Deliver = Callable[[int, int, m.Message], None]
+"""(destination endpoint, source endpoint, message)."""
+
+
+class Executors:
+    """The supervisors of this rank, each an endpoint that schedulers grant leases to and feed."""
+
+    def __init__(self, zygote: socket.socket, setups: list[Setup], deliver: Deliver) -> None:
+        self._zygote, self._deliver = zygote, deliver
+        self._setups = {setup.number: setup for setup in setups}
+        self._links: dict[int, Link] = {}
+        self._pids: dict[int, int] = {}
+        self._declared: dict[int, list[bytes]] = {}
+        self._schedulers: dict[int, set[int]] = {}
+        """Who has used an executor, to be told when it is lost."""
+        self._outgoing: dict[int, list[tuple[int, int, m.Message]]] = {}
+        self.lost = 0
+        """Supervisors that died and were replaced."""
+        for number in self._setups:
+            self._start(number)
+
+    def filenos(self) -> dict[int, int]:
+        """Descriptors to wait on, and the executor each belongs to."""
+        return {link.fileno(): number for number, link in self._links.items()}
+
+    def pids(self) -> dict[int, int]:
+        return dict(self._pids)
+
+    def _start(self, number: int) -> None:
+        self._zygote.send(b"supervisor")
+        data, fds, _, _ = socket.recv_fds(self._zygote, 16, 1)
+        if not fds:
+            raise RuntimeError("the process that forks supervisors is gone; was it killed?")
+        self._pids[number] = int.from_bytes(data, "little")
+        os.set_inheritable(fds[0], False)
+        link = self._links[number] = Link(socket.socket(fileno=fds[0]))
+        link.send(msgspec.msgpack.encode(self._setups[number]))
+        for frame in self._declared.get(number, ()):
+            link.send(frame)
+
+    def post(self, number: int, src: int, message: m.Message) -> None:
+        """Queue a message for an executor of this rank; sent by :meth:`flush`."""
+        if isinstance(message, m.Declare):
+            self._declared.setdefault(number, []).append(m.encode([(number, src, message)]))
+        self._schedulers.setdefault(number, set()).add(src)
+        self._outgoing.setdefault(number, []).append((number, src, message))
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        outgoing, self._outgoing = self._outgoing, {}
+        for number, items in outgoing.items():
+            try:
+                self._links[number].send(m.encode(items))
+            except LinkClosed:
+                # the end of its stream is noticed, and acted upon, where it is read
+                continue
+
+    def pending(self) -> bool:
+        """Whether something waits to be sent."""
+        return any(link.backlog for link in self._links.values())
+
+    def retry(self) -> None:
+        """Send more of what the sockets did not take."""
+        for link in self._links.values():
+            if link.backlog:
+                try:
+                    link.flush()
+                except LinkClosed:
+                    continue
+
+    def receive(self, number: int) -> bool:
+        """Deliver what an executor sent. False when it had died: it was replaced, its descriptors changed."""
+        try:
+            for frame in self._links[number].receive():
+                for dst, src, message in m.decode(frame):
+                    self._deliver(dst, src, message)
+        except LinkClosed:
+            self._replace(number)
+            return False
+        return True
+
+    def _replace(self, number: int) -> None:
+        self.lost += 1
+        self._links.pop(number).close()
+        self._outgoing.pop(number, None)
+        self._start(number)
+        for scheduler in self._schedulers.get(number, ()):
+            self._deliver(scheduler, number, m.ExecutorLost(number))
+
+    def close(self) -> None:
+        """Hang up: supervisors end what they run, and leave."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._zygote.close()

@@ -1,0 +1,184 @@
+"""The small process from which supervisors are forked, because a rank must not fork once MPI is up.
+
+It is forked itself before MPI is initialised, closes every descriptor of the launcher, and then only waits: for
+the rank to ask for a supervisor, and for a supervisor to die. As the subreaper above the supervisors it inherits
+what a killed supervisor leaves behind, and ends it. When the rank is gone it ends everything and leaves.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from typing import NoReturn
+
+import msgspec
+
+from mpiflux.node import proctree, spawn
+
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+_END_WAIT = 30.0
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a supervisor must know before its first job; the first frame on its link."""
+
+    number: int
+    """Its endpoint."""
+    node_name: str
+    environ: dict[str, str]
+    """Base environment of jobs: the launcher's own variables are not in it."""
+    cpus_of_core: tuple[tuple[int, ...], ...]
+    gpus: tuple[tuple[int, str, str], ...] = ()
+    """(number, vendor, id) of each GPU of the node."""
+    clock_offset: float = 0.0
+    """Unix time minus the monotonic clock, in seconds, read once: so that a clock set back harms nothing."""
+
+
+def fork_zygote() -> socket.socket:
+    """Fork the zygote; returns the rank's end of its control socket. Call before MPI is initialised."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        return ours
+    try:
+        _become_zygote(theirs.detach())
+    except BaseException:
+        os._exit(70)
+
+
+def _become_zygote(fd: int) -> NoReturn:
+    os.dup2(fd, 3)
+    os.closerange(4, 1 << 16)
+    control = socket.socket(fileno=3)
+    control.set_inheritable(False)
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    # not the launcher's to signal: a KILL to the rank's group must leave somebody to clean up
+    os.setpgid(0, 0)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+    gc.disable()
+    gc.freeze()
+    _Zygote(control).run()
+
+
+class _Zygote:
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.supervisors: set[int] = set()
+
+    def run(self) -> NoReturn:
+        signals = spawn.signalfd({signal.SIGCHLD})
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        poll.register(self.control, select.POLLIN)
+        deadline = 0.0
+        while True:
+            events = poll.poll(1000 if not deadline else 50)
+            for fd, _ in events:
+                if fd == signals:
+                    os.read(signals, 4096)
+                elif not self.serve():
+                    # supervisors see the end of their own links, and end their jobs themselves
+                    deadline = time.monotonic() + _END_WAIT
+                    poll.unregister(self.control)
+            self.reap()
+            if deadline and (not self.supervisors or time.monotonic() > deadline):
+                self.leave()
+
+    def serve(self) -> bool:
+        """One request of the rank: fork a supervisor, send back its link. False when the rank is gone."""
+        try:
+            request = self.control.recv(16)
+        except OSError:
+            request = b""
+        if not request:
+            return False
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            self.control.close()
+            ours.close()
+            run_supervisor(theirs)
+        theirs.close()
+        self.supervisors.add(pid)
+        socket.send_fds(self.control, [pid.to_bytes(8, "little")], [ours.fileno()])
+        ours.close()
+        return True
+
+    def reap(self) -> None:
+        died = False
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if pid in self.supervisors:
+                self.supervisors.discard(pid)
+                died = True
+        if died or not self.supervisors:
+            self.end_orphans()
+
+    def end_orphans(self) -> None:
+        """Kill what came to us from supervisors that are no more, until nothing comes any longer."""
+        for _ in range(200):
+            orphans = [pid for pid in proctree.children(os.getpid()) if pid not in self.supervisors]
+            if not orphans:
+                return
+            proctree.signal_tree(orphans, signal.SIGKILL)
+            for pid in orphans:
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+            time.sleep(0.002)
+
+    def leave(self) -> NoReturn:
+        for pid in self.supervisors:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        time.sleep(0.01)
+        self.supervisors.clear()
+        self.end_orphans()
+        os._exit(0)
+
+
+def run_supervisor(sock: socket.socket) -> NoReturn:
+    """The life of a supervisor, from its fork to its end."""
+    code = 1
+    try:
+        from mpiflux.node.launch import Launcher
+        from mpiflux.node.link import Link
+        from mpiflux.node.supervisor import Supervisor
+        from mpiflux.node.topology import gpu_environment_of
+
+        spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+        link = Link(sock)
+        frames: list[bytes] = []
+        while not frames:
+            select.select([sock], [], [])
+            frames = link.receive()
+        setup = msgspec.msgpack.decode(frames[0], type=Setup)
+        base = {os.fsencode(name): os.fsencode(value) for name, value in setup.environ.items()}
+        launcher = Launcher(base, setup.cpus_of_core, gpu_environment_of(setup.gpus), setup.node_name)
+        supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
+        supervisor.accept(frames[1:])
+        supervisor.run()
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -1,0 +1,24 @@
+"""Endpoints: whom a message can be sent to, as plain numbers.
+
+Schedulers have their number in the plan, from 0; executors (supervisors) follow from a rank and a position; the
+master, which owns the store, is above the root scheduler.
+"""
+
+from __future__ import annotations
+
+MASTER = 1 << 40
+_EXECUTORS = 1 << 32
+EXECUTORS_A_RANK = 64
+
+
+def executor(rank: int, position: int) -> int:
+    """The endpoint of the ``position``-th supervisor of a rank."""
+    return _EXECUTORS + rank * EXECUTORS_A_RANK + position
+
+
+def is_executor(endpoint: int) -> bool:
+    return _EXECUTORS <= endpoint < MASTER
+
+
+def rank_of_executor(endpoint: int) -> int:
+    return (endpoint - _EXECUTORS) // EXECUTORS_A_RANK

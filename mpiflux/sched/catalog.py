@@ -1,0 +1,46 @@
+"""The job groups a scheduler has been told of, and which jobs belong to which."""
+
+from __future__ import annotations
+
+import bisect
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.messages import Chunk, Declare
+
+
+class Catalog:
+    """Groups by number, and by the ids of their jobs."""
+
+    def __init__(self) -> None:
+        self.declared: dict[int, Declare] = {}
+        self._firsts: list[int] = []
+        self._numbers: list[int] = []
+
+    def add(self, declare: Declare) -> None:
+        group = declare.group
+        if group.number in self.declared:
+            return
+        self.declared[group.number] = declare
+        at = bisect.bisect(self._firsts, group.first_id)
+        self._firsts.insert(at, group.first_id)
+        self._numbers.insert(at, group.number)
+
+    def group(self, number: int) -> JobGroup:
+        return self.declared[number].group
+
+    def priority(self, number: int) -> int:
+        return self.declared[number].group.priority
+
+    def locate(self, job: int) -> tuple[JobGroup, int]:
+        """The group and the index of a job id. Raises KeyError."""
+        at = bisect.bisect(self._firsts, job) - 1
+        if at >= 0:
+            group = self.group(self._numbers[at])
+            if job < group.stop_id:
+                return group, job - group.first_id
+        raise KeyError(job)
+
+    def ids(self, chunk: Chunk) -> range:
+        """The job ids of a chunk."""
+        first = self.group(chunk.group).first_id
+        return range(first + chunk.start, first + chunk.stop, chunk.step)

@@ -1,0 +1,153 @@
+"""A scheduler's queue: chunks of job groups in order of priority, then of arrival.
+
+A million queued jobs of one group are one entry. Taking, adding and stepping to the next entry cost the same however
+many wait: entries are a linked list a priority, so that one may be taken out of the middle while a policy walks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mpiflux.model.messages import Chunk
+
+
+class Entry:
+    """A chunk in the queue. ``chunk`` shrinks as jobs are taken from its front."""
+
+    __slots__ = ("chunk", "lane", "next", "prev")
+
+    def __init__(self, chunk: Chunk | None, lane: _Lane | None = None) -> None:
+        self.chunk: Chunk = chunk  # type: ignore[assignment]  # None only in a lane's own end marks
+        self.lane: _Lane = lane  # type: ignore[assignment]
+        self.next: Entry = self
+        self.prev: Entry = self
+
+    def __len__(self) -> int:
+        return len(self.chunk)
+
+
+class _Lane:
+    """All entries of one priority: a ring through ``mark``."""
+
+    __slots__ = ("mark", "priority")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.mark = Entry(None, self)
+
+    def insert_before(self, entry: Entry, place: Entry) -> None:
+        entry.lane = self
+        entry.prev, entry.next = place.prev, place
+        place.prev.next = entry
+        place.prev = entry
+
+
+class WorkQueue:
+    """Chunks by priority, highest first. ``priority_of`` tells the priority of a group."""
+
+    def __init__(self, priority_of: Callable[[int], int]) -> None:
+        self._priority_of = priority_of
+        self._lanes: dict[int, _Lane] = {}
+        self._order: list[_Lane] = []
+        self.jobs = 0
+        """Number of jobs in all entries."""
+
+    def __len__(self) -> int:
+        return self.jobs
+
+    def __bool__(self) -> bool:
+        return self.jobs > 0
+
+    def _lane(self, chunk: Chunk) -> _Lane:
+        priority = self._priority_of(chunk.group)
+        lane = self._lanes.get(priority)
+        if lane is None:
+            lane = self._lanes[priority] = _Lane(priority)
+            self._order = sorted(self._lanes.values(), key=lambda one: -one.priority)
+        return lane
+
+    def push(self, chunk: Chunk) -> Entry:
+        """Add behind its equals."""
+        lane = self._lane(chunk)
+        entry = Entry(chunk)
+        lane.insert_before(entry, lane.mark)
+        self.jobs += len(chunk)
+        return entry
+
+    def push_front(self, chunk: Chunk) -> Entry:
+        """Put back what was taken: before its equals."""
+        lane = self._lane(chunk)
+        entry = Entry(chunk)
+        lane.insert_before(entry, lane.mark.next)
+        self.jobs += len(chunk)
+        return entry
+
+    def first(self) -> Entry | None:
+        """The entry that should start next; None when there is none."""
+        for lane in self._order:
+            if lane.mark.next is not lane.mark:
+                return lane.mark.next
+        return None
+
+    def after(self, entry: Entry) -> Entry | None:
+        """The entry that follows ``entry``."""
+        lane = entry.lane
+        if entry.next is not lane.mark:
+            return entry.next
+        for later in self._order[self._order.index(lane) + 1:]:
+            if later.mark.next is not later.mark:
+                return later.mark.next
+        return None
+
+    def take(self, entry: Entry, n: int) -> None:
+        """Remove the first ``n`` jobs of an entry, and the entry with its last one."""
+        if not n:
+            return
+        self.jobs -= n
+        rest = entry.chunk.split(n)[1]
+        if rest is None:
+            entry.prev.next, entry.next.prev = entry.next, entry.prev
+        else:
+            entry.chunk = rest
+
+    def __iter__(self) -> Iterator[Entry]:
+        entry = self.first()
+        while entry is not None:
+            following = self.after(entry)
+            yield entry
+            entry = following
+
+    def clear(self) -> None:
+        self._lanes.clear()
+        self._order.clear()
+        self.jobs = 0
+
+    def remove(self, wanted: Callable[[Chunk, int], bool]) -> list[Chunk]:
+        """Take out every job for which ``wanted(chunk, index)`` holds; returned as chunks of one job."""
+        removed: list[Chunk] = []
+        for entry in self:
+            found: list[Chunk] = []
+            kept = split_out(entry.chunk, wanted, found)
+            if not found:
+                continue
+            removed += found
+            for chunk in kept:
+                entry.lane.insert_before(Entry(chunk), entry)
+            self.jobs += sum(map(len, kept))
+            self.take(entry, len(entry))
+        return removed
+
+
+def split_out(chunk: Chunk, wanted: Callable[[Chunk, int], bool], removed: list[Chunk]) -> list[Chunk]:
+    """The parts of ``chunk`` without the wanted indices, which are appended to ``removed`` one by one."""
+    kept: list[Chunk] = []
+    begin = chunk.start
+    for index in range(chunk.start, chunk.stop, chunk.step):
+        if wanted(chunk, index):
+            if index > begin:
+                kept.append(Chunk(chunk.group, begin, index, chunk.step, chunk.attempt))
+            removed.append(Chunk(chunk.group, index, index + 1, 1, chunk.attempt))
+            begin = index + chunk.step
+    if begin < chunk.stop:
+        kept.append(Chunk(chunk.group, begin, chunk.stop, chunk.step, chunk.attempt))
+    return kept

@@ -1,0 +1,132 @@
+"""A scheduler of the tree: messages in, messages out.
+
+It owns a queue and a policy, and what is below it is either children (:mod:`mpiflux.sched.dealing`) or executors
+(:mod:`mpiflux.sched.leasing`); it treats both alike. It reads no clock and sends nothing itself:
+``receive(src, message, now)`` changes its state, ``settle(now)`` lets the policy work once for all that was received
+and returns what is to be sent. The same code runs under MPI, in one process, and in simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
+from mpiflux.model.states import Result
+from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.policies import Policy
+from mpiflux.sched.queue import Entry, WorkQueue
+
+Action = tuple[int, m.Message]
+"""(destination endpoint, message)."""
+
+
+class Below(Protocol):
+    """What a scheduler gives its jobs to."""
+
+    def start(self, entry: Entry) -> int:
+        """Take jobs from the front of an entry; how many."""
+
+    def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
+        """Account for what ended below; returns chunks that came back unstarted."""
+
+    def lost(self, executor: int) -> list[tuple[int, int]]:
+        """Everything that an executor or child had is lost: (job id, attempt)."""
+
+    def cancel(self, message: m.Cancel) -> list[m.Chunk]:
+        """Pass a cancellation on; returns jobs that had not been sent yet."""
+
+    def collect(self, now: float) -> list[Action]:
+        """What has to be sent below since the last call."""
+
+    def everybody(self) -> Sequence[int]:
+        """All endpoints below."""
+
+
+class Scheduler:
+    """See the module's text. ``number`` is its endpoint, ``parent`` whom it reports to."""
+
+    def __init__(self, number: int, parent: int, policy: Policy, below: Below, catalog: Catalog) -> None:
+        self.number, self.parent = number, parent
+        self.policy, self.below, self.catalog = policy, below, catalog
+        self.queue = WorkQueue(catalog.priority)
+        self.stopped = False
+        self._stopping: set[int] = set()
+        """Who below has not answered a Stop yet."""
+        self._out: list[Action] = []
+        self._changed = False
+
+    def receive(self, src: int, message: m.Message, now: float) -> None:
+        """Take one message. Nothing is decided before :meth:`settle`."""
+        if isinstance(message, m.Report):
+            self._report(src, message, now)
+        elif isinstance(message, m.Submit):
+            if not self.stopped:
+                for chunk in message.chunks:
+                    self.queue.push(chunk)
+        elif isinstance(message, m.Declare):
+            self.catalog.add(message)
+        elif isinstance(message, m.Cancel):
+            self._cancel(message, now)
+        elif isinstance(message, m.ExecutorLost):
+            self._lost(message.executor, now)
+        elif isinstance(message, (m.Stop, m.Shutdown)):
+            self._stop(message)
+        elif isinstance(message, m.Stopped):
+            self._stopping.discard(src)
+            if not self._stopping:
+                self._out.append((self.parent, message))
+        elif isinstance(message, (m.Output, m.NewR, m.Fault)):
+            self._out.append((self.parent, message))
+            return
+        self._changed = True
+
+    def settle(self, now: float) -> list[Action]:
+        """Let the policy start what may start; everything that is to be sent, in order."""
+        if self._changed:
+            self._changed = False
+            if self.queue.jobs:
+                self.policy.schedule(self.queue, self.below, now)
+        if not self.stopped:
+            self._out += self.below.collect(now)
+        out, self._out = self._out, []
+        return out
+
+    def _stop(self, message: m.Stop | m.Shutdown) -> None:
+        self.stopped = True
+        self.queue.clear()
+        self._stopping = set(self.below.everybody())
+        self._out += [(endpoint, message) for endpoint in self.below.everybody()]
+        if isinstance(message, m.Stop) and not self._stopping:
+            self._out.append((self.parent, m.Stopped()))
+
+    def _report(self, src: int, report: m.Report, now: float) -> None:
+        for chunk in self.below.report(src, report, now):
+            if not self.stopped:
+                self.queue.push_front(chunk)
+        if report.records or report.started:
+            # leases and returned chunks concern nobody above
+            up = m.Report(report.records, report.output, report.reasons, report.started)
+            self._out.append((self.parent, up))
+
+    def _cancel(self, message: m.Cancel, now: float) -> None:
+        wanted = frozenset(message.ids)
+
+        def is_wanted(chunk: m.Chunk, index: int) -> bool:
+            return not wanted or self.catalog.group(chunk.group).first_id + index in wanted
+
+        removed = self.queue.remove(is_wanted) + self.below.cancel(message)
+        jobs = [(job, chunk.attempt) for chunk in removed for job in self.catalog.ids(chunk)]
+        self._end_unstarted(jobs, Result(message.result), message.reason, now)
+
+    def _lost(self, executor: int, now: float) -> None:
+        self._end_unstarted(self.below.lost(executor), Result.LOST, "its supervisor was killed", now)
+
+    def _end_unstarted(self, jobs: list[tuple[int, int]], result: Result, reason: str, now: float) -> None:
+        if not jobs:
+            return
+        flags = FLAG_NOT_STARTED | FLAG_REASON
+        records = b"".join(PACK.pack(job, attempt, result, flags, 0, 0, NO_R, 0, now, now, now, 0, 0, 0, 0, 0, 0)
+                           for job, attempt in jobs)
+        self._out.append((self.parent, m.Report(records, reasons={job: reason for job, _ in jobs})))
