@@ -1,0 +1,453 @@
+"""Start N ranks of a program on this machine with no MPI launcher: ``mpiflux run --ranks N``.
+
+The ranks bootstrap over our own PMI-1 server (:mod:`mpiflux.node.pmi`), so the MPI library must be one that
+speaks PMI-1: MPICH and what descends from it, Intel MPI. Each rank leads a process group of its own, so that
+signals reach it once, from here, and so that it can be ended with what it started. A guard process ends the ranks
+should this process be killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from mpiflux.model.environment import ALLOCATION_NAMES, clean_environment
+from mpiflux.model.pmi import Abort, Action, PmiServer, process_mapping
+from mpiflux.node.pmi import PmiService, kvs_name
+
+GRACE = 5.0
+"""Seconds between TERM and KILL."""
+
+PATIENCE = 1.0
+"""Seconds that ranks get to end by themselves, with a message of their own, after another failed at start."""
+
+LINGER = 60.0
+"""Seconds that ranks may outlive rank 0 once it has left by itself."""
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Passed on to every rank."""
+
+CANNOT_START = 3
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+
+
+def survivors_go_on(rank: int, connected: bool) -> bool:
+    """Whether the other ranks go on when ``rank`` has died or failed.
+
+    ``connected`` tells that every rank has come out of the first PMI barrier: before that MPI_Init cannot
+    succeed without it. Nothing goes on without rank 0.
+    """
+    return rank != 0 and connected
+
+
+def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
+           tell: Callable[[str], None] | None = None) -> int:
+    """Run ``argv`` as ``ranks`` ranks to the end and return the exit status for this process.
+
+    That is rank 0's (128+N when signal N ended it), or that of the rank which brought the program down. ``tell``
+    takes lines for the person; the default writes them to stderr. Call it from the main thread of a process that
+    has not initialised MPI. Raises ValueError unless ``ranks`` is positive and ``argv`` is not empty.
+    """
+    if ranks < 1 or not argv:
+        raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
+    return _Launch(list(argv), ranks, environ, tell or _to_stderr).run()
+
+
+def _to_stderr(line: str) -> None:
+    print(f"mpiflux: {line}", file=sys.stderr, flush=True)
+
+
+def exit_status(returncode: int) -> int:
+    """A shell's exit status for a returncode as :mod:`subprocess` gives it."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+class _Launch:
+    def __init__(self, argv: list[str], ranks: int, environ: Mapping[str, str],
+                 tell: Callable[[str], None]) -> None:
+        self.argv, self.size, self.tell = argv, ranks, tell
+        self.environ = clean_environment(environ, keep=ALLOCATION_NAMES)
+        self.pids: dict[int, int] = {}  # living ranks
+        self.returncodes: dict[int, int] = {}
+        self.signalled: set[int] = set()
+        self.verdict: int | None = None
+        self.reason = ""
+        self.ending = False
+        self.status_before_ending: int | None = None
+        self.deadline: float | None = None
+        self.on_deadline: Callable[[], None] = self._kill_all
+        self.terminal: int | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        self.guard = _Guard()
+        try:
+            self.service = PmiService(PmiServer(self.size, kvs_name(), process_mapping([0] * self.size)))
+            with selectors.DefaultSelector() as self.selector, _Signals() as self.signals:
+                self.selector.register(self.signals.fd, selectors.EVENT_READ)
+                try:
+                    self._start_all()
+                    while self.pids:
+                        self._turn()
+                finally:
+                    self.ending = True
+                    self._kill_all()
+                    for rank in list(self.pids):
+                        self._reap(rank, 0)
+                    self._take_terminal()
+                    self.service.close()
+        finally:
+            self.guard.dismiss()
+        return self._status()
+
+    def _start_all(self) -> None:
+        for rank in range(self.size):
+            try:
+                self._start(rank)
+            except OSError as error:
+                self._cannot_start(rank, error)
+                return
+        for fd in self.service.fds():
+            self.selector.register(fd, selectors.EVENT_READ)
+
+    def _start(self, rank: int) -> None:
+        _, variables = self.service.open(rank)
+        actions = [] if rank == 0 else [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        try:
+            pid = os.posix_spawnp(self.argv[0], self.argv, {**self.environ, **variables},
+                                  file_actions=actions, setpgroup=0, setsigmask=[],
+                                  setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTOU])  # ignored here
+        finally:
+            self.service.started(rank)
+        self.pids[rank] = pid
+        self.guard.watch(pid)
+        if rank == 0:
+            self._give_terminal()
+
+    def _cannot_start(self, rank: int, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            self._end(f"cannot start {self.argv[0]}: there is no such command; give a path or mend PATH", NOT_FOUND)
+        elif isinstance(error, PermissionError):
+            self._end(f"cannot start {self.argv[0]}: it may not be executed; chmod +x it", NOT_EXECUTABLE)
+        else:
+            self._end(f"cannot start rank {rank} of {self.size}: {error.strerror}; ask for fewer --ranks, or "
+                      "raise the limits that ulimit -n and -u show", CANNOT_START)
+
+    def _turn(self) -> None:
+        timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        for key, _ in self.selector.select(timeout):
+            if key.fd == self.signals.fd:
+                for number in self.signals.read():
+                    self._on_signal(number)
+            elif self.service.serves(key.fd):  # an earlier event of this turn may have closed it
+                self._serve(key.fd)
+        self._check_stuck()
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.deadline = None
+            self.on_deadline()
+
+    def _status(self) -> int:
+        own = self.status_before_ending
+        if own is None and 0 in self.returncodes:
+            own = exit_status(self.returncodes[0])
+            if self.verdict is not None and self.ending:
+                return self.verdict
+        if not own and self.verdict is not None:
+            self._say_reason()
+            return self.verdict
+        return CANNOT_START if own is None else own
+
+    # -- PMI -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, fd: int) -> None:
+        actions = self.service.on_readable(fd)
+        if not self.service.serves(fd):
+            self._forget(fd)
+        self._act(actions)
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Abort):
+                self._end(action.message, action.code & 0xFF or 1)
+
+    def _forget(self, fd: int) -> None:
+        try:
+            self.selector.unregister(fd)
+        except KeyError:
+            pass  # not registered yet
+
+    def _check_stuck(self) -> None:
+        waiting = self.service.server.stuck()
+        if waiting and not self.reason:
+            gone = sorted(self.returncodes)
+            self._condemn(f"rank {waiting[0]} waits in MPI_Init or MPI_Finalize for ranks that have gone "
+                          f"({', '.join(map(str, gone))}); ending the others", None if 0 in gone else 1)
+
+    # -- deaths --------------------------------------------------------------------------------------------------
+
+    def _reap(self, rank: int, options: int) -> None:
+        pid, status = os.waitpid(self.pids[rank], options)
+        if pid == 0:
+            return
+        if os.WIFSTOPPED(status):
+            if rank == 0:
+                self._stopped()
+            return
+        connected = all(map(self.service.server.connected, range(self.size)))
+        del self.pids[rank]
+        self.guard.unwatch(pid)
+        self.returncodes[rank] = os.waitstatus_to_exitcode(status)
+        self._last_words(rank)
+        if not self.ending:
+            self._ended(rank, self.returncodes[rank], connected)
+
+    def _last_words(self, rank: int) -> None:
+        """Serve what the rank wrote before it died: it may be an abort."""
+        mine = [fd for fd in self.service.fds() if self.service.rank_of(fd) == rank]
+        for fd in mine:
+            self._forget(fd)
+            while self.service.serves(fd) and _readable(fd):
+                self._act(self.service.on_readable(fd))
+        self.service.close_rank(rank)
+
+    def _ended(self, rank: int, returncode: int, connected: bool) -> None:
+        if rank == 0:
+            self._take_terminal()
+            self.status_before_ending = exit_status(returncode)
+            if returncode < 0:
+                if -returncode not in self.signalled:
+                    self.tell(f"rank 0 died of {_signal_name(-returncode)}; ending the others")
+                self._end("", None)
+            elif not self.reason:
+                self._after(PATIENCE if returncode and not connected else LINGER, self._rank_0_left)
+            return
+        if returncode == 0 or self.service.server.finalized(rank):
+            return
+        how = f"died of {_signal_name(-returncode)}" if returncode < 0 else f"exited with status {returncode}"
+        if survivors_go_on(rank, connected):
+            self.tell(f"rank {rank} {how}; the others go on")
+            return
+        reason = f"rank {rank} {how} before MPI was up; ending the others"
+        if returncode < 0:
+            self._end(reason, exit_status(returncode))
+        else:
+            self._condemn(reason, returncode)
+
+    def _rank_0_left(self) -> None:
+        self._end(f"rank 0 has ended; ending rank {', '.join(map(str, self.pids))}", None)
+
+    # -- ending ------------------------------------------------------------------------------------------------
+
+    def _after(self, seconds: float, what: Callable[[], None]) -> None:
+        self.deadline, self.on_deadline = time.monotonic() + seconds, what
+
+    def _condemn(self, reason: str, verdict: int | None) -> None:
+        """The program cannot go on; its ranks may find that out by themselves and say it better."""
+        if self.ending or self.reason:
+            return
+        self.reason, self.verdict = reason, verdict
+        self._after(PATIENCE, lambda: self._end(reason, verdict))
+
+    def _say_reason(self) -> None:
+        if self.reason:
+            self.tell(self.reason)
+        self.reason = ""
+
+    def _end(self, reason: str, verdict: int | None) -> None:
+        """TERM to all that live, KILL after GRACE seconds."""
+        if self.ending:
+            return
+        self.ending = True
+        self.reason, self.verdict = reason, verdict
+        self._say_reason()
+        self._signal_all(signal.SIGTERM)
+        self._signal_all(signal.SIGCONT)
+        self._after(GRACE, self._kill_all)
+
+    def _kill_all(self) -> None:
+        self._signal_all(signal.SIGKILL)
+        for pid in self.pids.values():
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # the rank joined another group
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self.pids.values():
+            os.kill(pid, number)
+
+    # -- signals and the terminal --------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            for rank in list(self.pids):
+                self._reap(rank, os.WNOHANG | os.WUNTRACED)
+        elif number == signal.SIGCONT:
+            self._give_terminal()
+            self._signal_all(signal.SIGCONT)
+        else:
+            self.signalled.add(number)
+            self._signal_all(number)
+
+    def _give_terminal(self) -> None:
+        """Make rank 0 what the terminal talks to, if that is us now: it may read, and Ctrl-C reaches it once."""
+        try:
+            if 0 in self.pids and os.tcgetpgrp(0) == os.getpgrp():
+                os.tcsetpgrp(0, self.pids[0])
+                os.kill(self.pids[0], signal.SIGCONT)  # it may have read too early, and was stopped for that
+                self.terminal = 0
+        except OSError:
+            pass  # stdin is no terminal, or not ours
+
+    def _take_terminal(self) -> None:
+        if self.terminal is None:
+            return
+        try:
+            os.tcsetpgrp(self.terminal, os.getpgrp())  # SIGTTOU is ignored meanwhile: see _Signals
+        except OSError:
+            pass  # it has hung up
+        self.terminal = None
+
+    def _stopped(self) -> None:
+        """Rank 0 was stopped, by Ctrl-Z: stop all, ourselves too, so that the shell gets its prompt back."""
+        if self.terminal is None:
+            return
+        self._take_terminal()
+        self._signal_all(signal.SIGTSTP)
+        os.killpg(0, signal.SIGTSTP)
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class _Signals:
+    """Signals as bytes on a descriptor, while in the ``with`` block.
+
+    What this process was started to ignore (nohup) stays ignored, here and in the ranks.
+    """
+
+    def __enter__(self) -> _Signals:
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old = {s: signal.getsignal(s) for s in (*FORWARDED, signal.SIGCHLD, signal.SIGCONT, signal.SIGTTOU)}
+        for number, old in self._old.items():
+            if number == signal.SIGTTOU:
+                signal.signal(number, signal.SIG_IGN)
+            elif old != signal.SIG_IGN or number == signal.SIGCHLD:
+                signal.signal(number, lambda *_: None)
+        return self
+
+    def read(self) -> list[int]:
+        """Numbers of the signals since the last call, each once; deaths last, so that they find the others sent."""
+        try:
+            numbers = set(os.read(self.fd, 4096))
+        except BlockingIOError:
+            return []
+        return sorted(numbers & {int(s) for s in self._old}, key=lambda n: n == signal.SIGCHLD)
+
+    def __exit__(self, *exc: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self.fd)
+        os.close(self._write)
+
+
+class _Guard:
+    """A process that ends the ranks when this one is gone without having said so."""
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._write)
+                _stand_guard(read)
+            finally:
+                os._exit(0)
+        os.close(read)
+
+    def _send(self, text: str) -> None:
+        try:
+            os.write(self._write, text.encode())
+        except BrokenPipeError:
+            pass  # someone killed the guard: the ranks are worth more than it
+
+    def watch(self, pid: int) -> None:
+        self._send(f"+{pid}\n")
+
+    def unwatch(self, pid: int) -> None:
+        self._send(f"-{pid}\n")
+
+    def dismiss(self) -> None:
+        self._send("q\n")
+        os.close(self._write)
+        os.waitpid(self._pid, 0)
+
+
+def _stand_guard(read: int) -> None:
+    for number in (*FORWARDED, signal.SIGTSTP, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    os.setpgid(0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.closerange(3, read)
+    os.closerange(read + 1, os.sysconf("SC_OPEN_MAX"))
+    watched: dict[int, int] = {}  # process id -> pidfd
+    buffer = b""
+    while data := os.read(read, 65536):
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            if line == b"q":
+                return
+            pid = int(line[1:])
+            if line.startswith(b"+"):
+                try:
+                    watched[pid] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue  # it has ended already, and its "-" is on the way
+            elif pid in watched:
+                os.close(watched.pop(pid))
+    _end_watched(watched)
+
+
+def _end_watched(watched: dict[int, int]) -> None:
+    poll = select.poll()
+    for fd in watched.values():
+        poll.register(fd, select.POLLIN)
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        for fd in watched.values():
+            try:
+                signal.pidfd_send_signal(fd, number)
+            except ProcessLookupError:
+                continue
+    deadline = time.monotonic() + GRACE
+    living = dict(watched)
+    while living and (left := deadline - time.monotonic()) > 0:
+        ended = {fd for fd, _ in poll.poll(left * 1000)}
+        for fd in ended:
+            poll.unregister(fd)
+        living = {pid: fd for pid, fd in living.items() if fd not in ended}
+    for pid in living:  # the leader lives, so the group's number is still its own
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
