@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import marshal
 import os
+import resource
 import select
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,9 @@ def load(source: str, root: str, timeout: float = TIMEOUT) -> Raw:
     Raises SourceUnavailable when it is not installed, SourceFailed when it broke or took longer than ``timeout``
     seconds. Forks: call it before MPI is initialised and before threads are started.
     """
+    if source == "pyhwloc" and sys.version_info < (3, 12):
+        # no fork, and no search of a shared file system, for what cannot be there
+        raise SourceUnavailable("pyhwloc needs Python 3.12")
     answer, status = _ask_child(source, root, timeout)
     if status is None:
         raise SourceFailed(f"{source} took longer than {timeout:g} s")
@@ -171,6 +176,7 @@ def _child(source: str, root: str, writing: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # hwloc writes warnings of firmware bugs to stderr: a thousand ranks would repeat them
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
