@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, PolicySpec, Workflow
+from mpiflux.spec import files
 from mpiflux.spec.dependencies import dependency_mistakes
 from mpiflux.spec.generators import ColumnReader
 from mpiflux.spec.jobs import JobReader
@@ -21,8 +21,6 @@ KEYS = ("mpiflux", "name", "hierarchy", "policy", "env", "cwd", "variables", "ou
 VERSION = 1
 """The version of the format, the value of the key ``mpiflux``."""
 
-MAX_FILE = 256 << 20
-MAX_TABLE = 4 << 30
 MAX_OUTPUT_LIMIT = (1 << 32) - 1
 """What the length fields of an attempt record can count."""
 
@@ -39,8 +37,8 @@ def load(path: str, *, overrides: Mapping[str, str] | None = None, text: bytes |
     problems = Problems(path)
     try:
         data = text if text is not None else _read(path, problems)
-        if len(data) > MAX_FILE:
-            problems.add(0, 0, f"the file is larger than {MAX_FILE >> 20} MiB")
+        if len(data) > files.MAX_FILE:
+            problems.add(0, 0, f"the file is larger than {files.MAX_FILE >> 20} MiB")
             raise Refused
         workflow = _load(path, data, overrides or {}, problems)
         problems.check()
@@ -62,7 +60,7 @@ def load_hierarchy(spec: str) -> HierarchySpec:
     problems = Problems("--hierarchy" if inline else spec)
     hierarchy = None
     try:
-        if not inline and not os.path.exists(spec):
+        if not inline and not files.exists(spec):
             raise WorkflowError([Problem(0, 0, f"{spec!r} is neither levels such as node,core, nor widths such as 4x8, "
                                          "nor none, nor a file", source="--hierarchy")])
         content = decode(spec.encode("utf-8", "surrogateescape") if inline else _read(spec, problems), problems)
@@ -82,25 +80,11 @@ def load_hierarchy(spec: str) -> HierarchySpec:
 
 
 def _read(path: str, problems: Problems) -> bytes:
-    """A whole file, but no more than a workflow may have, so that a device without end is no trap."""
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problems.add(0, 0, f"cannot read the file: {reason}")
+        return files.read_workflow(path)
+    except files.Unreadable as error:
+        problems.add(0, 0, f"cannot read the file: {error}")
         raise Refused from None
-
-
-def _table_reader(directory: str) -> Callable[[str], bytes]:
-    def read(file: str) -> bytes:
-        with open(os.path.join(directory, file), "rb") as handle:
-            data = handle.read(MAX_TABLE + 1)
-        if len(data) > MAX_TABLE:
-            raise ValueError(f"larger than {MAX_TABLE >> 30} GiB")
-        return data
-
-    return read
 
 
 def _load(path: str, data: bytes, overrides: Mapping[str, str], problems: Problems) -> Workflow | None:
@@ -127,9 +111,9 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
     if (version := reader.integer(*fields.get("mpiflux"), VERSION, 0, 1 << 31)) != VERSION:
         reader.problem(fields.node_of("mpiflux"), "$.mpiflux", f"mpiflux: this program reads version {VERSION} of the "
                        f"format, not {version}")
-    directory = os.path.dirname(os.path.abspath(path))
+    directory = files.directory_of(path)
     groups = _groups(fields, reader, directory)
-    stem = os.path.splitext(os.path.basename(path))[0]
+    stem = files.stem(path)
     workflow = Workflow(
         name=reader.text(*fields.get("name"), stem) or stem,
         source=path, directory=directory,
@@ -153,7 +137,7 @@ def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, .
     if node.kind != "mapping":
         reader.problem(node, path, f"jobs: expected a mapping of names to jobs, not {node.describe()}")
         return ()
-    columns = ColumnReader(reader, _table_reader(directory))
+    columns = ColumnReader(reader, lambda file: files.read_table(directory, file))
     jobs = JobReader(reader, columns, fields.get("env")[0], fields.get("cwd")[0])
     groups: list[JobGroup] = []
     next_id = 1

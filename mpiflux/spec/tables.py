@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable
 
 from mpiflux.model.params import Column, FloatColumn, IntColumn, ListColumn
+from mpiflux.spec.files import Unreadable
 from mpiflux.spec.problems import shorten, suggest
 from mpiflux.spec.scalars import INT_MAX, INT_MIN
 
@@ -31,12 +32,14 @@ class Table:
 
 
 def read_table(file: str, read_file: Callable[[str], bytes]) -> Table:
-    """Read a file with a header line. Blank lines are skipped; every other must have a value for each column."""
+    """Read a file with a header line. Blank lines are skipped; every other must have a value for each column.
+
+    ``read_file`` raises :class:`Unreadable`, this :class:`TableError`.
+    """
     try:
         data = read_file(file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise TableError(f"cannot read {shorten(file)}: {reason} (relative to the workflow file)") from None
+    except Unreadable as error:
+        raise TableError(f"cannot read {shorten(file)}: {error} (relative to the workflow file)") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
