@@ -77,10 +77,10 @@ class LeakCheck:
         found += [f"file {path}" for path in sorted(self.files() - self._files)]
         return found
 
-    def settle(self, grace: float = GRACE) -> list[str]:
-        """What is still left after at most ``grace`` seconds."""
+    def settle(self, grace: float | None = None) -> list[str]:
+        """What is still left after at most ``grace`` seconds, ``GRACE`` unless said otherwise."""
         gc.collect()  # an object in a reference cycle is not a descriptor that the program lost
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + (GRACE if grace is None else grace)
         while (found := self.leaks()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return found

@@ -22,6 +22,8 @@ LAUNCHER_PREFIXES = (
     "MPICH_", "PALS_", "MPIFLUX_",
 )
 """Variables by which an outer launcher or instance would reach into ranks that are not its own."""
+LAUNCHERS = {"mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prted", "srun", "salloc"}
+"""Processes that tidy up files of their own once their ranks are dead, and cannot when they are killed first."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,13 @@ class MpiRun:
 
     def kill(self) -> set[procs.Process]:
         """Kill what is still there, in whatever session or group it is by now, and say what that was."""
-        if self.process.poll() is None:
-            own = procs.stat(self.process.pid)
-            # while its children are alive they are found by descent: the parent goes in the same round as they
-            killed = procs.kill_until_none(lambda: {p for p in self.members() if p.pid != self.process.pid})
+        killed = procs.kill_until_none(lambda: {p for p in self.members() if p.comm not in LAUNCHERS})
+        try:
+            self.process.wait(3.0)
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return killed | ({own} if own is not None else set())
-        return procs.kill_until_none(self.members)
+        return killed | procs.kill_until_none(self.members)
 
 
 def start_mpi(n: int, argv: Sequence[str], *, stack: Stack | None = None,

@@ -111,7 +111,6 @@ def test_the_fixture_fails_the_test_that_leaks_and_cleans_up_for_the_next(tmp_pa
         import os, subprocess, tempfile, pytest
         from tests.support import leaks
         leaks.GRACE = 0.2
-        leaks.LeakCheck.settle.__defaults__ = (0.2,)
         pytestmark = pytest.mark.usefixtures("no_leaks")
 
         def test_leaks():
