@@ -275,23 +275,27 @@ class JobTable:
             rows[~known] = 0
         return rows, known
 
-    def started(self, records: Array) -> Array:
+    def started(self, records: Array, *, replay: bool = False) -> Array:
         """Attempts that run: SCHED → RUN. Returns a mask of the records that were news.
 
         What is said twice, or of a superseded attempt or an ended job, is not. Raises IllegalTransition for a
-        job that waits for others.
+        job that waits for others. ``replay`` as in :meth:`apply`.
         """
         rows, fresh = self._rows(records)
         if not self._n:
             return fresh
         state = self.state[rows]
-        fresh &= (state != State.INACTIVE) & (state != State.RUN) & (self.attempt[rows] == records["attempt"])
+        fresh &= (state != State.INACTIVE) & (state != State.RUN)
+        fresh &= (self.attempt[rows] <= records["attempt"]) if replay else (self.attempt[rows] == records["attempt"])
         picked = np.flatnonzero(fresh)
         _, once = np.unique(rows[picked], return_index=True)
         if len(once) != len(picked):
             fresh[:] = False
             fresh[picked[once]] = True
         rows = rows[fresh]
+        if replay:
+            self._release(rows)
+            self.attempt[rows] = records["attempt"][fresh]
         self.state[rows] = self._check(rows, _START, "alloc")
         self._states[State.SCHED] -= len(rows)
         self._states[State.RUN] += len(rows)
@@ -302,8 +306,8 @@ class JobTable:
     ) -> Applied:
         """Attempts that ended.
 
-        A job ends, unless the attempt was LOST, or FAILED or TIMEOUT with retries left: then it is in SCHED
-        again, held by nobody, and its attempt number is one up, which is what makes a late record of the old
+        A job ends, unless the attempt was LOST, or FAILED or TIMEOUT with retries left (attempt 0, never
+        handed out, has none): then it is in SCHED again, held by nobody, and its attempt number is one up, which is what makes a late record of the old
         attempt recognisable. LOST uses up no retry. ``batch`` and ``pos`` say where the journal holds the
         first record (arrays: each record). ``replay`` takes any attempt number not below the current one and
         any job in DEPEND that was tried: neither handing out nor satisfied dependencies are journaled. Raises
@@ -339,6 +343,12 @@ class JobTable:
         self.batch[rows] = batch[index] if isinstance(batch, np.ndarray) else batch
         return self._end(rows, records, late, repeated)
 
+    def replay(self, records: Array, batch: Array, pos: Array) -> None:
+        """Apply a whole history at once; several records of one job take their turns."""
+        while len(records):
+            left = self.apply(records, batch, pos, replay=True).repeated
+            records, batch, pos = records[left], batch[left], pos[left]
+
     def _release(self, rows: Array) -> None:
         rows = np.unique(rows[self.state[rows] == State.DEPEND])
         self.state[rows] = State.SCHED
@@ -353,7 +363,7 @@ class JobTable:
         retries = self._retries[groups]
         if retries.any():
             failed = (results == Result.FAILED) | (results == Result.TIMEOUT)
-            failed &= (self.retries_used[rows] < retries) & (self.state[rows] != State.DEPEND)
+            failed &= (self.retries_used[rows] < retries) & (records["attempt"] > 0)
             self.retries_used[rows] += failed
             again |= failed
         self._states -= np.bincount(self.state[rows], minlength=len(self._states))

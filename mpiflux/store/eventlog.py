@@ -1,0 +1,118 @@
+"""A job's eventlog, put together from what is stored: its group, the records of its attempts, exceptional events.
+
+Pure. The common events of an attempt (alloc, start, output, finish, release) are in its record and are not stored
+a second time. What comes out follows :data:`mpiflux.model.states.TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_STDERR_TRUNCATED, FLAG_STDOUT_TRUNCATED
+from mpiflux.model.states import Result
+
+_EXCEPTIONS = {Result.CANCELED: "cancel", Result.TIMEOUT: "timeout", Result.LOST: "lost"}
+
+
+class Record(NamedTuple):
+    """One attempt record with names: ``Record._make(row)`` of what NumPy's ``tolist`` gives."""
+
+    id: int
+    attempt: int
+    result: int
+    flags: int
+    returncode: int
+    tasks: int
+    r_sched: int
+    r_id: int
+    t_alloc: float
+    t_start: float
+    t_finish: float
+    utime: float
+    stime: float
+    maxrss: int
+    out_len: int
+    err_len: int
+    pid: int
+
+
+class Event(NamedTuple):
+    """A timestamped fact. ``timestamp`` in Unix seconds; ``context`` is JSON."""
+
+    name: str
+    timestamp: float
+    context: dict[str, Any]
+
+
+def eventlog(
+    group: JobGroup,
+    t_submit: float,
+    attempts: Iterable[tuple[Record, str]],
+    extra: Iterable[Event],
+    *,
+    running: Record | None = None,
+    ended: bool = False,
+) -> list[Event]:
+    """The events of one job, in order.
+
+    ``attempts`` are its ended attempts' records in order, each with the text that says why or an empty one;
+    ``running`` is the record of an attempt that runs; ``extra`` are stored events, told where their time puts
+    them; ``ended`` says whether the last attempt was the job's end or is to be repeated.
+    """
+    extra = sorted(extra, key=lambda event: event.timestamp)
+    out = [Event("submit", t_submit, {"urgency": group.priority, "name": group.name})]
+    attempts = list(attempts)
+    tried = [record for record, _ in attempts if record.attempt > 0] + ([running] if running else [])
+    if not any(event.name == "depend" for event in extra) and (not group.after or tried):
+        first = tried[0] if tried and group.after else None
+        out.append(Event("depend", first.t_alloc or first.t_start or first.t_finish if first else t_submit, {}))
+    for i, (record, reason) in enumerate(attempts):
+        out += _attempt(record, reason)
+        if i < len(attempts) - 1 or not ended:
+            out.append(Event("retry", record.t_finish, {"attempt": record.attempt + 1}))
+        else:
+            out.append(Event("clean", record.t_finish, {}))
+    if running:
+        out += _begin(running)
+    return _merge(out, extra)
+
+
+def _begin(record: Record) -> list[Event]:
+    start = record.t_start or record.t_finish
+    return [Event("alloc", record.t_alloc or start, {"attempt": record.attempt}),
+            Event("start", start, {"pid": record.pid})]
+
+
+def _attempt(record: Record, reason: str) -> list[Event]:
+    result, end = Result(record.result), record.t_finish
+    kind = _EXCEPTIONS.get(result, "exec" if record.flags & FLAG_NOT_STARTED else "")
+    trouble = Event("exception", end, {"type": kind, "severity": 0, "note": reason})
+    finish = Event("finish", end, {"returncode": record.returncode, "result": result.name})
+    if record.flags & FLAG_NOT_STARTED:
+        if not record.t_alloc:
+            return [trouble]
+        alloc = Event("alloc", record.t_alloc, {"attempt": record.attempt})
+        return [alloc, trouble, finish, Event("release", end, {})]
+    out = _begin(record)
+    if record.out_len or record.err_len:
+        context: dict[str, Any] = {"stdout": record.out_len, "stderr": record.err_len}
+        cut = [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
+               if record.flags & flag]
+        out.append(Event("output", end, {**context, "truncated": cut} if cut else context))
+    if kind:
+        out.append(trouble)
+    return [*out, finish, Event("release", end, {})]
+
+
+def _merge(events: list[Event], extra: list[Event]) -> list[Event]:
+    """Put each extra event before the first one that is later; ``submit`` stays first, ``clean`` last."""
+    out, i = events[:1], 0
+    for event in events[1:]:
+        while i < len(extra) and (extra[i].timestamp < event.timestamp or event.name == "clean"
+                                  or (extra[i].name == "depend" and event.name == "alloc")):
+            out.append(extra[i])
+            i += 1
+        out.append(event)
+    return out + extra[i:]

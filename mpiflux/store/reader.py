@@ -1,0 +1,533 @@
+"""Everything about a run from its directory alone: finished, going on, or killed.
+
+Reads whole batches into one NumPy array, so a million jobs take a second or two; what concerns one job reads only
+the batches that may hold it. Changes nothing, except that SQLite may have to undo what a killed writer left half
+done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+
+from mpiflux.model import idset
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.messages import ResourceSet
+from mpiflux.model.records import FLAG_REASON, FLAG_STREAMED, SIZE
+from mpiflux.model.states import IllegalTransition, Result, State
+from mpiflux.model.template import CompiledGroup
+from mpiflux.store import describe, runlock, schema
+from mpiflux.store.describe import Where
+from mpiflux.store.eventlog import Event, Record, eventlog
+from mpiflux.store.jobtable import RECORD, Array, JobTable
+from mpiflux.store.kvs import Kvs, NoKey, check_key, decode_value
+
+_WINDOW = 4096
+"""Jobs that are made into dictionaries at a time."""
+_CACHED = 64 << 20
+"""Bytes of output blobs kept at hand."""
+_JOB_KEYS = ("jobspec", "R", "eventlog", "stdout", "stderr", "result")
+
+STDOUT, STDERR = 1, 2
+
+
+class RunError(Exception):
+    """A run directory that cannot be read, or has no such job."""
+
+
+def open_run(path: str | os.PathLike[str]) -> RunReader:
+    """The run in this directory. Raises RunError saying what is wrong with it."""
+    return RunReader(path)
+
+
+class RunReader:
+    """See the module. Use it as a context manager, or :meth:`close` it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.directory = Path(path)
+        self._file = self.directory / schema.FILE
+        if not self._file.is_file():
+            what = "is no run directory: it has no run.db" if self.directory.is_dir() else "there is no such directory"
+            raise RunError(f"{self.directory}: {what}; give the directory that `mpiflux run` named")
+        self._db = self._connect()
+        self._table: JobTable | None = None
+        self.running: dict[int, Record] = {}
+        """Attempts that run, or ran when the instance died, by job id; filled when :attr:`table` is."""
+        self._blobs: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._blob_bytes = 0
+        self._compiled: dict[int, CompiledGroup] = {}
+        self._rsets: dict[tuple[int, int, int], Where] = {}
+        try:
+            self._head()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        """Read-only; writable where a killed writer's half transaction must be undone; as a plain file at last."""
+        name = quote(os.path.abspath(self._file))
+        options = ["mode=ro", "mode=rw"]
+        if not Path(f"{self._file}-wal").exists():
+            options.append("mode=ro&immutable=1")
+        problem: object = None
+        for option in options:
+            db = None
+            try:
+                db = sqlite3.connect(f"file:{name}?{option}", uri=True, timeout=10, isolation_level=None,
+                                     check_same_thread=False)
+                found = db.execute("PRAGMA application_id").fetchone()[0]
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if found != schema.APPLICATION_ID:
+                    problem = "it is empty, or a database of another program"
+                elif version != schema.FORMAT:
+                    problem = f"it has format {version}; this mpiflux reads {schema.FORMAT}"
+                else:
+                    db.execute("PRAGMA query_only=1")
+                    return db
+                db.close()
+                break
+            except sqlite3.Error as error:
+                problem = problem or error
+                if db:
+                    db.close()
+        raise RunError(f"{self._file}: cannot be read: {problem}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> RunReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, what: object) -> RunError:
+        return RunError(f"{self._file}: {what}; if it is damaged, `sqlite3 run.db .recover` saves what can be saved")
+
+    # -- the run as a whole ------------------------------------------------------------------------------------
+
+    def _head(self) -> None:
+        self._meta: dict[int, dict[str, Any]] = {}
+        for run, key, text in self._query("SELECT run, key, value FROM meta ORDER BY run"):
+            self._meta.setdefault(run, {})[key] = json.loads(text)
+        self.meta: dict[str, Any] = {}
+        """What the instances said of themselves, a later one's word over an earlier one's."""
+        for values in self._meta.values():
+            self.meta.update(values)
+        self.runs = len(self._meta)
+        """How many instances have written here: 1 and one for each resumption."""
+        rows = self._query("SELECT data, t_submit FROM groups ORDER BY number")
+        try:
+            self.groups: list[JobGroup] = [msgspec.msgpack.decode(data, type=JobGroup) for data, _ in rows]
+        except msgspec.MsgspecError as error:
+            raise self._damaged(error) from error
+        self.t_submit: list[float] = [t for _, t in rows]
+        self._by_name = {group.name: group for group in reversed(self.groups)}
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, or ``interrupted`` (killed, or ended before its jobs did: resumable)."""
+        if runlock.held(self.directory):
+            return "running"
+        latest = self._meta[max(self._meta)] if self._meta else {}
+        said = latest.get("state", "running")
+        return "interrupted" if said == "running" else str(said)
+
+    @property
+    def total(self) -> int:
+        return self.groups[-1].stop_id - 1 if self.groups else 0
+
+    def refresh(self) -> None:
+        """See what a live run has written since."""
+        self._table = None
+        self._head()
+
+    @property
+    def table(self) -> JobTable:
+        """Every job's state; ``table.batch`` and ``pos`` name records of :attr:`records`."""
+        self._load()
+        assert self._table is not None
+        return self._table
+
+    @property
+    def records(self) -> Array:
+        """Every ended attempt's record, in the order in which they were committed."""
+        self._load()
+        return self._records
+
+    def _load(self) -> None:
+        if self._table is not None:
+            return
+        self._query("BEGIN")
+        try:
+            self._head()
+            rows = self._query("SELECT batch, run, n, records FROM jobs ORDER BY batch")
+            started = self._query("SELECT record FROM running")
+        finally:
+            self._db.execute("ROLLBACK")
+        for i, (batch, _, n, records) in enumerate(rows):
+            if batch != i or len(records) != n * SIZE:
+                raise self._damaged(f"batch {i} of job records is missing or cut short")
+        counts = np.array([n for _, _, n, _ in rows], "i8")
+        self._records = np.frombuffer(b"".join(records for *_, records in rows), RECORD)
+        self._runs = np.array([run for _, run, _, _ in rows], "i8")
+        self._first = np.concatenate([np.zeros(1, "i8"), np.cumsum(counts)])
+        lengths = np.cumsum(self._records["out_len"].astype("i8") + self._records["err_len"])
+        self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
+        self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
+        table = JobTable()
+        for group in self.groups:
+            table.add_group(group)
+        batch = np.repeat(np.arange(len(rows)), counts)
+        try:
+            table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
+            if self.running:
+                table.started(np.array(list(self.running.values()), RECORD), replay=True)
+        except IllegalTransition as error:
+            raise self._damaged(error) from error
+        self._table = table
+
+    # -- finding jobs ------------------------------------------------------------------------------------------
+
+    def resolve(self, ref: str | int) -> Sequence[int]:
+        """The ids that a reference means: ``12``, ``sim.3``, ``sim[3]``, ``sim[3-5,9]``, or ``sim`` for a group."""
+        text = str(ref)
+        if text in self._by_name:
+            group = self._by_name[text]
+            return range(group.first_id, group.stop_id)
+        if text.isdigit():
+            self._group_of(int(text))
+            return (int(text),)
+        match = re.fullmatch(r"(.+)\.(\d+)|(.+)\[([\d,-]+)\]", text)
+        named = self._by_name.get(match[1] or match[3]) if match else None
+        if match is None or named is None:
+            names = ", ".join(list(self._by_name)[:8]) or "none"
+            raise RunError(f"no job {text!r}: give an id, a group's name ({names}), or NAME.INDEX as in sim.3")
+        try:
+            indices = idset.decode(match[2] or match[4])
+        except ValueError as error:
+            raise RunError(f"no job {text!r}: {error}") from None
+        if indices[-1] >= named.count:
+            raise RunError(f"no job {text!r}: {named.name!r} has {named.count} jobs, from index 0")
+        return tuple(named.first_id + i for i in indices)
+
+    def one(self, ref: str | int) -> int:
+        """The one id that a reference means; RunError when it means several."""
+        ids = self.resolve(ref)
+        if len(ids) != 1:
+            raise RunError(f"{ref!r} means {len(ids)} jobs; say which one, as in {ref}.0")
+        return ids[0]
+
+    def _group_of(self, id: int) -> JobGroup:
+        low, high = 0, len(self.groups)
+        while low < high:
+            middle = (low + high) // 2
+            if self.groups[middle].stop_id <= id:
+                low = middle + 1
+            else:
+                high = middle
+        if id < 1 or low == len(self.groups):
+            raise RunError(f"no job {id}: this run has jobs 1 to {self.total}" if self.total
+                           else f"no job {id}: this run has no jobs")
+        return self.groups[low]
+
+    # -- job records -------------------------------------------------------------------------------------------
+
+    def attempts(self, id: int) -> list[Attempt]:
+        """The ended attempts of a job, in order; reads only batches that may hold it."""
+        self._group_of(id)
+        out: list[Attempt] = []
+        rows = self._query("SELECT batch, run, reasons, records FROM jobs WHERE lo<=? AND hi>=? ORDER BY batch",
+                           (id, id))
+        for batch, run, reasons, blob in rows:
+            records = np.frombuffer(blob, RECORD)
+            for pos in np.flatnonzero(records["id"] == id).tolist():
+                before = records[:pos]
+                offset = int(before["out_len"].sum(dtype="i8") + before["err_len"].sum(dtype="i8"))
+                record = _named(records[pos:pos + 1])[0]
+                reason = msgspec.msgpack.decode(reasons).get(id, "") if record.flags & FLAG_REASON else ""
+                out.append(Attempt(record, run, batch, offset, reason))
+        return self._accepted(self._group_of(id), out)
+
+    def _accepted(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
+        """Without the records that came late, by the rules of :meth:`JobTable.apply`."""
+        out: list[Attempt] = []
+        for attempt in attempts:
+            if (not out or attempt.record.attempt > out[-1].record.attempt) and not describe.ended(group, out):
+                out.append(attempt)
+        return out
+
+    def _running_record(self, id: int) -> tuple[Record, int] | None:
+        rows = self._query("SELECT record, run FROM running WHERE id=?", (id,))
+        return (_named(np.frombuffer(rows[0][0], RECORD))[0], rows[0][1]) if rows else None
+
+    def job(self, id: int, *, with_output: bool = False) -> dict[str, Any]:
+        """One job's record, by the names of DESIGN.md 1.1."""
+        group, attempts = self._group_of(id), self.attempts(id)
+        t_submit = self.t_submit[group.number]
+        if describe.ended(group, attempts):
+            last = attempts[-1]
+            out = describe.job(group, id, t_submit, State.INACTIVE, last.record, self._where(last.record, last.run),
+                               last.reason)
+        else:
+            out = self._unended(group, id, self._running_record(id), len(attempts))
+        if with_output:
+            self._add_output(out)
+        return out
+
+    def _unended(self, group: JobGroup, id: int, live: tuple[Record, int] | None, tried: int) -> dict[str, Any]:
+        t_submit = self.t_submit[group.number]
+        if live is not None:
+            reason = "" if self.state == "running" else "its instance has ended; --resume runs it again"
+            return describe.job(group, id, t_submit, State.RUN, live[0], self._where(*live), reason)
+        state = State.DEPEND if group.after and not tried and not self._depended(group, id) else State.SCHED
+        return describe.job(group, id, t_submit, state, None, None, "", tried)
+
+    def _depended(self, group: JobGroup, id: int) -> bool:
+        return bool(self._query("SELECT 1 FROM events WHERE id IN (?,?) AND name='depend' LIMIT 1",
+                                (id, schema.group_event_id(group.number))))
+
+    def jobs(
+        self, name: str | None = None, states: Collection[State] | None = None,
+        results: Collection[Result] | None = None, with_output: bool = False,
+        ids: Sequence[int] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Job records in id order; only of the group ``name``, in one of ``states``, with one of ``results``."""
+        table = self.table
+        rows = np.arange(len(table)) if ids is None else np.unique(np.asarray(ids, "i8")) - 1
+        if name is not None:
+            if name not in self._by_name:
+                raise RunError(f"no group {name!r}; there are: {', '.join(self._by_name) or 'none'}")
+            group = self._by_name[name]
+            rows = rows[(rows >= group.first_id - 1) & (rows < group.stop_id - 1)]
+        if states is not None:
+            rows = rows[np.isin(table.state[rows], [int(s) for s in states])]
+        if results is not None:
+            rows = rows[np.isin(table.result[rows], [int(r) for r in results])]
+        for at in range(0, len(rows), _WINDOW):
+            yield from self._window(rows[at:at + _WINDOW], with_output)
+
+    def _window(self, rows: Array, with_output: bool) -> Iterator[dict[str, Any]]:
+        table = self.table
+        ended = table.state[rows] == State.INACTIVE
+        batch = table.batch[rows]
+        where = np.where(ended, self._first[np.maximum(batch, 0)] + table.pos[rows], 0)
+        records = _named(self._records[where]) if ended.any() else [None] * len(rows)
+        runs = (self._runs[np.maximum(batch, 0)] if len(self._runs) else batch).tolist()
+        reasons = self._reasons(batch[ended]) if ended.any() else {}
+        rest = zip(rows.tolist(), records, runs, batch.tolist(), where.tolist(), ended.tolist(), strict=True)
+        for row, record, run, number, place, done in rest:
+            id, group = row + 1, self._group_of(row + 1)
+            if not done or record is None:
+                live = self.running.get(id)
+                tried = max(int(table.attempt[row]) - 1, 0)
+                out = self._unended(group, id, live and (live, max(self._meta)), tried)
+                span = None
+            else:
+                reason = reasons.get((number, id), "") if record.flags & FLAG_REASON else ""
+                out = describe.job(group, id, self.t_submit[group.number], State.INACTIVE, record,
+                                   self._where(record, run), reason)
+                offset = int(self._offset[place] - self._offset[self._first[number]])
+                span = Attempt(record, run, number, offset, reason)
+            if with_output:
+                self._add_output(out, span)
+            yield out
+
+    def _reasons(self, batches: Array) -> dict[tuple[int, int], str]:
+        low, high = int(batches.min()), int(batches.max())
+        rows = self._query("SELECT batch, reasons FROM jobs WHERE batch BETWEEN ? AND ? AND reasons NOT NULL",
+                           (low, high))
+        return {(batch, id): text for batch, data in rows
+                for id, text in msgspec.msgpack.decode(data, type=dict[int, str]).items()}
+
+    def _where(self, record: Record, run: int) -> Where | None:
+        """The resources of an attempt; None when it never had any."""
+        if not record.t_alloc:
+            return None
+        key = (run, record.r_sched, record.r_id)
+        if key not in self._rsets:
+            rows = self._query("SELECT data FROM rsets WHERE run=? AND sched=? AND r_id=?", key)
+            if not rows:
+                return None
+            r = msgspec.msgpack.decode(rows[0][0], type=ResourceSet)
+            self._rsets[key] = describe.where(r, self._meta.get(run, {}).get("nodes", []))
+        return self._rsets[key]
+
+    # -- one job, closely --------------------------------------------------------------------------------------
+
+    def eventlog(self, id: int) -> list[Event]:
+        """What happened to a job, in order."""
+        group, attempts = self._group_of(id), self.attempts(id)
+        extra = [Event(name, t, msgspec.msgpack.decode(context)) for t, name, context in self._query(
+            "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
+            (id, schema.group_event_id(group.number)))]
+        done = describe.ended(group, attempts)
+        live = None if done else self._running_record(id)
+        return eventlog(group, self.t_submit[group.number], [(a.record, a.reason) for a in attempts], extra,
+                        running=live and live[0], ended=done)
+
+    def events(self) -> list[tuple[int, Event]]:
+        """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
+        return [(id, Event(name, t, msgspec.msgpack.decode(context))) for id, t, name, context in self._query(
+            "SELECT id, t, name, context FROM events ORDER BY number")]
+
+    def output(self, id: int, stream: int, attempt: int | None = None) -> bytes:
+        """What a job wrote to stdout (1) or stderr (2) in an attempt, by default its latest."""
+        found = [a for a in self.attempts(id) if attempt in (None, a.record.attempt)]
+        live = self._running_record(id)
+        if live and (not found or live[0].attempt > found[-1].record.attempt) and attempt in (None, live[0].attempt):
+            return self._streamed(id, live[0].attempt, stream)
+        return self._stream(found[-1], stream) if found else b""
+
+    def _add_output(self, job: dict[str, Any], latest: Attempt | None = None) -> None:
+        for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
+            data = self.output(job["id"], stream) if latest is None else self._stream(latest, stream)
+            job[name] = data.decode("utf-8", "surrogateescape")
+
+    def _stream(self, attempt: Attempt, stream: int) -> bytes:
+        record = attempt.record
+        at, length = attempt.offset, record.out_len
+        if stream == STDERR:
+            at, length = at + record.out_len, record.err_len
+        rest = self._slice(attempt.batch, at, length) if length else b""
+        if record.flags & FLAG_STREAMED:
+            return self._streamed(record.id, record.attempt, stream) + rest
+        return rest
+
+    def _streamed(self, id: int, attempt: int, stream: int) -> bytes:
+        """Chunks put together at their offsets: what came twice is taken once."""
+        out = bytearray()
+        for offset, data in self._query("SELECT offset, data FROM chunks WHERE id=? AND attempt=? AND stream=? "
+                                        "ORDER BY offset, number", (id, attempt, stream)):
+            out += data[max(len(out) - offset, 0):]
+        return bytes(out)
+
+    def _slice(self, batch: int, at: int, length: int) -> bytes:
+        out = b""
+        while length > 0:
+            part, inside = divmod(at, schema.OUTPUT_PART)
+            piece = self._part(batch, part)[inside:inside + length]
+            if not piece:
+                raise self._damaged(f"output of batch {batch} ends early")
+            out, at, length = out + piece, at + len(piece), length - len(piece)
+        return out
+
+    def _part(self, batch: int, part: int) -> bytes:
+        key = (batch, part)
+        if key in self._blobs:
+            self._blobs.move_to_end(key)
+            return self._blobs[key]
+        rows = self._query("SELECT data FROM output WHERE batch=? AND part=?", key)
+        if not rows:
+            raise self._damaged(f"output of batch {batch} is missing")
+        data: bytes = rows[0][0]
+        self._blobs[key] = data
+        self._blob_bytes += len(data)
+        while self._blob_bytes > _CACHED and len(self._blobs) > 1:
+            self._blob_bytes -= len(self._blobs.popitem(last=False)[1])
+        return data
+
+    def jobspec(self, id: int) -> dict[str, Any]:
+        """What the job asked for, templates filled in."""
+        group = self._group_of(id)
+        compiled = self._compiled.get(group.number)
+        if compiled is None:
+            compiled = self._compiled[group.number] = CompiledGroup(group, str(self.meta.get("workflow_dir", "")))
+        attempts = self.attempts(id)
+        return describe.jobspec(compiled, id - group.first_id, max([1, *(a.record.attempt for a in attempts)]))
+
+    def R(self, id: int) -> dict[str, Any] | None:
+        """The job's resources by Flux RFC 20; None while it has none."""
+        attempts = self.attempts(id)
+        if describe.ended(self._group_of(id), attempts):
+            record, run = attempts[-1].record, attempts[-1].run
+        else:
+            live = self._running_record(id)
+            if live is None:
+                return None
+            record, run = live
+        place = self._where(record, run)
+        return describe.rfc20(place, record) if place else None
+
+    # -- the KVS -----------------------------------------------------------------------------------------------
+
+    def kvs(self) -> Kvs:
+        """The users' keys as they were committed last, versions included."""
+        store = Kvs()
+        store.load(self._query("SELECT key, data, version FROM kvs"))
+        return store
+
+    def kvs_get(self, key: str) -> Any:
+        """A key's value. ``job.ID.…`` and ``job.NAME.INDEX.…`` show a job: see :meth:`kvs_ls`. Raises NoKey."""
+        names = check_key(key)
+        if names[0] == "job":
+            return self._virtual(key, names)
+        rows = self._query("SELECT data FROM kvs WHERE key=?", (key,))
+        if rows and rows[0][0] is not None:
+            return decode_value(rows[0][0])
+        return self.kvs().get(key)
+
+    def kvs_ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
+        """Keys below a prefix; directories end in a dot. Jobs are listed only below ``job``."""
+        if prefix.split(".")[0] != "job":
+            keys = self.kvs().ls(prefix, recursive=recursive)
+            return keys if prefix or not self.groups else [*keys, "job."]
+        if prefix == "job":
+            return [f"job.{id}." for id in range(1, self.total + 1)] + [f"job.{name}." for name in self._by_name]
+        inner = prefix[len("job."):]
+        if inner in self._by_name:
+            return [f"{prefix}.{i}." for i in range(self._by_name[inner].count)]
+        if inner.rpartition(".")[2] in _JOB_KEYS:
+            self.kvs_get(prefix)
+            return [prefix]
+        try:
+            self.one(inner)
+        except RunError as error:
+            raise NoKey(str(error)) from None
+        return [f"{prefix}.{name}" for name in _JOB_KEYS]
+
+    def _virtual(self, key: str, names: tuple[str, ...]) -> Any:
+        if len(names) < 3 or names[-1] not in _JOB_KEYS:
+            raise NoKey(f"there is no key {key!r}; a job has {', '.join('job.ID.' + name for name in _JOB_KEYS)}")
+        try:
+            id = self.one(".".join(names[1:-1]))
+        except RunError as error:
+            raise NoKey(f"there is no key {key!r}: {error}") from None
+        what = names[-1]
+        if what in ("stdout", "stderr"):
+            return self.output(id, STDOUT if what == "stdout" else STDERR)
+        if what == "eventlog":
+            return [event._asdict() for event in self.eventlog(id)]
+        return {"jobspec": self.jobspec, "R": self.R, "result": self.job}[what](id)
+
+
+class Attempt(NamedTuple):
+    """An ended attempt and where it is kept."""
+
+    record: Record
+    run: int
+    batch: int
+    offset: int
+    """Where its output begins in the batch's blob."""
+    reason: str
+
+
+def _named(records: Array) -> list[Any]:
+    return [Record._make(row) for row in records.tolist()]

@@ -1,0 +1,43 @@
+"""Going on with a run that did not end: what is done, what comes next, and what died with the last instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.states import Result, State
+from mpiflux.store.jobtable import Array, JobTable
+from mpiflux.store.kvs import Kvs
+from mpiflux.store.reader import RunReader
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """All that a new instance starts from."""
+
+    table: JobTable
+    """Ended jobs are INACTIVE for good; attempts and used retries count on. Owners: nobody."""
+    groups: list[JobGroup]
+    t_submit: list[float]
+    kvs: Kvs
+    lost: Array
+    """Records of the attempts that ran when the instance died, as LOST. Journal and apply them first, like any
+    others: their jobs then come next with a higher attempt number, without using up a retry."""
+
+
+def resume(reader: RunReader, now: float) -> Resumed:
+    """What ``reader`` says of a run whose instance is gone; ``now`` is when its running attempts count as ended.
+
+    Jobs of a group with ``after`` that were not tried yet are in DEPEND, whether or not their dependencies had been
+    satisfied: ask the dependencies again, whose outcome is in the table.
+    """
+    table = reader.table
+    ids = np.flatnonzero(table.state[:len(table)] == State.RUN) + 1
+    lost = table.synthesize(ids, Result.LOST, now)
+    for record in lost:
+        # Resource sets are numbered by each instance: without t_alloc the record names none.
+        began = reader.running[int(record["id"])]
+        record["t_start"], record["tasks"], record["pid"] = began.t_start, began.tasks, began.pid
+    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), lost)
