@@ -32,18 +32,21 @@ LINGER = 60.0
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Passed on to every rank."""
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that mean the end: what ranks do after one of them is no news."""
+
 CANNOT_START = 3
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 
-def survivors_go_on(rank: int, connected: bool) -> bool:
+def survivors_go_on(rank: int, mpi_up: bool) -> bool:
     """Whether the other ranks go on when ``rank`` has died or failed.
 
-    ``connected`` tells that every rank has come out of the first PMI barrier: before that MPI_Init cannot
-    succeed without it. Nothing goes on without rank 0.
+    ``mpi_up`` tells that every rank has at least come to MPI_Init, which cannot succeed without all of them.
+    Nothing goes on without rank 0.
     """
-    return rank != 0 and connected
+    return rank != 0 and mpi_up
 
 
 def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
@@ -78,6 +81,7 @@ class _Launch:
         self.signalled: set[int] = set()
         self.verdict: int | None = None
         self.reason = ""
+        self.condemned = False
         self.ending = False
         self.status_before_ending: int | None = None
         self.deadline: float | None = None
@@ -184,11 +188,11 @@ class _Launch:
             pass  # not registered yet
 
     def _check_stuck(self) -> None:
-        waiting = self.service.server.stuck()
-        if waiting and not self.reason:
-            gone = sorted(self.returncodes)
+        waiting, gone = self.service.server.stuck(), sorted(self.returncodes)
+        if waiting and gone:
+            culprit = next((exit_status(self.returncodes[r]) for r in gone if self.returncodes[r]), 1)
             self._condemn(f"rank {waiting[0]} waits in MPI_Init or MPI_Finalize for ranks that have gone "
-                          f"({', '.join(map(str, gone))}); ending the others", None if 0 in gone else 1)
+                          f"({', '.join(map(str, gone))}); ending the others", None if 0 in gone else culprit)
 
     # -- deaths --------------------------------------------------------------------------------------------------
 
@@ -200,13 +204,13 @@ class _Launch:
             if rank == 0:
                 self._stopped()
             return
-        connected = all(map(self.service.server.connected, range(self.size)))
+        mpi_up = all(map(self.service.server.initialized, range(self.size)))
         del self.pids[rank]
         self.guard.unwatch(pid)
         self.returncodes[rank] = os.waitstatus_to_exitcode(status)
         self._last_words(rank)
         if not self.ending:
-            self._ended(rank, self.returncodes[rank], connected)
+            self._ended(rank, self.returncodes[rank], mpi_up)
 
     def _last_words(self, rank: int) -> None:
         """Serve what the rank wrote before it died: it may be an abort."""
@@ -217,7 +221,7 @@ class _Launch:
                 self._act(self.service.on_readable(fd))
         self.service.close_rank(rank)
 
-    def _ended(self, rank: int, returncode: int, connected: bool) -> None:
+    def _ended(self, rank: int, returncode: int, mpi_up: bool) -> None:
         if rank == 0:
             self._take_terminal()
             self.status_before_ending = exit_status(returncode)
@@ -225,16 +229,18 @@ class _Launch:
                 if -returncode not in self.signalled:
                     self.tell(f"rank 0 died of {_signal_name(-returncode)}; ending the others")
                 self._end("", None)
-            elif not self.reason:
-                self._after(PATIENCE if returncode and not connected else LINGER, self._rank_0_left)
+            elif not self.condemned:
+                self._after(PATIENCE if returncode and not mpi_up else LINGER, self._rank_0_left)
             return
         if returncode == 0 or self.service.server.finalized(rank):
             return
         how = f"died of {_signal_name(-returncode)}" if returncode < 0 else f"exited with status {returncode}"
-        if survivors_go_on(rank, connected):
-            self.tell(f"rank {rank} {how}; the others go on")
+        told_to = bool(self.signalled.intersection(STOPPING))
+        if survivors_go_on(rank, mpi_up):
+            if not told_to:
+                self.tell(f"rank {rank} {how}; the others go on")
             return
-        reason = f"rank {rank} {how} before MPI was up; ending the others"
+        reason = "" if told_to else f"rank {rank} {how} before MPI was up; ending the others"
         if returncode < 0:
             self._end(reason, exit_status(returncode))
         else:
@@ -250,9 +256,9 @@ class _Launch:
 
     def _condemn(self, reason: str, verdict: int | None) -> None:
         """The program cannot go on; its ranks may find that out by themselves and say it better."""
-        if self.ending or self.reason:
+        if self.ending or self.condemned:
             return
-        self.reason, self.verdict = reason, verdict
+        self.condemned, self.reason, self.verdict = True, reason, verdict
         self._after(PATIENCE, lambda: self._end(reason, verdict))
 
     def _say_reason(self) -> None:

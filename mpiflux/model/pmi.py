@@ -82,7 +82,7 @@ def process_mapping(node_of_rank: Sequence[Hashable]) -> str:
 class _Client:
     """What the server knows of one rank."""
 
-    __slots__ = ("barriers", "buffer", "closed", "finalized", "initialized", "spawn", "waiting")
+    __slots__ = ("buffer", "closed", "finalized", "initialized", "spawn", "waiting")
 
     def __init__(self) -> None:
         self.buffer = b""
@@ -90,7 +90,6 @@ class _Client:
         self.finalized = False
         self.waiting = False
         self.closed = False
-        self.barriers = 0
         self.spawn: dict[bytes, bytes] | None = None
 
 
@@ -133,15 +132,14 @@ class PmiServer:
         return tuple(self._clients)
 
     def initialized(self, rank: int) -> bool:
-        """The rank has said ``init``: it is an MPI program that uses this server."""
+        """The rank has said ``init``: it is in MPI_Init or beyond.
+
+        Where MPI_Init ends cannot be told: on one machine MPICH 5 needs no barrier there.
+        """
         return self._clients[rank].initialized
 
     def finalized(self, rank: int) -> bool:
         return self._clients[rank].finalized
-
-    def connected(self, rank: int) -> bool:
-        """The rank has come out of its first barrier: every rank's address is known to it."""
-        return self._clients[rank].barriers > 0
 
     def stuck(self) -> tuple[int, ...]:
         """Ranks that wait in a barrier which cannot complete, as another rank of this server has gone."""
@@ -180,7 +178,6 @@ class PmiServer:
         for rank, client in self._clients.items():
             if client.waiting:
                 client.waiting = False
-                client.barriers += 1
                 actions.append(Reply(rank, b"cmd=barrier_out rc=0\n"))
         return actions
 
