@@ -64,19 +64,19 @@ def node_tasks(request: Request) -> tuple[int, int]:
     return divmod(task_count(request), request.nodes)
 
 
-_Kind = tuple[int, int, int, tuple[tuple[str, int], ...], bool]
+NodeKind = tuple[int, int, int, tuple[tuple[str, int], ...], bool]
 
 
-def kinds(nodes: Iterable[NodeResources]) -> dict[_Kind, int]:
+def kinds(nodes: Iterable[NodeResources]) -> dict[NodeKind, int]:
     """Nodes that count alike, with how many there are: a machine has few kinds and many nodes."""
-    found: dict[_Kind, int] = {}
+    found: dict[NodeKind, int] = {}
     for n in nodes:
         kind = (len(n.cores), len(n.gpus), n.memory, tuple(sorted(n.consumables.items())), n.whole)
         found[kind] = found.get(kind, 0) + 1
     return found
 
 
-def misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request: Request) -> str | None:
+def misfit(found: Mapping[NodeKind, int], shared: Mapping[str, int], request: Request) -> str | None:
     """Why ``request`` can never run on these nodes even when all is free, in words; None when it can.
 
     ``found`` is of :func:`kinds`, ``shared`` the named resources that belong to no single node.
@@ -90,7 +90,7 @@ def misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request: Reque
             or _job_misfit(found, shared, request))
 
 
-def _task_misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request: Request) -> str | None:
+def _task_misfit(found: Mapping[NodeKind, int], shared: Mapping[str, int], request: Request) -> str | None:
     """A single task that no node holds."""
     cores, gpus, memory = max(k[0] for k in found), max(k[1] for k in found), max(k[2] for k in found)
     if request.cores > cores:
@@ -105,7 +105,7 @@ def _task_misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request:
     return None
 
 
-def _named_misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request: Request) -> str | None:
+def _named_misfit(found: Mapping[NodeKind, int], shared: Mapping[str, int], request: Request) -> str | None:
     for name, amount in request.consumables.items():
         if not amount or name in shared:
             continue
@@ -115,7 +115,7 @@ def _named_misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request
     return None
 
 
-def _job_misfit(found: Mapping[_Kind, int], shared: Mapping[str, int], request: Request) -> str | None:
+def _job_misfit(found: Mapping[NodeKind, int], shared: Mapping[str, int], request: Request) -> str | None:
     """Enough for a task, not for the job."""
     usable = {kind: n for kind, n in found.items() if kind[4]} if request.exclusive else found
     if not usable:
