@@ -114,7 +114,7 @@ class JobReader:
         except ValueError as error:
             self.reader.problem(node, path, f"command: cannot be split into words: {str(error).lower()}")
             return ()
-        if text and (not argv or not argv[0]):
+        if (not argv or not argv[0]) and not node.is_empty and node.text == text:
             self.reader.problem(node, path, "command: names no program")
         for word in argv:
             self.reader.check_template(node, path, word, names)

@@ -52,6 +52,7 @@ class _Reader:
                 parent.entries[key.text] = (key, node)
             if node.kind != "scalar":
                 if len(stack) >= MAX_DEPTH:
+                    self.at = node.start
                     self._fail(f"nested deeper than {MAX_DEPTH} levels")
                 stack.append((node, key))
         self._space()

@@ -45,8 +45,8 @@ class Node:
         self.entries: dict[str, tuple[Node, Node]] = {}
         """Of a mapping: key text to (key, value), in the file's order."""
         self.weight = 1
-        self.merged = False
-        """Of a key: it came by ``<<``, so the mapping may still give its own."""
+        self.merged: set[str] = set()
+        """Of a mapping: keys that came by ``<<``, which it may still give itself."""
 
     @property
     def is_empty(self) -> bool:
@@ -127,12 +127,11 @@ def compose(text: str, problems: Problems) -> Node:
 
 
 def _malformed(error: Any, text: str, problems: Problems) -> None:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    line, column = _place(error.problem_mark or error.context_mark, text)
     message = f"malformed YAML: {error.problem or 'cannot be read'}"
     if error.context:
-        message += f" ({error.context}" + (f" that starts in line {error.context_mark.line + 1})"
-                                           if error.context_mark else ")")
+        start = f" that starts in line {_place(error.context_mark, text)[0]}" if error.context_mark else ""
+        message += f" ({error.context}{start})"
     lines = text.split("\n")
     if line <= len(lines):
         source = lines[line - 1]
@@ -143,6 +142,13 @@ def _malformed(error: Any, text: str, problems: Problems) -> None:
         elif re.search(r":\s*\{\w+\}", source):
             message += "; a text that starts with { needs quotes"
     problems.add(line, column, message)
+
+
+def _place(mark: Any, text: str) -> tuple[int, int]:
+    """Line and column of a parser's mark; at the end of the text it counts a line that is not there."""
+    if mark is None:
+        return 1, 1
+    return position(text, len(text)) if mark.index >= len(text) else (mark.line + 1, mark.column + 1)
 
 
 class _Composer:
@@ -259,12 +265,13 @@ class _Composer:
                               "quote it if it starts with a brace or bracket")
         elif key.plain and key.text == "<<":
             self._merge(parent, key, value)
-        elif key.text in parent.entries and not parent.entries[key.text][0].merged:
+        elif key.text in parent.entries and key.text not in parent.merged:
             old = parent.entries[key.text][0]
             self.problems.add(key.line, key.column, f"the key {shorten(key.text)} is there twice; "
                               f"it was first given in line {old.line}")
         else:
             parent.entries[key.text] = (key, value)
+            parent.merged.discard(key.text)
 
     def _merge(self, parent: Node, key: Node, value: Node) -> None:
         """YAML's ``<<: *base``: keys of the base that the mapping does not give itself."""
@@ -276,8 +283,7 @@ class _Composer:
             if self.merged > MAX_WEIGHT:
                 self.problems.add(key.line, key.column, f"'<<' merges more than {MAX_WEIGHT:,} keys in this file")
                 raise Refused
-            for name, (old, item) in base.entries.items():
+            for name, entry in base.entries.items():
                 if name not in parent.entries:
-                    copy = Node("scalar", old.line, old.column, text=old.text, start=old.start, end=old.end)
-                    copy.merged = True
-                    parent.entries[name] = (copy, item)
+                    parent.entries[name] = entry
+                    parent.merged.add(name)

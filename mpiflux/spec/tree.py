@@ -30,20 +30,21 @@ def read_policy(reader: Reader, node: Node | None, path: str) -> PolicySpec | No
         return None
     options: dict[str, int | float | str | bool] = {}
     if node.kind == "scalar":
-        name_node: Node | None = node
+        name_node, name_path = node, path
         name = reader.text(node, path, "", "the name of a policy")
     else:
         fields = reader.fields(node, path, (), "policy", open_ended=True)
         if fields is None:
             return None
-        name_node, name_path = fields.get("name")
-        if name_node is None:
+        found, name_path = fields.get("name")
+        if found is None:
             reader.problem(node, path, f"policy: needs a 'name'; known policies: {', '.join(POLICIES)}")
             return None
+        name_node = found
         name = reader.text(name_node, name_path, "", "the name of a policy")
         options = _policy_options(reader, fields, name)
     if name and name not in POLICIES:
-        reader.problem(name_node or node, path, f"policy: {shorten(name)} is not known{suggest(name, POLICIES)}; known "
+        reader.problem(name_node, name_path, f"policy: {shorten(name)} is not known{suggest(name, POLICIES)}; known "
                        f"policies: {', '.join(POLICIES)}")
         return None
     return PolicySpec(name, options) if name else None
@@ -90,6 +91,8 @@ def read_hierarchy(reader: Reader, node: Node | None, path: str) -> HierarchySpe
     if fields is None:
         return None
     shapes = [key for key in ("levels", "width", "children") if key in fields]
+    if not shapes and any(key != "distribution" for key in node.entries):
+        return None
     if len(shapes) != 1:
         reader.problem(node, path, f"hierarchy: give {'only ' if shapes else ''}one of levels, width and children")
         return None
@@ -226,8 +229,9 @@ def _child(reader: Reader, fields: Fields, times: int, budget: list[int]) -> Nes
     share = reader.fields(*fields.get("share"), ("nodes", "cores", "gpus"), "share")
     amounts = [0, 0, 0]
     if share is not None:
+        before = len(reader.problems.found)
         amounts = [reader.integer(*share.get(key), 0, 0, 1_000_000_000) for key in ("nodes", "cores", "gpus")]
-        if not any(amounts):
+        if not any(amounts) and len(reader.problems.found) == before:
             reader.problem(share.node, share.path, "share: give nodes, cores or gpus; leave share away for an even one")
     grandchildren, where = fields.get("children")
     name = fields.get("name")
