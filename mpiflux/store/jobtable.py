@@ -306,12 +306,14 @@ class JobTable:
     ) -> Applied:
         """Attempts that ended.
 
-        A job ends, unless the attempt was LOST, or FAILED or TIMEOUT with retries left (attempt 0, never
-        handed out, has none): then it is in SCHED again, held by nobody, and its attempt number is one up, which is what makes a late record of the old
-        attempt recognisable. LOST uses up no retry. ``batch`` and ``pos`` say where the journal holds the
-        first record (arrays: each record). ``replay`` takes any attempt number not below the current one and
-        any job in DEPEND that was tried: neither handing out nor satisfied dependencies are journaled. Raises
-        IllegalTransition, with nothing changed, when a record contradicts its job's state.
+        A job ends, unless the attempt was LOST, or FAILED or TIMEOUT with retries left (attempt 0, never handed
+        out, has none): then it is in SCHED again, held by nobody, and its attempt number is one up, which is
+        what makes a late record of the old attempt recognisable. LOST uses up no retry.
+
+        ``batch`` and ``pos`` say where the journal holds the first record (arrays: each record). ``replay``
+        takes any attempt number not below the current one and any job in DEPEND that was tried: neither handing
+        out nor satisfied dependencies are journaled. Raises IllegalTransition, with nothing changed, when a
+        record contradicts its job's state.
         """
         n = len(records)
         rows, good = self._rows(records)

@@ -23,6 +23,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,19 +95,33 @@ class Journal:
                                "choose another with --run-dir") from error
         try:
             self._db, self.mode = _open(self.directory / schema.FILE, durable)
-            self._start()
+            try:
+                self._go_on()
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
             self._lock_file.release()
             raise
+        self._start()
+
+    def _go_on(self) -> None:
+        """Number everything from where an earlier instance ended."""
+
+        def one_more(column: str, table: str) -> int:
+            return int(self._db.execute(f"SELECT coalesce(max({column}), -1) + 1 FROM {table}").fetchone()[0])
+
+        try:
+            self.run = one_more("run", "meta")
+            """Which instance this is that writes to the file, from 0."""
+            self._next_batch = one_more("batch", "jobs")
+            self._next_event = one_more("number", "events")
+            self._next_chunk = one_more("number", "chunks")
+            self._running: dict[int, int] = dict(self._db.execute("SELECT id, attempt FROM running"))
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _unusable(self.directory / schema.FILE, error) from error
 
     def _start(self) -> None:
-        one = self._db.execute
-        self.run = one("SELECT coalesce(max(run), -1) + 1 FROM meta").fetchone()[0]
-        """Which instance this is that writes to the file, from 0."""
-        self._next_batch = one("SELECT coalesce(max(batch), -1) + 1 FROM jobs").fetchone()[0]
-        self._next_event = one("SELECT coalesce(max(number), -1) + 1 FROM events").fetchone()[0]
-        self._next_chunk = one("SELECT coalesce(max(number), -1) + 1 FROM chunks").fetchone()[0]
-        self._running: dict[int, int] = dict(one("SELECT id, attempt FROM running").fetchall())
         self.seq = 0
         """Number of appends so far: the sequence number of the latest one."""
         self._backlog = 0
@@ -345,8 +360,8 @@ class Journal:
             ids = array["id"]
             low, high = (int(ids.min()), int(ids.max())) if batch.n else (0, 0)
             reasons = msgspec.msgpack.encode(batch.reasons) if batch.reasons else None
-            db.execute("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?)",
-                       (batch.number, self.run, batch.n, low, high, reasons, records))
+            db.execute("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?)",
+                       (batch.number, self.run, batch.n, low, high, zlib.crc32(records), reasons, records))
             if batch.output:
                 self._output(batch)
             if running:
@@ -361,8 +376,9 @@ class Journal:
     def _output(self, batch: _Batch) -> None:
         data = b"".join(batch.output)
         for part, at in enumerate(range(0, len(data), schema.OUTPUT_PART)):
-            self._db.execute("INSERT OR REPLACE INTO output VALUES (?,?,?)",
-                             (batch.number, part, data[at:at + schema.OUTPUT_PART]))
+            piece = data[at:at + schema.OUTPUT_PART]
+            self._db.execute("INSERT OR REPLACE INTO output VALUES (?,?,?,?)",
+                             (batch.number, part, zlib.crc32(piece), piece))
 
 
 def _over(running: dict[int, int], ids: list[int], attempts: Any) -> list[tuple[int]]:
@@ -421,8 +437,12 @@ def _open(path: Path, durable: bool) -> tuple[sqlite3.Connection, str]:
             if db:
                 db.close()
             raise
-    raise JournalError(f"{path}: cannot be opened for writing: {problem}; choose another --run-dir, or look at it "
-                       "with sqlite3's .recover if it must be saved")
+    raise _unusable(path, problem)
+
+
+def _unusable(path: Path, problem: object) -> JournalError:
+    return JournalError(f"{path}: cannot be opened for writing: {problem}; choose another --run-dir, or save what can "
+                        "be saved of it with `sqlite3 run.db .recover`")
 
 
 def _check_identity(db: sqlite3.Connection, path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sqlite3
+import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -30,10 +31,11 @@ from mpiflux.store import describe, runlock, schema
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import Event, Record, eventlog
 from mpiflux.store.jobtable import RECORD, Array, JobTable
-from mpiflux.store.kvs import Kvs, NoKey, check_key, decode_value
+from mpiflux.store.kvs import Kvs, NoKey, check_key
 
 _WINDOW = 4096
 """Jobs that are made into dictionaries at a time."""
+_KINDS: dict[str, type | tuple[type, ...]] = {"b": bytes, "i": int, "f": (float, int), "s": str}
 _CACHED = 64 << 20
 """Bytes of output blobs kept at hand."""
 _JOB_KEYS = ("jobspec", "R", "eventlog", "stdout", "stderr", "result")
@@ -112,11 +114,31 @@ class RunReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def _query(self, kinds: str, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows, checked: a letter of ``kinds`` for each column, b(ytes), i(nt), f(loat), s(tr), capital: or NULL.
+
+        A damaged file can hold anything anywhere.
+        """
         try:
-            return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+            rows = self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, ValueError) as error:
             raise self._damaged(error) from error
+        for row in rows:
+            for kind, value in zip(kinds, row, strict=True):
+                if not (isinstance(value, _KINDS[kind.lower()]) or (value is None and kind.isupper())):
+                    raise self._damaged("a row holds what it never should")
+        return rows
+
+    def _unpack(self, data: bytes, kind: Any) -> Any:
+        try:
+            return msgspec.msgpack.decode(data, type=kind)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+
+    def _batch(self, batch: int, n: int, crc: int, data: bytes) -> Array:
+        if len(data) != n * SIZE or zlib.crc32(data) != crc:
+            raise self._damaged(f"batch {batch} of job records is cut short or changed")
+        return np.frombuffer(data, RECORD)
 
     def _damaged(self, what: object) -> RunError:
         return RunError(f"{self._file}: {what}; if it is damaged, `sqlite3 run.db .recover` saves what can be saved")
@@ -125,19 +147,19 @@ class RunReader:
 
     def _head(self) -> None:
         self._meta: dict[int, dict[str, Any]] = {}
-        for run, key, text in self._query("SELECT run, key, value FROM meta ORDER BY run"):
-            self._meta.setdefault(run, {})[key] = json.loads(text)
+        for run, key, text in self._query("iss", "SELECT run, key, value FROM meta ORDER BY run"):
+            try:
+                self._meta.setdefault(run, {})[key] = json.loads(text)
+            except ValueError as error:
+                raise self._damaged(error) from error
         self.meta: dict[str, Any] = {}
         """What the instances said of themselves, a later one's word over an earlier one's."""
         for values in self._meta.values():
             self.meta.update(values)
         self.runs = len(self._meta)
         """How many instances have written here: 1 and one for each resumption."""
-        rows = self._query("SELECT data, t_submit FROM groups ORDER BY number")
-        try:
-            self.groups: list[JobGroup] = [msgspec.msgpack.decode(data, type=JobGroup) for data, _ in rows]
-        except msgspec.MsgspecError as error:
-            raise self._damaged(error) from error
+        rows = self._query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
+        self.groups: list[JobGroup] = [self._unpack(data, JobGroup) for data, _ in rows]
         self.t_submit: list[float] = [t for _, t in rows]
         self._by_name = {group.name: group for group in reversed(self.groups)}
 
@@ -175,32 +197,35 @@ class RunReader:
     def _load(self) -> None:
         if self._table is not None:
             return
-        self._query("BEGIN")
+        self._query("", "BEGIN")
         try:
             self._head()
-            rows = self._query("SELECT batch, run, n, records FROM jobs ORDER BY batch")
-            started = self._query("SELECT record FROM running")
+            rows = self._query("iiiib", "SELECT batch, run, n, crc, records FROM jobs ORDER BY batch")
+            started = self._query("b", "SELECT record FROM running WHERE length(record)=?", (SIZE,))
         finally:
-            self._db.execute("ROLLBACK")
-        for i, (batch, _, n, records) in enumerate(rows):
-            if batch != i or len(records) != n * SIZE:
-                raise self._damaged(f"batch {i} of job records is missing or cut short")
-        counts = np.array([n for _, _, n, _ in rows], "i8")
-        self._records = np.frombuffer(b"".join(records for *_, records in rows), RECORD)
-        self._runs = np.array([run for _, run, _, _ in rows], "i8")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        for i, (batch, _, n, crc, records) in enumerate(rows):
+            if batch != i:
+                raise self._damaged(f"batch {i} of job records is missing")
+            self._batch(batch, n, crc, records)
+        counts = np.array([n for _, _, n, _, _ in rows], "i8")
+        self._records = np.frombuffer(b"".join(row[-1] for row in rows), RECORD)
+        self._runs = np.array([row[1] for row in rows], "i8")
+        rows.clear()
         self._first = np.concatenate([np.zeros(1, "i8"), np.cumsum(counts)])
         lengths = np.cumsum(self._records["out_len"].astype("i8") + self._records["err_len"])
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
         table = JobTable()
-        for group in self.groups:
-            table.add_group(group)
-        batch = np.repeat(np.arange(len(rows)), counts)
+        batch = np.repeat(np.arange(len(counts)), counts)
         try:
+            for group in self.groups:
+                table.add_group(group)
             table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
             if self.running:
                 table.started(np.array(list(self.running.values()), RECORD), replay=True)
-        except IllegalTransition as error:
+        except (IllegalTransition, ValueError, OverflowError) as error:
             raise self._damaged(error) from error
         self._table = table
 
@@ -254,16 +279,16 @@ class RunReader:
         """The ended attempts of a job, in order; reads only batches that may hold it."""
         self._group_of(id)
         out: list[Attempt] = []
-        rows = self._query("SELECT batch, run, reasons, records FROM jobs WHERE lo<=? AND hi>=? ORDER BY batch",
-                           (id, id))
-        for batch, run, reasons, blob in rows:
-            records = np.frombuffer(blob, RECORD)
+        rows = self._query("iiiiBb", "SELECT batch, run, n, crc, reasons, records FROM jobs "
+                           "WHERE lo<=? AND hi>=? ORDER BY batch", (id, id))
+        for batch, run, n, crc, reasons, blob in rows:
+            records = self._batch(batch, n, crc, blob)
             for pos in np.flatnonzero(records["id"] == id).tolist():
                 before = records[:pos]
                 offset = int(before["out_len"].sum(dtype="i8") + before["err_len"].sum(dtype="i8"))
                 record = _named(records[pos:pos + 1])[0]
-                reason = msgspec.msgpack.decode(reasons).get(id, "") if record.flags & FLAG_REASON else ""
-                out.append(Attempt(record, run, batch, offset, reason))
+                told = self._unpack(reasons, dict[int, str]) if reasons and record.flags & FLAG_REASON else {}
+                out.append(Attempt(record, run, batch, offset, told.get(id, "")))
         return self._accepted(self._group_of(id), out)
 
     def _accepted(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
@@ -275,7 +300,7 @@ class RunReader:
         return out
 
     def _running_record(self, id: int) -> tuple[Record, int] | None:
-        rows = self._query("SELECT record, run FROM running WHERE id=?", (id,))
+        rows = self._query("bi", "SELECT record, run FROM running WHERE id=? AND length(record)=?", (id, SIZE))
         return (_named(np.frombuffer(rows[0][0], RECORD))[0], rows[0][1]) if rows else None
 
     def job(self, id: int, *, with_output: bool = False) -> dict[str, Any]:
@@ -301,7 +326,7 @@ class RunReader:
         return describe.job(group, id, t_submit, state, None, None, "", tried)
 
     def _depended(self, group: JobGroup, id: int) -> bool:
-        return bool(self._query("SELECT 1 FROM events WHERE id IN (?,?) AND name='depend' LIMIT 1",
+        return bool(self._query("i", "SELECT 1 FROM events WHERE id IN (?,?) AND name='depend' LIMIT 1",
                                 (id, schema.group_event_id(group.number))))
 
     def jobs(
@@ -352,10 +377,10 @@ class RunReader:
 
     def _reasons(self, batches: Array) -> dict[tuple[int, int], str]:
         low, high = int(batches.min()), int(batches.max())
-        rows = self._query("SELECT batch, reasons FROM jobs WHERE batch BETWEEN ? AND ? AND reasons NOT NULL",
-                           (low, high))
+        rows = self._query("ib", "SELECT batch, reasons FROM jobs WHERE batch BETWEEN ? AND ? "
+                           "AND reasons NOT NULL", (low, high))
         return {(batch, id): text for batch, data in rows
-                for id, text in msgspec.msgpack.decode(data, type=dict[int, str]).items()}
+                for id, text in self._unpack(data, dict[int, str]).items()}
 
     def _where(self, record: Record, run: int) -> Where | None:
         """The resources of an attempt; None when it never had any."""
@@ -363,10 +388,10 @@ class RunReader:
             return None
         key = (run, record.r_sched, record.r_id)
         if key not in self._rsets:
-            rows = self._query("SELECT data FROM rsets WHERE run=? AND sched=? AND r_id=?", key)
+            rows = self._query("b", "SELECT data FROM rsets WHERE run=? AND sched=? AND r_id=?", key)
             if not rows:
                 return None
-            r = msgspec.msgpack.decode(rows[0][0], type=ResourceSet)
+            r = self._unpack(rows[0][0], ResourceSet)
             self._rsets[key] = describe.where(r, self._meta.get(run, {}).get("nodes", []))
         return self._rsets[key]
 
@@ -375,8 +400,8 @@ class RunReader:
     def eventlog(self, id: int) -> list[Event]:
         """What happened to a job, in order."""
         group, attempts = self._group_of(id), self.attempts(id)
-        extra = [Event(name, t, msgspec.msgpack.decode(context)) for t, name, context in self._query(
-            "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
+        extra = [Event(name, t, self._unpack(context, dict[str, Any])) for t, name, context in self._query(
+            "fsb", "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
             (id, schema.group_event_id(group.number)))]
         done = describe.ended(group, attempts)
         live = None if done else self._running_record(id)
@@ -385,8 +410,8 @@ class RunReader:
 
     def events(self) -> list[tuple[int, Event]]:
         """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
-        return [(id, Event(name, t, msgspec.msgpack.decode(context))) for id, t, name, context in self._query(
-            "SELECT id, t, name, context FROM events ORDER BY number")]
+        return [(id, Event(name, t, self._unpack(context, dict[str, Any]))) for id, t, name, context in self._query(
+            "ifsb", "SELECT id, t, name, context FROM events ORDER BY number")]
 
     def output(self, id: int, stream: int, attempt: int | None = None) -> bytes:
         """What a job wrote to stdout (1) or stderr (2) in an attempt, by default its latest."""
@@ -414,8 +439,8 @@ class RunReader:
     def _streamed(self, id: int, attempt: int, stream: int) -> bytes:
         """Chunks put together at their offsets: what came twice is taken once."""
         out = bytearray()
-        for offset, data in self._query("SELECT offset, data FROM chunks WHERE id=? AND attempt=? AND stream=? "
-                                        "ORDER BY offset, number", (id, attempt, stream)):
+        for offset, data in self._query("ib", "SELECT offset, data FROM chunks WHERE id=? AND attempt=? "
+                                        "AND stream=? ORDER BY offset, number", (id, attempt, stream)):
             out += data[max(len(out) - offset, 0):]
         return bytes(out)
 
@@ -434,10 +459,10 @@ class RunReader:
         if key in self._blobs:
             self._blobs.move_to_end(key)
             return self._blobs[key]
-        rows = self._query("SELECT data FROM output WHERE batch=? AND part=?", key)
-        if not rows:
-            raise self._damaged(f"output of batch {batch} is missing")
-        data: bytes = rows[0][0]
+        rows = self._query("ib", "SELECT crc, data FROM output WHERE batch=? AND part=?", key)
+        if not rows or zlib.crc32(rows[0][1]) != rows[0][0]:
+            raise self._damaged(f"output of batch {batch} is missing or changed")
+        data: bytes = rows[0][1]
         self._blobs[key] = data
         self._blob_bytes += len(data)
         while self._blob_bytes > _CACHED and len(self._blobs) > 1:
@@ -471,7 +496,7 @@ class RunReader:
     def kvs(self) -> Kvs:
         """The users' keys as they were committed last, versions included."""
         store = Kvs()
-        store.load(self._query("SELECT key, data, version FROM kvs"))
+        store.load(self._query("sBi", "SELECT key, data, version FROM kvs"))
         return store
 
     def kvs_get(self, key: str) -> Any:
@@ -479,9 +504,9 @@ class RunReader:
         names = check_key(key)
         if names[0] == "job":
             return self._virtual(key, names)
-        rows = self._query("SELECT data FROM kvs WHERE key=?", (key,))
+        rows = self._query("B", "SELECT data FROM kvs WHERE key=?", (key,))
         if rows and rows[0][0] is not None:
-            return decode_value(rows[0][0])
+            return self._unpack(rows[0][0], Any)
         return self.kvs().get(key)
 
     def kvs_ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:

@@ -2,7 +2,8 @@
 
 Jobs are kept by batch, as the packed records in which they arrived: a row a job would cost ten times the time and
 the space. ``jobs.lo`` and ``jobs.hi`` bound the ids of a batch, so one job is found without reading all batches.
-``run`` counts the instances that wrote to the file: each resumption has its own nodes and resource sets.
+``run`` counts the instances that wrote to the file: each resumption has its own nodes and resource sets. ``crc``
+is the CRC-32 of a row's records or data: SQLite checks its log, but not what a file system did to the file.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ CREATE TABLE IF NOT EXISTS groups (number INTEGER PRIMARY KEY, t_submit REAL, da
 CREATE TABLE IF NOT EXISTS rsets (run INTEGER, sched INTEGER, r_id INTEGER, data BLOB,
     PRIMARY KEY (run, sched, r_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS jobs (batch INTEGER PRIMARY KEY, run INTEGER, n INTEGER, lo INTEGER, hi INTEGER,
-    reasons BLOB, records BLOB);
-CREATE TABLE IF NOT EXISTS output (batch INTEGER, part INTEGER, data BLOB);
+    crc INTEGER, reasons BLOB, records BLOB);
+CREATE TABLE IF NOT EXISTS output (batch INTEGER, part INTEGER, crc INTEGER, data BLOB);
 CREATE UNIQUE INDEX IF NOT EXISTS output_batch ON output (batch, part);
 CREATE TABLE IF NOT EXISTS chunks (number INTEGER PRIMARY KEY, id INTEGER, attempt INTEGER, stream INTEGER,
     offset INTEGER, data BLOB);
