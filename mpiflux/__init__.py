@@ -1,0 +1,27 @@
+"""A tree of schedulers in one MPI program: run workflows of up to a million short programs inside a batch allocation.
+
+What programs use is here by name and loaded when first asked for, so that ``import mpiflux`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpiflux.client import Event, Flux, Job, NoJob, NotConnected, connect
+
+__version__ = "0.1.0"
+
+__all__ = ["Event", "Flux", "Job", "NoJob", "NotConnected", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from mpiflux import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,144 @@
+"""From the command line to the module of its command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+
+from mpiflux.cli.console import Gone, write
+from mpiflux.cli.parser import Parser, fail, spoken_for, suggestion
+
+COMMANDS = {
+    # command       module        what it does
+    "run":          ("run",       "run a workflow to the end"),
+    "validate":     ("validate",  "say everything that is wrong with a workflow file"),
+    "jobs":         ("jobs",      "list the jobs of a run"),
+    "job show":     ("job",       "all that is known of one job"),
+    "job eventlog": ("job",       "what happened to a job, and when"),
+    "job attach":   ("job",       "print a job's output; while it runs, as it comes"),
+    "job wait":     ("job",       "wait until jobs have ended; the exit status is theirs"),
+    "kvs get":      ("kvs",       "print the value of a key"),
+    "kvs ls":       ("kvs",       "list keys"),
+    "resources":    ("resources", "nodes, cores and GPUs of a run, and what of them is in use"),
+    "tree":         ("resources", "the tree of schedulers and what each owns"),
+    "export":       ("export",    "the table of jobs as CSV, JSON or Parquet"),
+}
+
+LATER = {
+    "start": "start an instance with an initial program",
+    "submit": "hand a job to a live instance",
+    "job cancel": "end a job of a live instance",
+    "kvs put": "set a key in a live instance",
+    "kvs rm": "remove a key in a live instance",
+    "kvs watch": "follow changes of a key",
+    "events": "follow the events of a live instance",
+    "pub": "publish a message in a live instance",
+    "sub": "subscribe to messages of a live instance",
+    "top": "show a live view",
+    "report": "write an HTML and PNG report of a run",
+    "simulate": "run the schedulers on a virtual cluster and clock",
+}
+"""Commands that this version only knows by name, and what it cannot do yet."""
+
+GROUPS = ("job", "kvs")
+"""First words that want a second one."""
+
+_FILES = (".yaml", ".yml", ".json")
+_PIPE = 141
+"""128 + SIGPIPE, as of any program whose reader left."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    try:
+        handler, args = parse(sys.argv[1:] if argv is None else argv)
+        return handler(args)
+    except Gone:
+        return _PIPE
+    except BrokenPipeError:
+        return _PIPE
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 2
+
+
+def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
+    """What to call, and with what. A wrong line, or ``--help``, raises SystemExit."""
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        if not spoken_for():
+            write(overview())
+        raise SystemExit(0 if words else 2)
+    if words[0] in ("-V", "--version"):
+        from mpiflux import __version__
+
+        write(f"mpiflux {__version__}\n")
+        raise SystemExit(0)
+    name, rest = _command(words)
+    module_name, description = COMMANDS[name]
+    parser = Parser(f"mpiflux {name}", description[0].upper() + description[1:] + ".", once=name == "run")
+    # by name, so that a command loads no other command's module
+    module = __import__(f"mpiflux.cli.{module_name}", fromlist=["define"])
+    handler: Callable[[Namespace], int] = module.define(name, parser)
+    args = parser.parse(rest)
+    args.parser = parser
+    return handler, args
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command's name and its arguments."""
+    first = words[0]
+    known = [*COMMANDS, *LATER]
+    if first in GROUPS:
+        second = words[1] if len(words) > 1 else "--help"
+        actions = [name.split()[1] for name in known if name.startswith(first + " ")]
+        if second in ("-h", "--help"):
+            write(_group_help(first))
+            raise SystemExit(0 if len(words) > 1 else 2)
+        if second not in actions:
+            fail(f"there is no command '{first} {second}'"
+                 f"{suggestion(second, actions) or '; there are: ' + ', '.join(actions)}")
+        name, rest = f"{first} {second}", words[2:]
+    elif first in known:
+        name, rest = first, words[1:]
+    elif first.endswith(_FILES) or os.path.isfile(first):
+        return "run", words
+    elif first.startswith("-"):
+        fail(f"options stand after the command, as in `mpiflux run {first} …`", once=True)
+    else:
+        singles = list(dict.fromkeys(command.split()[0] for command in known))
+        fail(f"there is no command {first!r}, and no such workflow file{suggestion(first, singles)}\n"
+             "try `mpiflux --help`", once=True)
+    if name in LATER:
+        fail(f"{name}: not in this version of mpiflux, which cannot {LATER[name]} yet", once=True)
+    return name, rest
+
+
+def overview() -> str:
+    """The text of ``mpiflux --help``."""
+    lines = ["usage: mpiflux COMMAND …        (the same: python -m mpiflux COMMAND …)",
+             "       mpiflux WORKFLOW.yaml …  (the same: mpiflux run WORKFLOW.yaml …)", "",
+             "Run workflows of up to a million short programs inside one MPI program.", ""]
+    width = max(map(len, COMMANDS)) + 2
+    lines += [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "not in this version: " + ", ".join(LATER), "",
+              "`mpiflux COMMAND --help` says more and has examples; `mpiflux --version` prints the version.", "",
+              "example:", "  mpiexec -n 4 mpiflux workflow.yaml --run-dir runs/first", "  mpiflux jobs runs/first", ""]
+    return "\n".join(lines)
+
+
+def _group_help(first: str) -> str:
+    chosen = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(first + " ")}
+    width = max(map(len, chosen)) + 2
+    example = {"job": "mpiflux job show 12 runs/first", "kvs": "mpiflux kvs ls job.12 runs/first"}[first]
+    later = [name for name in LATER if name.startswith(first + " ")]
+    return "\n".join([f"usage: mpiflux {first} ACTION …", "",
+                      *(f"  {name:<{width}}{text}" for name, text in chosen.items()),
+                      *(["", "not in this version: " + ", ".join(later)] if later else []),
+                      "", "example:", f"  {example}", ""])
+
+
+__all__ = ["COMMANDS", "GROUPS", "LATER", "main", "overview", "parse"]
