@@ -169,14 +169,21 @@ class MpiRun:
         return subprocess.CompletedProcess(self.command, self.process.returncode, self.stdout, self.stderr)
 
     def kill(self) -> set[procs.Process]:
-        """Kill what is still there, in whatever session or group it is by now, and say what that was."""
+        """Kill what is still there, in whatever session or group it is by now, and say what that was.
+
+        Killed ranks cannot unlink their shared-memory segments, so this does.
+        """
+        segments = procs.shared_memory(self.members())
         killed = procs.kill_until_none(lambda: {p for p in self.members() if p.comm not in LAUNCHERS})
         try:
             self.process.wait(3.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        return killed | procs.kill_until_none(self.members)
+        killed |= procs.kill_until_none(self.members)
+        for path in segments:
+            Path(path).unlink(missing_ok=True)
+        return killed
 
 
 def start_mpi(n: int, argv: Sequence[str], *, stack: Stack | None = None,

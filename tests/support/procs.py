@@ -81,6 +81,19 @@ def marked(name: str, value: str, table: dict[int, Process]) -> set[Process]:
     return found
 
 
+def shared_memory(processes: Iterable[Process]) -> set[str]:
+    """Paths of the named shared-memory segments that they have mapped."""
+    found = set()
+    for process in processes:
+        try:
+            with open(f"/proc/{process.pid}/maps") as file:
+                paths = (line.rstrip("\n").partition("/dev/shm/")[2] for line in file)
+                found |= {f"/dev/shm/{path}" for path in paths if path and not path.endswith(" (deleted)")}
+        except OSError:
+            continue
+    return found
+
+
 def kill(process: Process) -> None:
     """End this very process, never another that got its id; reap it if it is our child."""
     try:

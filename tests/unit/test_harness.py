@@ -154,10 +154,12 @@ def test_a_hung_program_is_killed_with_all_its_processes(check: LeakCheck) -> No
     with start_mpi(2, ["-c", HUNG], env=check.environ) as run:
         run.wait_for("hung 0")
         run.wait_for("hung 1")
+        segments = procs.shared_memory(run.members())
         with pytest.raises(MpiTimeoutError, match=r"did not end within 0\.3 s") as caught:
             run.wait(0.3)
     lines = [line.split() for line in caught.value.stdout.splitlines() if line.startswith("hung")]
     pids = {int(pid) for line in lines for pid in line[2:]}
+    assert [path for path in segments if os.path.exists(path)] == []
     assert len(pids) == 4 and pids <= {p.pid for p in caught.value.killed}
     for pid in pids:
         left = procs.stat(pid)
