@@ -78,7 +78,8 @@ def parse(xml: str) -> Raw:
     version = int(top.get("version", "2.0").partition(".")[0])
     # enum hwloc_obj_osdev_type_e became a bit mask in version 3; GPU and co-processor in either
     gpu_types = frozenset(("4", "8", "12")) if version >= 3 else frozenset(("1", "5"))
-    walk = _Walk(gpu_types)
+    walk = _Walk(gpu_types, {int(node.get("os_index", "0")): node.get("cpuset", "")
+                             for node in top.iter("object") if node.get("type") == "NUMANode"})
     for child in top.findall("object"):
         walk.visit(child, -1, False)
     if not walk.cores:
@@ -102,16 +103,17 @@ def bits(text: str) -> tuple[int, ...]:
 class _Walk:
     """Gathers cores and devices in document order, which is hwloc's logical order."""
 
-    def __init__(self, gpu_types: frozenset[str]) -> None:
-        self._gpu_types = gpu_types
+    def __init__(self, gpu_types: frozenset[str], cpus_of: dict[int, str]) -> None:
+        self._gpu_types, self._cpus_of = gpu_types, cpus_of
         self.cores: list[RawCore] = []
         self.devices: list[RawDevice] = []
 
     def visit(self, element: Element, numa: int, in_core: bool) -> None:
         kind = element.get("type", "")
         if kind not in _IO_OBJECTS:
-            near = bits(element.get("nodeset", ""))
-            numa = near[0] if len(near) == 1 else -1
+            # nodes of memory only are near to many and say nothing of a place
+            near = [node for node in bits(element.get("nodeset", "")) if bits(self._cpus_of.get(node, ""))]
+            numa = near[0] if len({self._cpus_of[node] for node in near}) == 1 else -1
         if kind == "Core" or (kind == "PU" and not in_core):
             self.cores.append(RawCore(bits(element.get("cpuset", "")), min(bits(element.get("nodeset", "")),
                                                                            default=0)))
