@@ -11,6 +11,7 @@ before all others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from mpiflux.model import resources
@@ -398,18 +399,18 @@ class ResourcePool:
         return cores + more_cores, gpus + more_gpus, node.memory
 
     def _count_capacity(self, request: Request) -> int:
-        empty = self._empty_copy()
-        shape = empty._shape(request)
-        index = shape.indexes[-1]
-        empty._sync(index)
-        additive = not (shape.named or shape.exclusive)
-        if additive and (shape.nodes == 0 or shape.single):
+        shape = self._by_id.get(id(request)) or self._shape(request)
+        if not (shape.named or shape.exclusive) and (shape.nodes == 0 or shape.single):
+            here = Counter((len(n.spec.cores) - n.away_cores.bit_count(), len(n.spec.gpus) - n.away_gpus.bit_count(),
+                            n.spec.memory - n.away_memory) for n in self._nodes if n.up)
+            room = [(resources.capacity(*kind, {}, request, request.consumables), n) for kind, n in here.items()]
             if shape.single:
-                jobs = sum(fit // shape.tasks for fit, _ in index.descending())
+                jobs = sum(fit // shape.tasks * n for fit, n in room)
             else:
-                jobs = index.total() // shape.tasks
-            return min([jobs, *(empty._shared[name] // amount for name, amount in shape.shared)])
-        jobs = 0
+                jobs = sum(fit * n for fit, n in room) // shape.tasks
+            return min([jobs, *(self._shared_total[name] // amount for name, amount in shape.shared)])
+        # Whole nodes, several nodes and rounded shares do not add up: what is left over depends on the order.
+        empty, jobs = self._empty_copy(), 0
         while empty.alloc(request) is not None:
             jobs += 1
         return jobs

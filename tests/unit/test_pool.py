@@ -106,6 +106,12 @@ def test_cores_near_free_gpus_are_spared() -> None:
     assert taken(p.alloc(Request(cores=2, gpus=1))) == [(0, (0, 1), (0,), 1)]
 
 
+def test_core_jobs_leave_every_gpu_its_share_of_near_cores() -> None:
+    p = pool(1, cores=8, gpus=2, domains=2)
+    assert [taken(p.alloc(Request()))[0][1] for _ in range(4)] == [(0,), (4,), (1,), (5,)]
+    assert [taken(p.alloc(Request(cores=2, gpus=1)))[0][1:3] for _ in range(2)] == [((2, 3), (0,)), ((6, 7), (1,))]
+
+
 def test_a_task_stays_in_one_domain_on_another_node_rather_than_split_here() -> None:
     p = pool(2, cores=8, domains=2)
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -189,6 +190,27 @@ def test_any_history(machine: tuple[list[NodeResources], dict[str, int]],
     fresh = ResourcePool(nodes, shared)
     for _, request, _ in history:
         assert pool.alloc(request) == fresh.alloc(request), "after all is given back nothing is remembered"
+
+
+def test_a_history_longer_than_the_list_of_changes() -> None:
+    rng = random.Random(5)
+    nodes = [NodeResources(node=i, cores=tuple(range(4)), gpus=(0, 1), memory=6) for i in range(3)]
+    shapes = [Request(), Request(cores=3), Request(gpus=1, memory=2), Request(tasks=3), Request(nodes=2, cores=2)]
+    rare = Request(cores=2, gpus=1)
+    pool, books = ResourcePool(nodes), Books(nodes, {})
+    running: list[tuple[ResourceSet, Request]] = []
+    for step in range(15000):
+        request = rare if step % 1500 == 0 else rng.choice(shapes)
+        if running and rng.random() < 0.45:
+            rset, request = running.pop(rng.randrange(len(running)))
+            pool.free(rset, request)
+            books.book(rset, request, -1)
+            continue
+        found = pool.alloc(request)
+        assert (found is not None) == bool(books.least_nodes(request))
+        if found is not None:
+            books.book(found, request, 1)
+            running.append((found, request))
 
 
 @settings(max_examples=200, deadline=None)
