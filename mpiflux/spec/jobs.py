@@ -30,6 +30,8 @@ MAX_CONSUMABLE = 1 << 53
 MAX_SECONDS = 1e9
 MAX_RETRIES = 10_000
 MAX_ENV = 4096
+MAX_COMMAND = 1 << 18
+"""Characters of a command that is to be split: shlex takes quadratic time for a long word."""
 
 _JOB_NAME = re.compile(r"\w[\w.+-]*")
 _PARAMETER = re.compile(r"[^\W\d][\w-]*")
@@ -109,6 +111,9 @@ class JobReader:
     def _split(self, node: Node, path: str, names: Collection[str]) -> tuple[str, ...]:
         """Words as a POSIX shell makes them, before anything is substituted: a value never becomes two words."""
         text = self.reader.text(node, path, "", "a text or a list of arguments")
+        if len(text) > MAX_COMMAND:
+            self.reader.problem(node, path, f"command: a text longer than {MAX_COMMAND:,} characters; write a list")
+            return ()
         try:
             argv = tuple(shlex.split(text))
         except ValueError as error:

@@ -26,6 +26,11 @@ _SCALAR_TAGS = {"!": False, _TAG + "str": False, _TAG + "int": True, _TAG + "flo
 """Tag to whether the text is resolved as if it were plain."""
 
 
+_NO_ITEMS: list[Node] = []
+_NO_ENTRIES: dict[str, tuple[Node, Node]] = {}
+"""Shared by all scalars: a file of a million values would keep the garbage collector busy with empty ones."""
+
+
 class Node:
     """One value of the document. ``kind`` is ``scalar``, ``list`` or ``mapping``."""
 
@@ -41,11 +46,11 @@ class Node:
         """Offsets in the file's text."""
         self.source = source
         """Set when the node comes from an option instead of the file."""
-        self.items: list[Node] = []
-        self.entries: dict[str, tuple[Node, Node]] = {}
+        self.items: list[Node] = [] if kind == "list" else _NO_ITEMS
+        self.entries: dict[str, tuple[Node, Node]] = {} if kind == "mapping" else _NO_ENTRIES
         """Of a mapping: key text to (key, value), in the file's order."""
         self.weight = 1
-        self.merged: set[str] = set()
+        self.merged: frozenset[str] = frozenset()
         """Of a mapping: keys that came by ``<<``, which it may still give itself."""
 
     @property
@@ -271,7 +276,8 @@ class _Composer:
                               f"it was first given in line {old.line}")
         else:
             parent.entries[key.text] = (key, value)
-            parent.merged.discard(key.text)
+            if parent.merged:
+                parent.merged -= {key.text}
 
     def _merge(self, parent: Node, key: Node, value: Node) -> None:
         """YAML's ``<<: *base``: keys of the base that the mapping does not give itself."""
@@ -283,7 +289,6 @@ class _Composer:
             if self.merged > MAX_WEIGHT:
                 self.problems.add(key.line, key.column, f"'<<' merges more than {MAX_WEIGHT:,} keys in this file")
                 raise Refused
-            for name, entry in base.entries.items():
-                if name not in parent.entries:
-                    parent.entries[name] = entry
-                    parent.merged.add(name)
+            new = {name: entry for name, entry in base.entries.items() if name not in parent.entries}
+            parent.entries.update(new)
+            parent.merged |= new.keys()
