@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mpiflux.model.environment import ALLOCATION_NAMES, clean_environment
 from mpiflux.model.pmi import Abort, Action, PmiServer, process_mapping
-from mpiflux.node.pmi import PmiService, kvs_name
+from mpiflux.node.pmi import PmiService, kvs_name, remove_segments
 
 GRACE = 5.0
 """Seconds between TERM and KILL."""
@@ -91,9 +91,10 @@ class _Launch:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        self.guard = _Guard()
+        kvsname = kvs_name()
+        self.guard = _Guard(kvsname)
         try:
-            self.service = PmiService(PmiServer(self.size, kvs_name(), process_mapping([0] * self.size)))
+            self.service = PmiService(PmiServer(self.size, kvsname, process_mapping([0] * self.size)))
             with selectors.DefaultSelector() as self.selector, _Signals() as self.signals:
                 self.selector.register(self.signals.fd, selectors.EVENT_READ)
                 try:
@@ -109,6 +110,7 @@ class _Launch:
                     self.service.close()
         finally:
             self.guard.dismiss()
+            remove_segments(kvsname)
         return self._status()
 
     def _start_all(self) -> None:
@@ -379,13 +381,13 @@ class _Signals:
 class _Guard:
     """A process that ends the ranks when this one is gone without having said so."""
 
-    def __init__(self) -> None:
+    def __init__(self, kvsname: str) -> None:
         read, self._write = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 os.close(self._write)
-                _stand_guard(read)
+                _stand_guard(read, kvsname)
             finally:
                 os._exit(0)
         os.close(read)
@@ -408,7 +410,7 @@ class _Guard:
         os.waitpid(self._pid, 0)
 
 
-def _stand_guard(read: int) -> None:
+def _stand_guard(read: int, kvsname: str) -> None:
     for number in (*FORWARDED, signal.SIGTSTP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     os.setpgid(0, 0)
@@ -433,6 +435,7 @@ def _stand_guard(read: int) -> None:
             elif pid in watched:
                 os.close(watched.pop(pid))
     _end_watched(watched)
+    remove_segments(kvsname)
 
 
 def _end_watched(watched: dict[int, int]) -> None:

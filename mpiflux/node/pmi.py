@@ -16,7 +16,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from mpiflux.model.pmi import Abort, Action, PmiServer, Reply
+from mpiflux.model.pmi import Abort, Action, PmiServer, Reply, mpich_segments
 
 READ_SIZE = 16384
 
@@ -129,6 +129,35 @@ def rank_variables(fd: int, rank: int, size: int, local_rank: int, local_size: i
 def kvs_name(label: str = "mpiflux") -> str:
     """A key-value space name that no other program started by this user's processes has now.
 
-    MPICH derives names of shared-memory segments from it.
+    MPICH derives names of shared-memory segments from it, and hangs on a dead program's: see
+    :func:`remove_segments`.
     """
     return f"{label}_{os.getpid()}_{os.urandom(4).hex()}"
+
+
+SHARED_MEMORY = "/dev/shm"
+
+
+def remove_segments(kvsname: str, nodes: int = 1) -> None:
+    """Give back the memory that MPICH ranks of this key-value space shared here. All of them have ended."""
+    for name in mpich_segments(kvsname, nodes):
+        _unlink(os.path.join(SHARED_MEMORY, name))
+
+
+def unlink_own_segments() -> None:
+    """Take the name from the memory this rank shares with its neighbours, so that it is freed with the last of
+    them however they end. MPICH only; for any other library this does nothing.
+
+    Call it once MPI is initialised and a barrier of all ranks is passed: before, a rank may still look for it.
+    """
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        paths = {line.rstrip("\n").split(None, 5)[5] for line in maps if f" {SHARED_MEMORY}/mpich_" in line}
+    for path in paths:
+        _unlink(path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # never made, or a neighbour was first

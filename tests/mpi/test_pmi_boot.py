@@ -8,22 +8,25 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from mpiflux.model.pmi import Abort, Action, BarrierEntered, PmiServer, process_mapping
-from mpiflux.node.pmi import PmiService
+from mpiflux.node.pmi import PmiService, kvs_name, remove_segments
 from tests.support.mpi import clean_environment, installed_stack
 
 LIMIT = 60.0
+ROOT = str(Path(__file__).parents[2])
 
 
 class Program:
     """Ranks of one program over one or more services, as several machines would run it."""
 
     def __init__(self, code: str, node_of_rank: list[int], python: str = sys.executable) -> None:
-        size, mapping = len(node_of_rank), process_mapping(node_of_rank)
-        self.services = [PmiService(PmiServer(size, "kvs_t", mapping, ranks=[r for r in range(size)
+        size, mapping, name = len(node_of_rank), process_mapping(node_of_rank), kvs_name()
+        self.kvsname, self.nodes = name, len(set(node_of_rank))
+        self.services = [PmiService(PmiServer(size, name, mapping, ranks=[r for r in range(size)
                                                                                if node_of_rank[r] == node]))
                          for node in sorted(set(node_of_rank))]
         self.processes: list[subprocess.Popen[str]] = []
@@ -32,8 +35,9 @@ class Program:
         for service in self.services:
             for rank in service.server.ranks:
                 fd, variables = service.open(rank)
+                environ = {**clean_environment({"PYTHONPATH": ROOT}), **variables}
                 self.processes.append(subprocess.Popen(
-                    [python, "-c", code], env={**clean_environment(), **variables}, pass_fds=[fd], text=True,
+                    [python, "-c", code], env=environ, pass_fds=[fd], text=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
                 service.started(rank)
 
@@ -73,6 +77,7 @@ class Program:
             process.communicate(timeout=LIMIT)
         for service in self.services:
             service.close()
+        remove_segments(self.kvsname, self.nodes)
 
     def output(self) -> str:
         """All stdout, once every rank has ended well."""
@@ -139,6 +144,27 @@ def test_abort_reaches_the_caller_with_its_code() -> None:
                 for key, _ in selector.select(1.0):
                     program.act(service, service.on_readable(key.fd))
     assert [(a.rank, a.code) for a in program.aborts] == [(1, 7)]
+
+
+@pytest.mark.mpi
+@pytest.mark.usefixtures("mpich")
+def test_shared_memory_without_a_name_is_freed_however_ranks_end() -> None:
+    code = """
+import os, sys
+from mpi4py import MPI
+from mpiflux.node.pmi import unlink_own_segments
+w = MPI.COMM_WORLD
+w.Barrier()
+held = [line.split()[-1] for line in open("/proc/self/maps") if "/dev/shm/mpich" in line]
+w.Barrier()
+unlink_own_segments()
+assert w.allreduce(1) == 2 and w.Dup().allreduce(1) == 2
+sys.stdout.write(held[0] + "\\n"); sys.stdout.flush()
+os._exit(0)
+"""
+    with Program(code, [0, 0]) as program:
+        names = set(program.output().split())
+        assert len(names) == 1 and not [name for name in names if os.path.exists(name)]
 
 
 @pytest.mark.mpi

@@ -145,6 +145,34 @@ from mpi4py import MPI
     assert "rank 1 exited with status 5 before MPI was up" in done.stderr
 
 
+@pytest.mark.mpi
+@pytest.mark.usefixtures("mpich")
+@pytest.mark.parametrize("killed", [False, True])
+def test_no_shared_memory_is_left_by_ranks_that_do_not_finalize(killed: bool) -> None:
+    code = """
+import os, sys, time
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+(name,) = {line.split()[-1] for line in open("/proc/self/maps") if "/dev/shm/mpich" in line}
+sys.stdout.write(f"in {name} \\n"); sys.stdout.flush()
+MPI.COMM_WORLD.Barrier()
+time.sleep(1000) if len(sys.argv) > 1 else os._exit(0)
+"""
+    environ = clean_environment({"PYTHONPATH": str(ROOT)})
+    with MpiRun(command(2, [sys.executable, "-c", code, *(["killed"] if killed else [])]), environ, None) as started:
+        started.wait_for(" \n")
+        name = started.stdout.split()[1]
+        assert name.startswith("/dev/shm/mpich_shm_")
+        if killed:
+            assert os.path.exists(name)
+            started.signal(signal.SIGKILL)
+            started.process.wait(LIMIT)
+            until(lambda: not os.path.exists(name), "the guard removes it")
+        else:
+            assert started.wait(LIMIT).returncode == 0
+            assert not os.path.exists(name)
+
+
 # -- how ranks end -----------------------------------------------------------------------------------------------
 
 
@@ -240,6 +268,14 @@ def test_too_few_descriptors_are_a_clear_line_and_started_ranks_end() -> None:
         done = started.wait(LIMIT)
     assert done.returncode == 3
     assert "ask for fewer --ranks" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_starting_and_detecting_import_little() -> None:
+    code = ("import sys, mpiflux.instance.selflaunch, mpiflux.instance.launcher;"
+            "print([m for m in ('asyncio', 'numpy', 'msgspec', 'yaml', 'mpi4py', 'subprocess') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], env=clean_environment({"PYTHONPATH": str(ROOT)}),
+                          capture_output=True, text=True, timeout=LIMIT)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_arguments_are_checked() -> None:
@@ -443,8 +479,9 @@ else:
         terminal.wait_for("go")
         terminal.type("\x1a")
         terminal.wait_for("topped")
+        terminal.text = ""
         terminal.type("fg\n")
-        time.sleep(0.2)
+        terminal.wait_for("job")  # the shell says what goes on, and reads no more itself
         terminal.type("hello\n")
         terminal.wait_for("line hello")
         terminal.type("rm $TMPDIR/job; exit 5\n")

@@ -225,6 +225,11 @@ def test_mapping_says_the_layout(layout):
     assert expand(process_mapping(layout)) == [order.index(node) for node in layout]
 
 
+def test_names_of_mpichs_segments():
+    assert pmi.mpich_segments("abc1", 2) == ["mpich_shm_9934264e_0", "mpich_shm_9934264e_1",
+                                             "mpich_vci_9934264e_0", "mpich_vci_9934264e_1"]
+
+
 def test_a_mapping_too_long_for_a_client_is_unknown():
     assert process_mapping([0, 1, 1] * 2000) == ""
     s = PmiServer(1, "k", "")
