@@ -27,24 +27,22 @@ from mpiflux.model.messages import Chunk, ResourceSet
 from mpiflux.model.records import FLAG_REASON, FLAG_STREAMED, SIZE
 from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
-from mpiflux.store import describe, runlock, schema
+from mpiflux.store import describe, kvsview, runlock, schema
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import Event, Record, eventlog
 from mpiflux.store.jobtable import RECORD, Array, JobTable
-from mpiflux.store.kvs import Kvs, NoKey, check_key
+from mpiflux.store.kvs import Kvs
+from mpiflux.store.schema import RunError
 
 _WINDOW = 4096
 """Jobs that are made into dictionaries at a time."""
 _KINDS: dict[str, type | tuple[type, ...]] = {"b": bytes, "i": int, "f": (float, int), "s": str}
 _CACHED = 64 << 20
 """Bytes of output blobs kept at hand."""
-_JOB_KEYS = ("jobspec", "R", "eventlog", "stdout", "stderr", "result")
 
 STDOUT, STDERR = 1, 2
 
-
-class RunError(Exception):
-    """A run directory that cannot be read, or has no such job."""
+__all__ = ["STDERR", "STDOUT", "Attempt", "RunError", "RunReader", "open_run"]
 
 
 def open_run(path: str | os.PathLike[str]) -> RunReader:
@@ -161,7 +159,7 @@ class RunReader:
         rows = self._query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
         self.groups: list[JobGroup] = [self._unpack(data, JobGroup) for data, _ in rows]
         self.t_submit: list[float] = [t for _, t in rows]
-        self._by_name = {group.name: group for group in reversed(self.groups)}
+        self.by_name = {group.name: group for group in reversed(self.groups)}
 
     @property
     def state(self) -> str:
@@ -239,16 +237,16 @@ class RunReader:
     def resolve(self, ref: str | int) -> Sequence[int]:
         """The ids that a reference means: ``12``, ``sim.3``, ``sim[3]``, ``sim[3-5,9]``, or ``sim`` for a group."""
         text = str(ref)
-        if text in self._by_name:
-            group = self._by_name[text]
+        if text in self.by_name:
+            group = self.by_name[text]
             return range(group.first_id, group.stop_id)
         if text.isdigit():
             self._group_of(int(text))
             return (int(text),)
         match = re.fullmatch(r"(.+)\.(\d+)|(.+)\[([\d,-]+)\]", text)
-        named = self._by_name.get(match[1] or match[3]) if match else None
+        named = self.by_name.get(match[1] or match[3]) if match else None
         if match is None or named is None:
-            names = ", ".join(list(self._by_name)[:8]) or "none"
+            names = ", ".join(list(self.by_name)[:8]) or "none"
             raise RunError(f"no job {text!r}: give an id, a group's name ({names}), or NAME.INDEX as in sim.3")
         try:
             indices = idset.decode(match[2] or match[4])
@@ -346,9 +344,9 @@ class RunReader:
         table = self.table
         rows = np.arange(len(table)) if ids is None else np.unique(np.asarray(ids, "i8")) - 1
         if name is not None:
-            if name not in self._by_name:
-                raise RunError(f"no group {name!r}; there are: {', '.join(self._by_name) or 'none'}")
-            group = self._by_name[name]
+            if name not in self.by_name:
+                raise RunError(f"no group {name!r}; there are: {', '.join(self.by_name) or 'none'}")
+            group = self.by_name[name]
             rows = rows[(rows >= group.first_id - 1) & (rows < group.stop_id - 1)]
         if states is not None:
             rows = rows[np.isin(table.state[rows], [int(s) for s in states])]
@@ -508,10 +506,11 @@ class RunReader:
         return store
 
     def kvs_get(self, key: str) -> Any:
-        """A key's value. ``job.ID.…`` and ``job.NAME.INDEX.…`` show a job: see :meth:`kvs_ls`. Raises NoKey."""
-        names = check_key(key)
-        if names[0] == "job":
-            return self._virtual(key, names)
+        """A key's value. ``job.ID.…`` and ``job.NAME.INDEX.…`` show a job: see :mod:`kvsview`. Raises NoKey."""
+        return kvsview.get(self, key)
+
+    def kvs_data(self, key: str) -> Any:
+        """The value of a user's key. Raises NoKey."""
         rows = self._query("B", "SELECT data FROM kvs WHERE key=?", (key,))
         if rows and rows[0][0] is not None:
             return self._unpack(rows[0][0], Any)
@@ -519,36 +518,7 @@ class RunReader:
 
     def kvs_ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
         """Keys below a prefix; directories end in a dot. Jobs are listed only below ``job``."""
-        if prefix.split(".")[0] != "job":
-            keys = self.kvs().ls(prefix, recursive=recursive)
-            return keys if prefix or not self.groups else [*keys, "job."]
-        if prefix == "job":
-            return [f"job.{id}." for id in range(1, self.total + 1)] + [f"job.{name}." for name in self._by_name]
-        inner = prefix[len("job."):]
-        if inner in self._by_name:
-            return [f"{prefix}.{i}." for i in range(self._by_name[inner].count)]
-        if inner.rpartition(".")[2] in _JOB_KEYS:
-            self.kvs_get(prefix)
-            return [prefix]
-        try:
-            self.one(inner)
-        except RunError as error:
-            raise NoKey(str(error)) from None
-        return [f"{prefix}.{name}" for name in _JOB_KEYS]
-
-    def _virtual(self, key: str, names: tuple[str, ...]) -> Any:
-        if len(names) < 3 or names[-1] not in _JOB_KEYS:
-            raise NoKey(f"there is no key {key!r}; a job has {', '.join('job.ID.' + name for name in _JOB_KEYS)}")
-        try:
-            id = self.one(".".join(names[1:-1]))
-        except RunError as error:
-            raise NoKey(f"there is no key {key!r}: {error}") from None
-        what = names[-1]
-        if what in ("stdout", "stderr"):
-            return self.output(id, STDOUT if what == "stdout" else STDERR)
-        if what == "eventlog":
-            return [event._asdict() for event in self.eventlog(id)]
-        return {"jobspec": self.jobspec, "R": self.R, "result": self.job}[what](id)
+        return kvsview.ls(self, prefix, recursive=recursive)
 
 
 class Attempt(NamedTuple):

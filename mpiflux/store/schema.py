@@ -36,6 +36,10 @@ CREATE TABLE IF NOT EXISTS kvs (key TEXT PRIMARY KEY, version INTEGER, data BLOB
 """``events.id`` is a job's id, 0 for the instance, or −1 − number for a whole group. ``kvs.data`` NULL: deleted."""
 
 
+class RunError(Exception):
+    """A run directory that cannot be read, or has no such job."""
+
+
 def group_event_id(number: int) -> int:
     """The ``events.id`` of an event that concerns every job of a group."""
     return -1 - number

@@ -1,0 +1,56 @@
+"""The KVS as people see it: the users' keys, and below ``job`` every job of the run.
+
+``job.ID.jobspec``, ``.R``, ``.eventlog``, ``.stdout``, ``.stderr`` (bytes) and ``.result``; ``job.NAME.INDEX.…`` is
+another name of the same. Nothing of it is stored as keys: it is put together when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpiflux.store.kvs import NoKey, check_key
+from mpiflux.store.schema import RunError
+
+if TYPE_CHECKING:
+    from mpiflux.store.reader import RunReader
+
+JOB_KEYS = ("jobspec", "R", "eventlog", "stdout", "stderr", "result")
+
+
+def get(run: RunReader, key: str) -> Any:
+    """A key's value. Raises BadKey or NoKey."""
+    names = check_key(key)
+    if names[0] != "job":
+        return run.kvs_data(key)
+    if len(names) < 3 or names[-1] not in JOB_KEYS:
+        raise NoKey(f"there is no key {key!r}; a job has {', '.join('job.ID.' + name for name in JOB_KEYS)}")
+    try:
+        id = run.one(".".join(names[1:-1]))
+    except RunError as error:
+        raise NoKey(f"there is no key {key!r}: {error}") from None
+    what = names[-1]
+    if what in ("stdout", "stderr"):
+        return run.output(id, 1 if what == "stdout" else 2)
+    if what == "eventlog":
+        return [event._asdict() for event in run.eventlog(id)]
+    return {"jobspec": run.jobspec, "R": run.R, "result": run.job}[what](id)
+
+
+def ls(run: RunReader, prefix: str = "", *, recursive: bool = False) -> list[str]:
+    """Keys below a prefix; directories end in a dot. Raises BadKey or NoKey."""
+    if prefix.split(".")[0] != "job":
+        keys = run.kvs().ls(prefix, recursive=recursive)
+        return keys if prefix or not run.groups else [*keys, "job."]
+    if prefix == "job":
+        return [f"job.{id}." for id in range(1, run.total + 1)] + [f"job.{name}." for name in run.by_name]
+    inner = prefix[len("job."):]
+    if inner in run.by_name:
+        return [f"{prefix}.{i}." for i in range(run.by_name[inner].count)]
+    if inner.rpartition(".")[2] in JOB_KEYS:
+        get(run, prefix)
+        return [prefix]
+    try:
+        run.one(inner)
+    except RunError as error:
+        raise NoKey(str(error)) from None
+    return [f"{prefix}.{name}" for name in JOB_KEYS]
