@@ -80,7 +80,7 @@ def process_mapping(node_of_rank: Sequence[Hashable]) -> str:
 
 
 def mpich_segments(kvsname: str, nodes: int = 1) -> list[str]:
-    """Names of the shared-memory segments that MPICH ≥ 4.3 makes for a program, and leaves when a rank dies.
+    """Names of the shared-memory segments that MPICH 5 makes for a program, and leaves when a rank dies.
 
     They are numbered by FNV-1a of the key-value space's name, then by node (MPICH's ``posix_init.c``; checked
     with 5.0.2).
