@@ -35,7 +35,7 @@ MAX_ELEMENTS = 1 << 40
 MAX_STORED = 100_000_000
 """Values that all columns without a formula may hold together."""
 
-_GENERATORS: dict[str, tuple[str, ...]] = {
+GENERATORS: dict[str, tuple[str, ...]] = {
     "linspace": (), "logspace": (), "range": (), "lhs": ("seed",), "uniform": ("seed",), "normal": ("seed",),
     "csv": ("column",),
 }
@@ -95,18 +95,18 @@ class ColumnReader:
         return True
 
     def _generator(self, node: Node, path: str, name: str) -> Column | None:
-        found = [key for key in node.entries if key in _GENERATORS]
+        found = [key for key in node.entries if key in GENERATORS]
         if len(found) != 1:
-            options = ", ".join(_GENERATORS)
+            options = ", ".join(GENERATORS)
             for key, (key_node, _) in node.entries.items():
-                if not found and (hint := suggest(key, _GENERATORS)):
+                if not found and (hint := suggest(key, GENERATORS)):
                     self.reader.problem(key_node, path, f"parameter {name}: there is no generator {shorten(key)}{hint}")
                     return None
             self.reader.problem(node, path, f"parameter {name}: expected a list, a value, or one of {options}"
                                 + (f"; {' and '.join(found)} cannot be used together" if found else ""))
             return None
         kind = found[0]
-        fields = self.reader.fields(node, path, (kind, *_GENERATORS[kind]), f"parameter {name}")
+        fields = self.reader.fields(node, path, (kind, *GENERATORS[kind]), f"parameter {name}")
         if fields is None:
             return None
         argument, where = fields.get(kind)

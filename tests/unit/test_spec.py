@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 
 from mpiflux.model.jobspec import Dependency, HierarchySpec, JobGroup, LevelSpec, NestedSpec, PolicySpec, Workflow
 from mpiflux.model.params import FloatColumn, IntColumn, LinspaceColumn, ListColumn, LogspaceColumn, RangeColumn
-from mpiflux.model.template import CompiledGroup
+from mpiflux.model.template import BUILTINS, CompiledGroup
 from mpiflux.sched.policies import KNOWN
-from mpiflux.spec import load, load_hierarchy, loader, unsupported
+from mpiflux.spec import generators, jobs, load, load_hierarchy, loader, unsupported
 from mpiflux.spec.tree import POLICIES
 
 
@@ -317,3 +318,19 @@ def test_policies_are_the_schedulers() -> None:
 def test_importing_is_cheap() -> None:
     code = "import sys, mpiflux.spec; print([m for m in ('numpy', 'yaml', 'asyncio') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "workflow-file.md"
+SHOWN = re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", SHOWN)
+def test_workflows_of_the_reference_are_right(text: str) -> None:
+    assert workflow(text).groups
+
+
+def test_the_reference_names_every_key() -> None:
+    text = DOCS.read_text()
+    assert [key for key in (*loader.KEYS, *jobs.KEYS, *jobs.RESOURCES, *generators.GENERATORS, *POLICIES)
+            if f"`{key}`" not in text and f"`{{{key}:" not in text] == []
+    assert [name for name in BUILTINS if f"`{{{name}}}`" not in text] == []
