@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import TextIO
@@ -115,6 +116,12 @@ def duration(seconds: float | None) -> str:
     if minutes < 1440:
         return f"{minutes // 60}h{minutes % 60:02}m"
     return f"{minutes // 1440}d{minutes % 1440 // 60:02}h"
+
+
+def coarse(seconds: float) -> str:
+    """A duration in whole seconds at best, and never 0: ``1s``, ``48s``, ``3m05s``."""
+    whole = max(math.ceil(seconds), 1)
+    return f"{whole}s" if whole < 60 else duration(whole)
 
 
 def rate(per_second: float) -> str:

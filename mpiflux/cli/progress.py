@@ -7,14 +7,14 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpiflux.cli.console import Gone, duration, near, plural, rate, say, shorten, signal_name, tell
+from mpiflux.cli.console import Gone, coarse, near, plural, rate, say, shorten, signal_name, tell
 from mpiflux.instance.options import RunInfo, RunOptions
 
 if TYPE_CHECKING:
     from mpiflux.instance.master import View
 
-RATE_WINDOW = 5.0
-"""Seconds over which jobs/s are taken."""
+SHORT_WINDOW, LONG_WINDOW, ENOUGH = 5.0, 60.0, 10
+"""Seconds over which jobs/s are taken: the short ones where so many jobs ended in them."""
 FIRST_LINE, LINE_EVERY, LINE_AT_LEAST = 2.0, 3.0, 10.0
 """Plain lines: seconds to the first, between two when something changed, and at most between two."""
 
@@ -87,27 +87,34 @@ class Speed:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
+        self._begin: tuple[float, int] | None = None
 
     def saw(self, now: float, ended: int) -> None:
+        self._begin = self._begin or (now, ended)
         self._seen.append((now, ended))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - RATE_WINDOW:
+        while self._seen[0][0] < now - LONG_WINDOW:
             self._seen.popleft()
+
+    def _since(self, start: tuple[float, int]) -> float:
+        now, ended = self._seen[-1]
+        return (ended - start[1]) / (now - start[0]) if now > start[0] else 0.0
 
     @property
     def per_second(self) -> float:
-        if len(self._seen) < 2:
+        """Of the last seconds, or of the last minute where jobs end only now and then."""
+        if not self._seen:
             return 0.0
-        (t0, n0), (t1, n1) = self._seen[0], self._seen[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+        now, ended = self._seen[-1]
+        start = next(seen for seen in self._seen if seen[0] >= now - SHORT_WINDOW)
+        return self._since(start if ended - start[1] >= ENOUGH else self._seen[0])
 
     def left(self, view: View) -> float | None:
-        """Seconds to the end, by the mean over the whole run where the last seconds saw no job end; None: unknown."""
-        remaining = view.counts.total - view.counts.inactive
-        first = self._seen[0] if self._seen else (view.now, 0)
-        speed = self.per_second
-        if speed <= 0.0 and view.now > view.t_start:
-            speed = first[1] / (view.now - view.t_start)
-        return remaining / speed if speed > 0.0 else None
+        """Seconds to the end at the last minute's speed; where no job ended in it, at that of the whole run. None:
+        unknown."""
+        if not self._seen or self._begin is None:
+            return None
+        speed = self._since(self._seen[0]) or self._since(self._begin)
+        return (view.counts.total - view.counts.inactive) / speed if speed > 0.0 else None
 
 
 class Meter(Protocol):
@@ -152,14 +159,14 @@ class Lines(Silent):
 def line(view: View, speed: Speed) -> str:
     c = view.counts
     share = f"{100 * c.inactive // c.total if c.total else 100:3} %"
-    parts = [f"[{duration(view.now - view.t_start):>6}] {share}  {c.inactive:,} of {c.total:,} jobs done",
+    parts = [f"[{coarse(view.now - view.t_start):>6}] {share}  {c.inactive:,} of {c.total:,} jobs done",
              f"{c.run:,} running"]
     parts += [f"{n:,} {word}" for n, word in ((c.failed, "failed"), (c.timeout, "timed out"),
                                              (c.canceled, "canceled")) if n]
     parts.append(rate(speed.per_second))
     left = speed.left(view)
     if left is not None and c.inactive < c.total:
-        parts.append(f"{duration(left)} left")
+        parts.append(f"{coarse(left)} left")
     return ", ".join(parts)
 
 
@@ -172,8 +179,10 @@ class Bar:
 
         console = Console(file=sys.stderr, force_terminal=True, highlight=False)
         self._console = console
-        columns: list[Any] = [TextColumn("{task.description}", style="bold", markup=False),
-                              BarColumn(bar_width=None), TextColumn("{task.fields[text]}")]
+        columns: list[Any] = [
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=None, complete_style="green", finished_style="green"),
+            TextColumn("{task.fields[text]}")]
         self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True, expand=True,
                                   redirect_stdout=False, redirect_stderr=False)
         self._task = self._progress.add_task(shorten(name, 20), total=None, text="starting")
@@ -194,8 +203,16 @@ class Bar:
         if not self._alive:
             return
         c = view.counts
+        self._fit()
         self._progress.update(self._task, completed=c.inactive, total=c.total, text=self._text(view, speed))
         self._safely(self._progress.refresh)
+
+    def _fit(self) -> None:
+        """Leave room at the right edge: the echo of Ctrl-C must not begin a new line, which nobody would erase."""
+        try:
+            self._console.width = max(os.get_terminal_size(sys.stderr.fileno()).columns - 5, 20)
+        except (OSError, ValueError):
+            pass
 
     def _text(self, view: View, speed: Speed) -> str:
         c = view.counts
@@ -208,7 +225,7 @@ class Bar:
             parts.append(f"[yellow]{c.canceled:,} canceled[/]")
         parts.append(rate(speed.per_second))
         if left is not None and c.inactive < c.total:
-            parts.append(f"{duration(left)} left")
+            parts.append(f"{coarse(left)} left")
         if self._console.width < 80:
             parts = [parts[0], *parts[2:]]
         return "  ".join(parts)

@@ -56,7 +56,8 @@ def summary(options: RunOptions, info: RunInfo, view: View, status: int) -> list
     if elapsed > 0:
         first += f", {rate(ended / elapsed)}"
         if view.cores and not options.null_exec:
-            first += f", {min(100.0, 100 * view.busy / (elapsed * view.cores)):.0f} % of {plural(view.cores, 'core')} busy"
+            share = min(100.0, 100 * view.busy / (elapsed * view.cores))
+            first += f", {share:.0f} % of {plural(view.cores, 'core')} busy"
     rows = [("completed", c.completed), ("failed", c.failed), ("timed out", c.timeout), ("canceled", c.canceled),
             ("not done", c.total - c.inactive)]
     width = len(f"{c.total:,}")

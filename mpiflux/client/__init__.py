@@ -1,0 +1,5 @@
+"""What user programs import: the jobs and keys of the run they are part of, or of a run directory."""
+
+from mpiflux.client.flux import Event, Flux, Job, Kvs, NoJob, NotConnected, connect
+
+__all__ = ["Event", "Flux", "Job", "Kvs", "NoJob", "NotConnected", "connect"]

@@ -1,0 +1,91 @@
+"""``resources`` and ``tree``: what a run has, and how its schedulers share it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mpiflux.cli.console import colourful, paint, plural, say
+from mpiflux.cli.parser import Parser
+from mpiflux.cli.rundir import add_directory, answered, reading
+from mpiflux.cli.summary import host_list
+
+if TYPE_CHECKING:
+    from mpiflux.store.reader import RunReader
+
+_RUN = 3
+
+
+def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
+    parser.examples(f"mpiflux {name} runs/first", f"mpiflux {name} runs/first --json")
+    add_directory(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return lambda args: answered(args, resources if name == "resources" else tree)
+
+
+def resources(args: Namespace) -> None:
+    with reading(args) as reader:
+        meta, live = reader.meta, reader.state == "running"
+        nodes = owned(reader, live)
+    if args.json:
+        keys = ("ranks", "schedulers", "cores", "gpus")
+        say(json.dumps({**{key: meta.get(key) for key in keys}, "nodes": nodes}))
+        return
+    say(f"{plural(len(nodes), 'node')}, {plural(meta.get('cores', 0), 'core')}, {plural(meta.get('gpus', 0), 'GPU')}, "
+        f"{plural(meta.get('ranks', 1), 'rank')}, {plural(meta.get('schedulers', 1), 'scheduler')}")
+    head = ["NODES", "CORES", "GPUS", "MEMORY"] + (["CORES BUSY", "GPUS BUSY"] if live else [])
+    print_table([head, *alike(nodes, live)])
+
+
+def owned(reader: RunReader, live: bool) -> list[dict[str, Any]]:
+    """What the run directory says of each node; of a live run also which cores and GPUs its running jobs hold."""
+    from mpiflux.model import idset
+    from mpiflux.model.states import State
+
+    nodes = [dict(node) for node in reader.meta.get("resources", [])]
+    if not live:
+        return nodes
+    busy: dict[str, tuple[set[int], set[int]]] = {node["node"]: (set(), set()) for node in nodes}
+    for job in reader.jobs(states=[State.RUN]):
+        for i, host in enumerate(job["nodes"]):
+            for held, key in zip(busy.get(host, (set(), set())), ("cores", "gpus"), strict=True):
+                ids = job[key] if isinstance(job[key], str) else job[key][i]
+                held.update(idset.decode(ids))
+    for node in nodes:
+        node["cores_busy"], node["gpus_busy"] = (idset.encode(ids) for ids in busy[node["node"]])
+    return nodes
+
+
+def alike(nodes: list[dict[str, Any]], live: bool) -> list[list[str]]:
+    """A row for all nodes that have the same, with host names as a hostlist."""
+    from mpiflux.model import idset
+    from mpiflux.model.resources import size
+
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for node in nodes:
+        cells = [node["cores"] or "-", node["gpus"] or "-", size(node["memory"]) if node["memory"] else "-"]
+        if live:
+            cells += [str(len(idset.decode(node[key]))) for key in ("cores_busy", "gpus_busy")]
+        groups.setdefault(tuple(cells), []).append(node["node"])
+    return [[host_list(names), *cells] for cells, names in groups.items()]
+
+
+def print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    colours = colourful(sys.stdout)
+    for number, row in enumerate(rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        say(paint(line, "bold", colours and number == 0))
+
+
+def tree(args: Namespace) -> None:
+    with reading(args) as reader:
+        meta = reader.meta
+    if args.json:
+        say(json.dumps({"schedulers": meta.get("schedulers"), "ranks": meta.get("ranks"),
+                        "nodes": meta.get("nodes"), "tree": meta.get("tree"), "text": meta.get("plan", "")}))
+        return
+    say(meta.get("plan") or "this run has not said what its tree is")

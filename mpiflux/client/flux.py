@@ -1,0 +1,215 @@
+"""A run seen through its directory: what is committed there, while it goes on and after.
+
+What has to reach the live instance (submit a job, set a key, publish a message) needs a connection that this version
+does not have: it raises :class:`NotConnected`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+from mpiflux.model.states import Result, State
+from mpiflux.store.eventlog import Event
+from mpiflux.store.reader import RunError, RunReader, open_run
+
+URI = "rundir://"
+
+
+class NotConnected(RuntimeError):
+    """There is no such run, or what was asked for needs the live instance."""
+
+
+class NoJob(LookupError):
+    """The run has no such job or group."""
+
+
+def connect(target: str | os.PathLike[str] | None = None) -> Flux:
+    """The run that this job is part of, or that of a run directory or a URI. Use it as a context manager.
+
+    Without ``target``: ``MPIFLUX_URI``, then ``MPIFLUX_RUN_DIR``, which every job has. Raises NotConnected.
+    """
+    chosen = os.fspath(target) if target is not None else (
+        os.environ.get("MPIFLUX_URI") or os.environ.get("MPIFLUX_RUN_DIR"))
+    if not chosen:
+        raise NotConnected("this is no mpiflux job (neither MPIFLUX_URI nor MPIFLUX_RUN_DIR is set): name a run "
+                           "directory, as in mpiflux.connect('runs/first')")
+    if chosen.startswith(URI):
+        chosen = unquote(chosen[len(URI):])
+    elif "://" in chosen:
+        raise NotConnected(f"{chosen}: this version connects to rundir:///DIRECTORY and to directories only")
+    try:
+        return Flux(open_run(chosen))
+    except RunError as error:
+        raise NotConnected(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job record. Times are Unix seconds, ``utime`` and ``stime`` seconds, ``maxrss`` bytes."""
+
+    id: int
+    name: str
+    index: int
+    """Position in its group, from 0."""
+    params: dict[str, int | float | str | bool]
+    state: str
+    """``DEPEND``, ``SCHED``, ``RUN``, ``CLEANUP`` or ``INACTIVE``."""
+    result: str | None
+    """``COMPLETED``, ``FAILED``, ``CANCELED``, ``TIMEOUT``; None until it has ended."""
+    returncode: int | None
+    """As :mod:`subprocess` gives it: −N for signal N. None until it has ended."""
+    attempts: int
+    tasks: int
+    nodes: list[str]
+    cores: str | list[str]
+    """Logical core numbers as an idset such as ``0-3``; one a node where there are several nodes."""
+    gpus: str | list[str]
+    t_submit: float
+    t_start: float | None
+    t_finish: float | None
+    utime: float | None
+    stime: float | None
+    maxrss: int | None
+    reason: str
+    """Why it ended so, where there is more to say than its returncode."""
+    _reader: RunReader = field(repr=False, compare=False)
+    _output: tuple[str, str] | None = field(repr=False, compare=False, default=None)
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote to standard output; bytes that are not UTF-8 as surrogateescape shows them."""
+        return self._output[0] if self._output else self._stream(1)
+
+    @property
+    def stderr(self) -> str:
+        """The same of standard error."""
+        return self._output[1] if self._output else self._stream(2)
+
+    def events(self) -> Iterator[Event]:
+        """What has happened to it so far, in order; each has ``name``, ``timestamp`` and ``context``."""
+        yield from self._reader.eventlog(self.id)
+
+    def _stream(self, number: int) -> str:
+        return self._reader.output(self.id, number).decode("utf-8", "surrogateescape")
+
+
+class Kvs:
+    """The keys of a run."""
+
+    def __init__(self, reader: RunReader) -> None:
+        self._reader = reader
+
+    def get(self, key: str) -> Any:
+        """A value: what JSON can hold, or bytes. Raises KeyError."""
+        from mpiflux.store.kvs import KvsError
+
+        try:
+            return self._reader.kvs_get(key)
+        except KvsError as error:
+            raise KeyError(str(error)) from None
+
+    def ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
+        """The keys below ``prefix``; directories end in a dot. Raises KeyError."""
+        from mpiflux.store.kvs import KvsError
+
+        try:
+            return self._reader.kvs_ls(prefix, recursive=recursive)
+        except KvsError as error:
+            raise KeyError(str(error)) from None
+
+    def put(self, key: str, value: object) -> NoReturn:
+        _needs_instance("kvs.put")
+
+    def watch(self, key: str) -> NoReturn:
+        _needs_instance("kvs.watch")
+
+    def rm(self, key: str) -> NoReturn:
+        _needs_instance("kvs.rm")
+
+
+class Flux:
+    """A run; see :func:`connect`."""
+
+    def __init__(self, reader: RunReader) -> None:
+        self._reader = reader
+        self.kvs = Kvs(reader)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Flux:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, or ``interrupted`` (it can be resumed)."""
+        return self._reader.state
+
+    def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,
+             results: Collection[str] | None = None, with_output: bool = False) -> Iterator[Job]:
+        """Jobs in order of id, as they are now: of the group ``name``, in one of ``states``, with one of ``results``.
+
+        ``with_output`` reads stdout and stderr along, which is much faster than job by job. Raises NoJob for an
+        unknown name, ValueError for an unknown state or result.
+        """
+        state_codes = None if states is None else [State(_code(State, word)) for word in states]
+        result_codes = None if results is None else [Result(_code(Result, word)) for word in results]
+        self._reader.refresh()
+        if name is not None and all(group.name != name for group in self._reader.groups):
+            known = ", ".join(group.name for group in self._reader.groups)
+            raise NoJob(f"no jobs are called {name!r}; there are: {known or 'none'}")
+        return self._each(name, state_codes, result_codes, with_output)
+
+    def _each(self, name: str | None, states: list[State] | None, results: list[Result] | None,
+              with_output: bool) -> Iterator[Job]:
+        for record in self._reader.jobs(name, states, results, with_output):
+            yield self._job(record)
+
+    def job(self, id: int | str, *, with_output: bool = False) -> Job:
+        """One job as it is now: by its id, or as ``"sim.3"`` or ``"sim[3]"``. Raises NoJob."""
+        try:
+            return self._job(self._reader.job(self._reader.one(id), with_output=with_output))
+        except RunError as error:
+            raise NoJob(str(error)) from None
+
+    def _job(self, record: dict[str, Any]) -> Job:
+        output = (record.pop("stdout"), record.pop("stderr")) if "stdout" in record else None
+        return Job(**record, _reader=self._reader, _output=output)
+
+    def submit(self, *args: object, **options: object) -> NoReturn:
+        _needs_instance("submit")
+
+    def publish(self, topic: str, payload: object = None) -> NoReturn:
+        _needs_instance("publish")
+
+    def subscribe(self, topic: str) -> NoReturn:
+        _needs_instance("subscribe")
+
+    def serve(self, name: str, handler: object) -> NoReturn:
+        _needs_instance("serve")
+
+    def call(self, name: str, payload: object = None) -> NoReturn:
+        _needs_instance("call")
+
+    def queue(self, name: str) -> NoReturn:
+        _needs_instance("queue")
+
+
+def _code(kind: type[State] | type[Result], word: str) -> int:
+    try:
+        return int(kind[word.upper()])
+    except KeyError:
+        raise ValueError(f"{word!r} is no {kind.__name__.lower()}; there are: "
+                         f"{', '.join(member.name for member in kind)}") from None
+
+
+def _needs_instance(what: str) -> NoReturn:
+    raise NotConnected(f"{what} needs a connection to the live instance, which this version of mpiflux does not have; "
+                       "jobs and kvs.get read what the run directory holds")
