@@ -17,6 +17,7 @@ from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Workflow
 from mpiflux.model.records import FIELDS
 from mpiflux.model.states import Result
+from mpiflux.overlay import address
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.store.jobtable import Counts, JobTable
 from mpiflux.store.journal import Journal
@@ -61,14 +62,14 @@ class View:
 class Master:
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
-    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
+    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int, ranks: int,
                  clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
         self.dependencies = Dependencies(workflow.groups)
         now = clock()
         self.view = View(table.counts(), now, now, cores)
-        self._clock = clock
+        self._clock, self._ranks = clock, ranks
         self._cores_of: dict[tuple[int, int], int] = {}
         self._out: list[tuple[int, m.Message]] = []
         self._verdicts: list[tuple[int, Verdict]] = []
@@ -107,6 +108,10 @@ class Master:
 
     def descriptors(self) -> list[int]:
         return [self.journal.wake_fd]
+
+    def readable(self, fd: int) -> None:
+        """The journal has committed, or failed."""
+        self.journal.acknowledge()
 
     def collect(self) -> list[tuple[int, m.Message]]:
         out, self._out = self._out, []
@@ -150,7 +155,6 @@ class Master:
             self._beat(now)
 
     def _beat(self, now: float) -> None:
-        self.journal.acknowledge()
         self.view.counts, self.view.now = self.table.counts(), now
         if self.journal.error != self.view.journal_error:
             self.view.journal_error = self.journal.error
@@ -168,7 +172,7 @@ class Master:
     def _finish(self) -> None:
         if not self._over:
             self._over = True
-            self._send(m.Shutdown())
+            self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
     def signalled(self, number: int, now: float) -> None:
         """INT and TERM once: stop starting, end what runs, resumable. Twice: at once."""

@@ -32,6 +32,7 @@ class Master(Protocol):
     def collect(self) -> list[tuple[int, m.Message]]: ...
     def signalled(self, number: int, now: float) -> None: ...
     def descriptors(self) -> list[int]: ...
+    def readable(self, fd: int) -> None: ...
     def next_wake(self) -> float: ...
 
 
@@ -48,7 +49,7 @@ class ExecutorService(Protocol):
 
 
 class Rank:
-    """One rank of an instance. ``run`` returns once the root scheduler's Shutdown has passed through."""
+    """One rank of an instance. ``run`` returns once the master's Shutdown has come."""
 
     def __init__(self, transport: Transport, schedulers: Mapping[int, Scheduler], rank_of: Callable[[int], int],
                  clock: Callable[[], float]) -> None:
@@ -100,9 +101,7 @@ class Rank:
         if rank == self.transport.rank:
             self._local.append((dst, src, message))
         else:
-            # the communicator is the one of whichever of the two is above the other
-            scheduler = dst if address.is_executor(src) else src if address.is_executor(dst) else min(dst, src)
-            self._outgoing.setdefault((scheduler, rank), []).append((dst, src, message))
+            self._outgoing.setdefault((_communicator(dst, src), rank), []).append((dst, src, message))
 
     def _dispatch(self, now: float) -> None:
         local, schedulers = self._local, self.schedulers
@@ -112,15 +111,13 @@ class Rank:
                 if dst in schedulers:
                     schedulers[dst].receive(src, message, now)
                     self._dirty.add(dst)
-                    if isinstance(message, m.Shutdown):
-                        self.done = True
+                elif address.is_control(dst):
+                    self.done = True
                 elif dst == address.MASTER:
                     assert self.master is not None
                     self.master.handle(src, message, now)
                 elif self.executors is not None:
                     self.executors.post(dst, src, message)
-                    if isinstance(message, m.Shutdown):
-                        self.done = True
             if self.master is not None:
                 self.master.turn(now)
                 for dst, message in self.master.collect():
@@ -158,6 +155,8 @@ class Rank:
                 for number in self._signals_in.recv(64):
                     if self.master is not None:
                         self.master.signalled(number, now)
+            elif self.master is not None:
+                self.master.readable(fd)
         for batch in self.transport.poll():
             busy = True
             for dst, src, message in m.decode(batch):
@@ -177,6 +176,8 @@ class Rank:
                 self.transport.send(scheduler, rank, m.encode(items))
 
     def _timeout(self) -> float:
+        if self._local:
+            return 0.0
         if self.transport.size > 1:
             longest = self._wait
         else:
@@ -188,3 +189,12 @@ class Rank:
         return longest
 
 
+
+
+def _communicator(dst: int, src: int) -> int:
+    """The scheduler whose communicator both are in: whichever of the two is above the other."""
+    if address.is_control(dst):
+        return address.EVERYBODY
+    if address.is_executor(src):
+        return dst
+    return src if address.is_executor(dst) else min(dst, src)

@@ -117,7 +117,7 @@ class NestedSpec(msgspec.Struct, frozen=True, kw_only=True):
     share_gpus: int = 0
     policy: PolicySpec | None = None
     distribution: str = ""
-    children: tuple["NestedSpec", ...] = ()
+    children: tuple[NestedSpec, ...] = ()
 
 
 class HierarchySpec(msgspec.Struct, frozen=True, kw_only=True):

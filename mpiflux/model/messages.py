@@ -98,7 +98,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """The run is over: every receiver passes it on and leaves."""
+    """The run is over: the rank that gets it leaves, and its supervisors end what they still run."""
 
 
 # -- scheduler to executor ---------------------------------------------------------------------------------------

@@ -161,7 +161,8 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         from mpiflux.node.launch import Launcher
         from mpiflux.node.link import Link
         from mpiflux.node.supervisor import Supervisor
-        from mpiflux.node.topology import gpu_environment_of
+        from mpiflux.node.topology.gpus import gpu_environment
+        from mpiflux.node.topology.types import Gpu
 
         spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
         link = Link(sock)
@@ -171,7 +172,10 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
             frames = link.receive()
         setup = msgspec.msgpack.decode(frames[0], type=Setup)
         base = {os.fsencode(name): os.fsencode(value) for name, value in setup.environ.items()}
-        launcher = Launcher(base, setup.cpus_of_core, gpu_environment_of(setup.gpus), setup.node_name)
+        gpus = {number: Gpu(number, vendor, name, -1, "") for number, vendor, name in setup.gpus}
+        node = tuple(gpus.values())
+        launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),
+                            setup.node_name)
         supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
         supervisor.accept(frames[1:])
         supervisor.run()

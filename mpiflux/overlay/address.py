@@ -7,6 +7,9 @@ master, which owns the store, is above the root scheduler.
 from __future__ import annotations
 
 MASTER = 1 << 40
+EVERYBODY = -1
+"""The communicator of all ranks, where others are named by their scheduler."""
+_RANKS = 1 << 36
 _EXECUTORS = 1 << 32
 EXECUTORS_A_RANK = 64
 
@@ -17,8 +20,21 @@ def executor(rank: int, position: int) -> int:
 
 
 def is_executor(endpoint: int) -> bool:
-    return _EXECUTORS <= endpoint < MASTER
+    return _EXECUTORS <= endpoint < _RANKS
 
 
 def rank_of_executor(endpoint: int) -> int:
     return (endpoint - _EXECUTORS) // EXECUTORS_A_RANK
+
+
+def control(rank: int) -> int:
+    """The endpoint that is a rank itself."""
+    return _RANKS + rank
+
+
+def is_control(endpoint: int) -> bool:
+    return _RANKS <= endpoint < MASTER
+
+
+def rank_of_control(endpoint: int) -> int:
+    return endpoint - _RANKS

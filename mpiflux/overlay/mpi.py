@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mpiflux.overlay.address import EVERYBODY
+
 _TAG = 7
 
 
@@ -37,7 +39,7 @@ def gather_bytes(MPI: Any, comm: Any, data: bytes) -> list[bytes]:
     for length in lengths[:-1]:
         offsets.append(offsets[-1] + length)
     comm.Gatherv([data, MPI.BYTE], [everything, list(lengths), offsets, MPI.BYTE])
-    return [bytes(everything[at:at + length]) for at, length in zip(offsets, lengths)]
+    return [bytes(everything[at:at + length]) for at, length in zip(offsets, lengths, strict=True)]
 
 
 def broadcast_bytes(MPI: Any, comm: Any, data: bytes) -> bytes:
@@ -63,6 +65,9 @@ class MpiTransport:
         self.rank, self.size = world.rank, world.size
         self._comms: dict[int, tuple[Any, dict[int, int]]] = {}
         self._sending: list[tuple[Any, bytes]] = []
+        everyone = world.Dup()
+        everyone.Set_errhandler(MPI.ERRORS_RETURN)
+        self._comms[EVERYBODY] = (everyone, {rank: rank for rank in range(self.size)})
         everybody = world.Get_group()
         for scheduler, ranks in sorted(members.items()):
             if len(ranks) < 2 or self.rank not in ranks:

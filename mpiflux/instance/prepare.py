@@ -1,0 +1,203 @@
+"""Rank 0 before the tree starts: workflow, plan, run directory. Everything wrong is found here, as RunError."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from mpiflux import __version__
+from mpiflux.instance.master import Master
+from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
+from mpiflux.instance.site import Site
+from mpiflux.model import hostlist, idset
+from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
+from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
+from mpiflux.sched.policies import PolicyError, make
+from mpiflux.spec import WorkflowError, load, load_hierarchy
+from mpiflux.store import reader as store_reader
+from mpiflux.store.jobtable import JobTable
+from mpiflux.store.journal import Journal, JournalError
+from mpiflux.store.resume import resume
+from mpiflux.store.runlock import Held
+
+COPY = "workflow.yaml"
+"""The workflow as run, in the run directory."""
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to start. Without ``journal`` it was a dry run."""
+
+    options: RunOptions
+    workflow: Workflow
+    site: Site
+    plan: Plan
+    run_dir: str = ""
+    journal: Journal | None = None
+    table: JobTable | None = None
+
+    def master(self, observer: RunObserver, clock: Callable[[], float]) -> Master:
+        assert self.journal is not None and self.table is not None
+        limit = self.options.time_limit
+        return Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
+                      ranks=len(self.site.node_of_rank), clock=clock,
+                      fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0)
+
+    def finish(self, master: Master, observer: RunObserver, now: float) -> int:
+        """Commit, tell, and give the exit status."""
+        status = master.exit_status()
+        try:
+            master.close(now)
+        except JournalError as error:
+            observer.error(str(error))
+            status = 3
+        observer.end(master.view, status)
+        return status
+
+
+def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObserver) -> Prepared:
+    """Check everything, make the run directory, open the journal. Raises RunError."""
+    workflow = _workflow(options)
+    plan = _plan(workflow, site)
+    misfits = tuple(explain_misfits(plan, workflow.groups))
+    prepared = Prepared(options, workflow, site, plan)
+    info = _info(prepared, notes, misfits)
+    if options.dry_run:
+        observer.dry_run(info)
+        return prepared
+    if misfits:
+        raise RunError("\n".join(misfits))
+    _open(prepared)
+    assert prepared.table is not None
+    observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
+    return prepared
+
+
+
+def _workflow(options: RunOptions) -> Workflow:
+    try:
+        workflow = load(options.workflow, overrides=options.overrides)
+        if options.hierarchy is not None:
+            workflow = msgspec.structs.replace(workflow, hierarchy=load_hierarchy(options.hierarchy))
+    except WorkflowError as error:
+        raise RunError(str(error)) from None
+    if options.policy is not None:
+        workflow = msgspec.structs.replace(workflow, policy=PolicySpec(options.policy))
+    return workflow
+
+
+def _plan(workflow: Workflow, site: Site) -> Plan:
+    nodes = [NodeInfo(index=index, name=node.name, ranks=node.ranks, resources=node.resources(index), owner=node.owner)
+             for index, node in enumerate(site.nodes)]
+    try:
+        plan = make_plan(nodes, workflow.hierarchy, workflow.policy)
+        for scheduler in plan.schedulers:
+            make(scheduler.policy)
+    except (PlanError, PolicyError) as error:
+        raise RunError(f"{workflow.source}: {error}") from None
+    return plan
+
+
+def _info(prepared: Prepared, notes: list[str], misfits: tuple[str, ...]) -> RunInfo:
+    site, plan = prepared.site, prepared.plan
+    return RunInfo(prepared.workflow, plan, "", len(site.node_of_rank), tuple(node.name for node in site.nodes),
+                   site.total_cores, site.total_gpus, tuple(dict.fromkeys([*notes, *plan.notes])), misfits)
+
+
+def _open(prepared: Prepared) -> None:
+    options, workflow = prepared.options, prepared.workflow
+    run_dir = os.path.abspath(options.run_dir or _default_directory(workflow))
+    exists = os.path.exists(os.path.join(run_dir, "run.db"))
+    if exists and not options.resume:
+        raise RunError(f"{run_dir} holds another run: go on with it by --resume, or choose another --run-dir")
+    if options.resume and not exists:
+        raise RunError(f"{run_dir} holds no run to resume" if options.run_dir else
+                       "--resume needs the directory of the run to go on with: --run-dir DIR")
+    if os.path.isdir(run_dir) and not exists and os.listdir(run_dir):
+        raise RunError(f"{run_dir} exists and is not empty, and is no run directory: choose another --run-dir")
+    now = time.time()
+    try:
+        journal = Journal(run_dir, sync_window=options.sync_window)
+    except (JournalError, Held) as error:
+        raise RunError(str(error)) from None
+    prepared.journal, prepared.run_dir = journal, run_dir
+    try:
+        prepared.table = _resumed(prepared, now) if exists else _fresh(workflow, journal, now)
+        _describe(prepared, now)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _default_directory(workflow: Workflow) -> str:
+    stem = f"mpiflux-run-{workflow.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name, n = stem, 1
+    while os.path.exists(name):
+        n += 1
+        name = f"{stem}-{n}"
+    return name
+
+
+def _fresh(workflow: Workflow, journal: Journal, now: float) -> JobTable:
+    table = JobTable()
+    for group in workflow.groups:
+        table.add_group(group)
+        journal.append_group(group, now)
+    return table
+
+
+def _resumed(prepared: Prepared, now: float) -> JobTable:
+    """The table of what an earlier instance did. Raises RunError when the workflow is not the same any more."""
+    journal, workflow = prepared.journal, prepared.workflow
+    assert journal is not None
+    with store_reader.open_run(prepared.run_dir) as reader:
+        resumed = resume(reader, now)
+    changed = [new.name for old, new in zip(resumed.groups, workflow.groups) if not _same(old, new)]  # noqa: B905
+    if changed or len(resumed.groups) > len(workflow.groups):
+        what = f"jobs {', '.join(changed)} differ" if changed else "jobs are missing"
+        raise RunError(f"{workflow.source} is not the workflow that {prepared.run_dir} holds: {what}; "
+                       "start a new run in another --run-dir")
+    for group in workflow.groups[len(resumed.groups):]:
+        resumed.table.add_group(group)
+        journal.append_group(group, now)
+    if len(resumed.lost):
+        data = resumed.lost.tobytes()
+        place = journal.append_results(data, b"", {})
+        resumed.table.apply(resumed.lost, *place)
+    return resumed.table
+
+
+def _same(old: JobGroup, new: JobGroup) -> bool:
+    """Whether a group means the same jobs as it did; priorities and limits may change."""
+    def core(group: JobGroup) -> tuple[Any, ...]:
+        return (group.name, group.first_id, group.count, group.command, group.script, group.shell, group.params)
+
+    return core(old) == core(new)
+
+
+def _describe(prepared: Prepared, now: float) -> None:
+    """What a reader of the run directory wants to know of this instance."""
+    site, workflow, journal = prepared.site, prepared.workflow, prepared.journal
+    assert journal is not None
+    names = [node.name for node in site.nodes]
+    resources = [{"node": node.name, "cores": idset.encode(range(len(node.cpus))),
+                  "gpus": idset.encode(range(len(node.gpus))), "memory": node.memory} for node in site.nodes]
+    facts = {"version": __version__, "workflow": workflow.name, "source": os.path.abspath(workflow.source),
+             "workflow_dir": workflow.directory, "t_start": now, "state": "running", "pid": os.getpid(),
+             "nodes": names, "nodelist": hostlist.encode(names), "ranks": len(site.node_of_rank),
+             "cores": site.total_cores, "gpus": site.total_gpus, "resources": resources, "plan": draw(prepared.plan),
+             "schedulers": len(prepared.plan.schedulers), "cwd": os.getcwd()}
+    journal.set_meta(**facts)
+    with open(os.path.join(prepared.run_dir, "instance.json"), "w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1)
+    try:
+        shutil.copyfile(workflow.source, os.path.join(prepared.run_dir, COPY))
+    except OSError:
+        pass  # it was read from a pipe; the groups in the journal say the same

@@ -1,0 +1,64 @@
+"""Executors that start nothing: every job completes at once. For trials of a hierarchy, and to measure the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import PACK
+from mpiflux.model.states import Result
+
+
+class NullExecutors:
+    """Stands in for :class:`mpiflux.node.executors.Executors`."""
+
+    def __init__(self, numbers: list[int], deliver: Callable[[int, int, m.Message], None],
+                 clock: Callable[[], float]) -> None:
+        self._deliver, self._clock = deliver, clock
+        self._firsts: dict[int, int] = {}
+        self._leases: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._fed: dict[tuple[int, int], tuple[int, list[m.Chunk]]] = {}
+        self._numbers = numbers
+
+    def filenos(self) -> dict[int, int]:
+        return {}
+
+    def post(self, number: int, src: int, message: m.Message) -> None:
+        if isinstance(message, m.Declare):
+            self._firsts[message.group.number] = message.group.first_id
+        elif isinstance(message, m.Grant):
+            self._leases.setdefault((number, message.shape), []).append((message.lease, message.r_id))
+        elif isinstance(message, m.Feed):
+            self._fed.setdefault((number, message.shape), (src, []))[1].extend(message.chunks)
+        elif isinstance(message, m.Stop):
+            self._deliver(src, number, m.Stopped())
+
+    def flush(self) -> None:
+        """Complete everything that was fed since the last call."""
+        fed, self._fed = self._fed, {}
+        now = self._clock()
+        for (number, shape), (src, chunks) in fed.items():
+            leases = self._leases.pop((number, shape), [])
+            r_id = leases[0][1] if leases else 0
+            records = b"".join(
+                PACK.pack(job, chunk.attempt, Result.COMPLETED, 0, 0, 1, src, r_id, now, now, now, 0, 0, 0, 0, 0, 0)
+                for chunk in chunks
+                for job in range(self._firsts[chunk.group] + chunk.start, self._firsts[chunk.group] + chunk.stop,
+                                 chunk.step))
+            done: dict[int, int] = {}
+            for chunk in chunks:
+                done[chunk.group] = done.get(chunk.group, 0) + len(chunk)
+            self._deliver(src, number, m.Report(records, idle=tuple(lease for lease, _ in leases),
+                                                done=tuple((shape, group, n, 0.0) for group, n in done.items())))
+
+    def pending(self) -> bool:
+        return False
+
+    def retry(self) -> None:
+        return
+
+    def receive(self, number: int) -> bool:
+        return True
+
+    def close(self) -> None:
+        return
