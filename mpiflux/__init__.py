@@ -5,9 +5,10 @@ What programs use is here by name and loaded when first asked for, so that ``imp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing itself takes longer to load than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from mpiflux.client import Event, Flux, Job, NoJob, NotConnected, connect
 
 __version__ = "0.1.0"

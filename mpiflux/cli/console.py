@@ -22,16 +22,17 @@ def say(text: str = "", stream: TextIO | None = None) -> None:
 def write(text: str, stream: TextIO | None = None) -> None:
     """``text`` to stdout or ``stream``, at once."""
     stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
     try:
         try:
+            text.encode(encoding)
             stream.write(text)
         except UnicodeEncodeError:
-            stream.flush()
-            encoding = stream.encoding or "utf-8"
             try:
                 data = text.encode(encoding, "surrogateescape")
             except UnicodeEncodeError:
                 data = text.encode(encoding, "replace")
+            stream.flush()
             stream.buffer.write(data)
         stream.flush()
     except OSError as error:

@@ -36,6 +36,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add_directory(parser)
     if action in ("show", "eventlog"):
         parser.add_argument("--json", action="store_true", help="as JSON")
+    if action == "show":
+        parser.add_argument("--with-output", action="store_true", help="with --json: also stdout and stderr, whole")
     if action == "wait":
         parser.add_argument("-t", "--time-limit", metavar="DURATION", type=seconds, default=0.0,
                             help="give up after this long, with exit status 124")
@@ -55,11 +57,9 @@ def show(args: Namespace) -> None:
     with reading(args) as reader:
         id = reader.one(args.id)
         if args.json:
-            record = reader.job(id, with_output=True)
-            output = {key: record.pop(key) for key in ("stdout", "stderr")}
             extra = {"jobspec": reader.jobspec(id), "R": reader.R(id),
                      "eventlog": [event._asdict() for event in reader.eventlog(id)]}
-            say(json.dumps({**record, **extra, **output}, indent=2))
+            say(json.dumps({**reader.job(id, with_output=args.with_output), **extra}, indent=2))
             return
         for text in described(reader, id):
             say(text)
@@ -83,9 +83,9 @@ def described(reader: RunReader, id: int) -> list[str]:
         where += f", GPUs {idsets(job['gpus'])}"
     rows = [("reason", printable(job["reason"])), ("parameters", printable(parameters(job["params"]))),
             ("command", printable(command(spec))), ("directory", printable(spec["cwd"])), ("where", where),
-            ("attempts", str(job["attempts"]) if job["attempts"] != 1 else ""),
+            ("attempts", str(job["attempts"]) if job["attempts"] > 1 else ""),
             ("times", times(job)), ("usage", "")]
-    if job["utime"] is not None:
+    if job["utime"] is not None and job["t_start"] is not None:
         rows[-1] = ("usage", f"user {duration(job['utime'])}, system {duration(job['stime'])}, "
                              f"memory {size(job['maxrss'])}")
     lines = [paint(head, "bold", bold), *(f"  {key:<12}{text}" for key, text in rows if text), ""]

@@ -194,6 +194,8 @@ def status(record: dict[str, Any]) -> str:
 
 def exit_text(record: dict[str, Any]) -> str:
     code = record["returncode"]
+    if record["result"] == "CANCELED" and record["t_start"] is None:
+        return ""
     return "" if code is None else signal_name(-code) if code < 0 else str(code)
 
 
