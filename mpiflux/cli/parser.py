@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import IO, NoReturn
+from typing import Any, NoReturn
 
 from mpiflux.instance.launcher import detect
 
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         command = self.prog.partition(" ")[2]
         fail(f"{command}: {message}\ntry `{self.prog} --help`", once=self.once)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if message and not (self.once and spoken_for()):
             from mpiflux.cli.console import write
 

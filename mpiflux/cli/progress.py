@@ -177,7 +177,12 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(file=sys.stderr, force_terminal=True, highlight=False)
+        class Steady(Console):
+            def on_broken_pipe(self) -> None:
+                """rich would exit this process."""
+                raise BrokenPipeError
+
+        console = Steady(file=sys.stderr, force_terminal=True, highlight=False)
         self._console = console
         columns: list[Any] = [
             TextColumn("{task.description}", style="bold", markup=False),

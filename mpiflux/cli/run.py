@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 
+from mpiflux.cli.console import tell
 from mpiflux.cli.parser import Parser, assignment, natural, positive, seconds
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
@@ -53,7 +54,7 @@ def run(args: Namespace) -> int:
         from mpiflux.instance.selflaunch import launch
 
         command = [sys.executable, "-m", "mpiflux", "run", *without_ranks(args.parser.argv)]
-        return launch(command, args.ranks, os.environ)
+        return launch(command, args.ranks, os.environ, lambda text: tell(f"mpiflux: {text}"))
     from mpiflux.instance.bootstrap import run_instance
 
     options = options_of(args)

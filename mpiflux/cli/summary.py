@@ -120,9 +120,9 @@ def resume_command(options: RunOptions, info: RunInfo) -> str:
     given: dict[str, object] = {
         "--hierarchy": options.hierarchy, "--policy": options.policy, "--cores-per-node": options.cores_per_node,
         "--gpus-per-node": options.gpus_per_node}
-    for option, value in given.items():
-        if value is not None:
-            words += [option, str(value)]
+    for option, choice in given.items():
+        if choice is not None:
+            words += [option, str(choice)]
     if options.fail_fast:
         words.append("--fail-fast")
     if options.null_exec:

@@ -87,8 +87,8 @@ def write_parquet(path: str, records: Iterable[dict[str, Any]], groups: Sequence
     Raises NoParquet.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # type: ignore[import-not-found, unused-ignore]
+        import pyarrow.parquet as pq  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise NoParquet("Parquet needs the package pyarrow: pip install pyarrow, or use --format csv") from None
     kinds = {PREFIX + name: _kind(name, groups) for name in parameter_names(groups)}

@@ -17,8 +17,8 @@ from mpiflux.cli import main
 from tests.support import rundir
 
 ROOT = Path(__file__).parents[2]
-RECORD = ("id name index params state result returncode attempts tasks nodes cores gpus t_submit t_start t_finish "
-          "utime stime maxrss reason").split()
+RECORD = ["id", "name", "index", "params", "state", "result", "returncode", "attempts", "tasks", "nodes", "cores",
+          "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason"]
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_a_format_of_ones_own(capfdbinary, done):
     ("{id:zz}", "--format"), ("{params.x}", "no field"), ("{params[x].real}", "only {name}"),
 ])
 def test_a_format_that_is_none(capfdbinary, done, text, said):
-    status, out, err = run(capfdbinary, "jobs", done, "--format", text)
+    status, _, err = run(capfdbinary, "jobs", done, "--format", text)
     assert status == 2 and said in err and "Traceback" not in err
 
 
@@ -218,7 +218,8 @@ def test_what_is_no_run_directory(capfdbinary, tmp_path, words):
 
 
 def test_wrong_questions(capfdbinary, done):
-    for words, said in (("jobs", "which run?"), (f"job show 99 {done}", "no job 99"), (f"job show sim {done}", "6 jobs"),
+    for words, said in (("jobs", "which run?"), (f"job show 99 {done}", "no job 99"),
+                        (f"job show sim {done}", "6 jobs"),
                         (f"job show smi.1 {done}", "no job 'smi.1'"), (f"jobs {done} --filter faild", "'failed'"),
                         (f"jobs {done} --json --format x", "exclude"), (f"jobs {done} --run-dir /other", "two run")):
         status, out, err = run(capfdbinary, *words.split())
