@@ -25,7 +25,7 @@ from mpiflux.model.jobspec import PolicySpec
 from mpiflux.model.resources import NodeResources
 from mpiflux.node.pmi import unlink_own_segments
 from mpiflux.node.topology import discover
-from mpiflux.node.zygote import Setup, fork_zygote
+from mpiflux.node.zygote import Setup, Zygote, fork_zygote
 from mpiflux.overlay import address
 from mpiflux.overlay.transport import LocalTransport, Transport
 from mpiflux.sched.catalog import Catalog
@@ -114,7 +114,7 @@ def _look_around(options: RunOptions, launcher: Launcher) -> RankReport:
 
 
 def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: RankReport, MPI: Any, world: Any,
-         zygote: socket.socket | None) -> int:
+         zygote: Zygote | None) -> int:
     rank = world.rank if world is not None else 0
     encoded = msgspec.msgpack.encode(report)
     prepared = None
@@ -164,7 +164,7 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
 
 
 def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any, world: Any,
-           zygote: socket.socket | None) -> int:
+           zygote: Zygote | None) -> int:
     site = config.site
     assert site is not None
     offset = time.time() - time.monotonic()
@@ -237,7 +237,7 @@ def _scheduler(node: TreeNode, tree: tuple[TreeNode, ...], table: dict[tuple[int
     return Scheduler(node.id, parent, make(node.policy), below, catalog)
 
 
-def _executors(config: Config, me: int, zygote: socket.socket | None, rank: Rank, offset: float) -> Any:
+def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offset: float) -> Any:
     site = config.site
     assert site is not None
     numbers = [address.executor(me, position) for position in range(len(site.executors[me]))]

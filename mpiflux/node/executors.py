@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 
 import msgspec
 
 from mpiflux.model import messages as m
 from mpiflux.node.link import Link, LinkClosed
-from mpiflux.node.zygote import Setup
+from mpiflux.node.zygote import Setup, Zygote
 
 Deliver = Callable[[int, int, m.Message], None]
 """(destination endpoint, source endpoint, message)."""
@@ -19,7 +17,7 @@ Deliver = Callable[[int, int, m.Message], None]
 class Executors:
     """The supervisors of this rank, each an endpoint that schedulers grant leases to and feed."""
 
-    def __init__(self, zygote: socket.socket, setups: list[Setup], deliver: Deliver) -> None:
+    def __init__(self, zygote: Zygote, setups: list[Setup], deliver: Deliver) -> None:
         self._zygote, self._deliver = zygote, deliver
         self._setups = {setup.number: setup for setup in setups}
         self._links: dict[int, Link] = {}
@@ -41,13 +39,8 @@ class Executors:
         return dict(self._pids)
 
     def _start(self, number: int) -> None:
-        self._zygote.send(b"supervisor")
-        data, fds, _, _ = socket.recv_fds(self._zygote, 16, 1)
-        if not fds:
-            raise RuntimeError("the process that forks supervisors is gone; was it killed?")
-        self._pids[number] = int.from_bytes(data, "little")
-        os.set_inheritable(fds[0], False)
-        link = self._links[number] = Link(socket.socket(fileno=fds[0]))
+        sock, self._pids[number] = self._zygote.supervisor()
+        link = self._links[number] = Link(sock)
         link.send(msgspec.msgpack.encode(self._setups[number]))
         for frame in self._declared.get(number, ()):
             link.send(frame)
@@ -102,7 +95,7 @@ class Executors:
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
     def close(self) -> None:
-        """Hang up: supervisors end what they run, and leave."""
+        """Hang up and wait: supervisors end what they run, and leave."""
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -38,12 +38,44 @@ class Setup(msgspec.Struct, frozen=True):
     """Unix time minus the monotonic clock, in seconds, read once: so that a clock set back harms nothing."""
 
 
-def fork_zygote() -> socket.socket:
-    """Fork the zygote; returns the rank's end of its control socket. Call before MPI is initialised."""
+class Zygote:
+    """The rank's side of its zygote."""
+
+    def __init__(self, control: socket.socket, pid: int) -> None:
+        self.control, self.pid = control, pid
+
+    def supervisor(self) -> tuple[socket.socket, int]:
+        """A new supervisor: (link to it, its pid). Raises RuntimeError when the zygote is gone."""
+        try:
+            self.control.send(b"supervisor")
+            data, fds, _, _ = socket.recv_fds(self.control, 16, 1)
+        except OSError:
+            fds = []
+        if not fds:
+            raise RuntimeError("the process that forks supervisors is gone; was it killed?")
+        os.set_inheritable(fds[0], False)
+        return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
+
+    def close(self, patience: float = 10.0) -> None:
+        """Hang up, and wait until it has left with all that is below it; at most ``patience`` seconds."""
+        self.control.close()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                if os.waitpid(self.pid, os.WNOHANG)[0]:
+                    return
+            except ChildProcessError:
+                return
+            time.sleep(0.001)
+
+
+def fork_zygote() -> Zygote:
+    """Fork the zygote. Call before MPI is initialised."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork():
+    pid = os.fork()
+    if pid:
         theirs.close()
-        return ours
+        return Zygote(ours, pid)
     try:
         _become_zygote(theirs.detach())
     except BaseException:

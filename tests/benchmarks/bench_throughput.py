@@ -1,0 +1,64 @@
+"""Processes that exit at once: mpiflux beside a bare C posix_spawn loop on the same cores, in the same minute.
+
+Full capture, KVS and journal are on, as for any user. Each round runs the loop, then mpiflux, so that a machine whose
+speed drifts changes both. Two figures for each arrangement, medians over the rounds:
+
+- ratio: mpiflux's jobs/s from its own first to its last job, over the loop's processes/s;
+- own CPU: user and system time of all mpiflux processes, less that of the jobs (from their records), less that of a
+  run of one job (start and end, imports, MPI), for each job.
+
+usage: bench_throughput.py [JOBS] [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+
+from _common import EXAMPLES, Scratch, machine, run_workflow, spawn_loop, table, timed
+
+ARRANGEMENTS = ((1, "none"), (4, "none"), (4, "node"), (4, "node,core"))
+
+
+def job_figures(run_dir: str) -> tuple[float, float]:
+    """(jobs/s from the first start to the last end, CPU seconds of all jobs)."""
+    from mpiflux.store.reader import open_run
+
+    with open_run(run_dir) as reader:
+        records = reader.records
+        span = float(records["t_finish"].max() - records["t_start"].min())
+        cpu = float(records["utime"].astype("f8").sum() + records["stime"].astype("f8").sum())
+        return len(records) / max(span, 1e-9), cpu
+
+
+def measure(scratch: str, loop: str, ranks: int, hierarchy: str, jobs: int, rounds: int) -> tuple[object, ...]:
+    ratios, own, rates = [], [], []
+    for n in range(rounds):
+        bare = timed([loop, str(jobs), str(len(os.sched_getaffinity(0))), "/bin/true"])
+        stem = os.path.join(scratch, f"{ranks}-{hierarchy}-{n}")
+        stress = EXAMPLES / "stress.yaml"
+        idle = run_workflow(stress, f"{stem}-one", "--set", "n=1", "--hierarchy", hierarchy, ranks=ranks)
+        full = run_workflow(stress, f"{stem}-all", "--set", f"n={jobs}", "--hierarchy", hierarchy, ranks=ranks)
+        rate, job_cpu = job_figures(f"{stem}-all")
+        _, one_cpu = job_figures(f"{stem}-one")
+        rates.append(rate)
+        ratios.append(rate / (jobs / bare.wall))
+        own.append((full.cpu - job_cpu - (idle.cpu - one_cpu)) / (jobs - 1) * 1e6)
+    middle = statistics.median
+    return (ranks, hierarchy, f"{middle(rates):,.0f}", f"{middle(ratios):.2f}",
+            f"{min(ratios):.2f}-{max(ratios):.2f}", f"{middle(own):.0f}")
+
+
+def main() -> None:
+    jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    print(f"{machine()}\n{jobs:,} x /bin/true, {rounds} rounds")
+    with Scratch() as scratch:
+        loop = spawn_loop(scratch)
+        rows = [measure(scratch, loop, ranks, hierarchy, jobs, rounds) for ranks, hierarchy in ARRANGEMENTS]
+    print(table(rows, ("ranks", "hierarchy", "jobs/s", "of the C loop", "range", "own CPU, us/job")))
+
+
+if __name__ == "__main__":
+    main()
