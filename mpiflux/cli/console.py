@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from typing import TextIO
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
@@ -17,6 +19,13 @@ class Gone(Exception):
 def say(text: str = "", stream: TextIO | None = None) -> None:
     """A line, whatever it holds: bytes that are not UTF-8 come out as they came in. Raises Gone."""
     write(text + "\n", stream)
+
+
+def say_all(lines: Iterable[str]) -> None:
+    """Many lines, some hundred at a time. Raises Gone."""
+    rest = iter(lines)
+    while block := list(islice(rest, 512)):
+        say("\n".join(block))
 
 
 def write(text: str, stream: TextIO | None = None) -> None:

@@ -18,10 +18,10 @@ from mpiflux.cli.console import (
     plural,
     printable,
     say,
+    say_all,
     shorten,
     signal_name,
     tell,
-    write,
 )
 from mpiflux.cli.parser import Parser, natural, suggestion
 from mpiflux.cli.rundir import FILTER_HELP, Trouble, add_directory, answered, reading, select
@@ -75,8 +75,7 @@ def jobs(args: Namespace) -> None:
             write_json(records)
         elif args.format is not None:
             line = formatter(args.format)
-            for record in records:
-                say(line(record))
+            say_all(map(line, records))
         else:
             table(records, reader)
             footer(reader, min(total, limit or total), total)
@@ -92,7 +91,7 @@ def chosen(reader: RunReader, args: Namespace) -> list[Sequence[int]]:
         return [range(1, reader.total + 1)]
     state, result = reader.table.state[:reader.total], reader.table.result[:reader.total]
     masks = (state == _RUN, (state == _INACTIVE) & (result != _COMPLETED), (state != _RUN) & (state != _INACTIVE))
-    return [[int(row) + 1 for row in np.flatnonzero(mask)] for mask in masks]
+    return [(np.flatnonzero(mask) + 1).tolist() for mask in masks]
 
 
 def limited(blocks: Iterable[Sequence[int]], limit: int) -> Iterator[Sequence[int]]:
@@ -108,11 +107,19 @@ def limited(blocks: Iterable[Sequence[int]], limit: int) -> Iterator[Sequence[in
 
 def write_json(records: Iterable[dict[str, Any]]) -> None:
     """A list, a record a line, as they come."""
-    separator = "["
-    for record in records:
-        write(separator + json.dumps(record))
-        separator = ",\n "
-    say("]" if separator != "[" else "[]")
+    def lines() -> Iterator[str]:
+        texts = map(json.dumps, records)
+        before = next(texts, None)
+        if before is None:
+            yield "[]"
+            return
+        before = "[" + before
+        for text in texts:
+            yield before + ","
+            before = " " + text
+        yield before + "]"
+
+    say_all(lines())
 
 
 # -- one line of a person's own ----------------------------------------------------------------------------------
@@ -235,8 +242,7 @@ def table(records: Iterable[dict[str, Any]], reader: RunReader) -> None:
     colours = colourful(sys.stdout)
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     say(aligned(HEAD, keep, widths, room, colours, head=True))
-    for r in itertools.chain(first, rows):
-        say(aligned(r, keep, widths, room, colours))
+    say_all(aligned(r, keep, widths, room, colours) for r in itertools.chain(first, rows))
 
 
 def aligned(cells: Sequence[str], keep: Sequence[int], widths: Sequence[int], room: int, colours: bool,

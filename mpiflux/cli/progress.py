@@ -159,7 +159,7 @@ class Lines(Silent):
 def line(view: View, speed: Speed) -> str:
     c = view.counts
     share = f"{100 * c.inactive // c.total if c.total else 100:3} %"
-    parts = [f"[{coarse(view.now - view.t_start):>6}] {share}  {c.inactive:,} of {c.total:,} jobs done",
+    parts = [f"[{coarse(int(view.now - view.t_start)):>6}] {share}  {c.inactive:,} of {c.total:,} jobs done",
              f"{c.run:,} running"]
     parts += [f"{n:,} {word}" for n, word in ((c.failed, "failed"), (c.timeout, "timed out"),
                                              (c.canceled, "canceled")) if n]

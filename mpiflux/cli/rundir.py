@@ -123,7 +123,8 @@ def select(reader: RunReader, text: str) -> Sequence[int]:
         named = np.zeros(n, bool)
         named[np.fromiter(ids, "i8", len(ids)) - 1] = True
         chosen &= named
-    return [int(row) + 1 for row in np.flatnonzero(chosen)]
+    ids_chosen: list[int] = (np.flatnonzero(chosen) + 1).tolist()
+    return ids_chosen
 
 
 def split(text: str) -> list[str]:
