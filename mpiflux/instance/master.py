@@ -15,7 +15,7 @@ import numpy as np
 
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Workflow
-from mpiflux.model.records import FIELDS
+from mpiflux.model.records import FIELDS, FLAG_REASON
 from mpiflux.model.states import Result
 from mpiflux.overlay import address
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
@@ -28,6 +28,7 @@ GRACE = 5.0
 """Seconds between TERM and KILL when the run is interrupted."""
 _BEAT = 0.1
 _FIRST_FAILURES = 5
+_REFUSED_AT_ONCE = 10_000
 
 
 class Observer(Protocol):
@@ -62,8 +63,8 @@ class View:
 class Master:
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
-    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int, ranks: int,
-                 clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
+    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *,
+                 cores: int, ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
         self.dependencies = Dependencies(workflow.groups)
@@ -272,12 +273,13 @@ class Master:
         """End every job of a group that never was handed out."""
         now = self._clock()
         group = self.workflow.groups[number]
-        ids = np.arange(group.first_id, group.stop_id)
-        records = self.table.synthesize(ids, Result.CANCELED, now).tobytes()
-        if not records:
-            return
-        self.journal.append_group_event(number, now, "exception", {"type": "dependency", "note": reason})
-        self._ended(m.Report(records), now)
+        for first in range(group.first_id, group.stop_id, _REFUSED_AT_ONCE):
+            ids = np.arange(first, min(first + _REFUSED_AT_ONCE, group.stop_id))
+            records = self.table.synthesize(ids, Result.CANCELED, now)
+            if len(records):
+                records["flags"] |= FLAG_REASON
+                reasons = dict.fromkeys(records["id"].tolist(), reason)
+                self._ended(m.Report(records.tobytes(), reasons=reasons), now)
 
     def close(self, t_end: float) -> None:
         """Commit everything. Raises JournalError."""

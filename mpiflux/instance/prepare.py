@@ -71,11 +71,15 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     info = _info(prepared, notes, misfits)
     if options.dry_run:
         observer.dry_run(info)
+        if misfits:
+            raise RunError("\n".join(misfits))
         return prepared
     if misfits:
         raise RunError("\n".join(misfits))
-    _open(prepared)
+    fresh = not _open(prepared)
     assert prepared.table is not None
+    if fresh and options.resume:
+        info = replace(info, notes=(*info.notes, f"{prepared.run_dir} holds no run yet: starting it"))
     observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
     return prepared
 
@@ -111,15 +115,15 @@ def _info(prepared: Prepared, notes: list[str], misfits: tuple[str, ...]) -> Run
                    site.total_cores, site.total_gpus, tuple(dict.fromkeys([*notes, *plan.notes])), misfits)
 
 
-def _open(prepared: Prepared) -> None:
+def _open(prepared: Prepared) -> bool:
+    """Make or take over the run directory; whether it held this run before."""
     options, workflow = prepared.options, prepared.workflow
     run_dir = os.path.abspath(options.run_dir or _default_directory(workflow))
     exists = os.path.exists(os.path.join(run_dir, "run.db"))
     if exists and not options.resume:
         raise RunError(f"{run_dir} holds another run: go on with it by --resume, or choose another --run-dir")
-    if options.resume and not exists:
-        raise RunError(f"{run_dir} holds no run to resume" if options.run_dir else
-                       "--resume needs the directory of the run to go on with: --run-dir DIR")
+    if options.resume and not options.run_dir:
+        raise RunError("--resume needs the directory of the run to go on with: --run-dir DIR")
     if os.path.isdir(run_dir) and not exists and os.listdir(run_dir):
         raise RunError(f"{run_dir} exists and is not empty, and is no run directory: choose another --run-dir")
     now = time.time()
@@ -134,6 +138,7 @@ def _open(prepared: Prepared) -> None:
     except BaseException:
         journal.close()
         raise
+    return exists
 
 
 def _default_directory(workflow: Workflow) -> str:
@@ -193,6 +198,7 @@ def _describe(prepared: Prepared, now: float) -> None:
              "workflow_dir": workflow.directory, "t_start": now, "state": "running", "pid": os.getpid(),
              "nodes": names, "nodelist": hostlist.encode(names), "ranks": len(site.node_of_rank),
              "cores": site.total_cores, "gpus": site.total_gpus, "resources": resources, "plan": draw(prepared.plan),
+             "tree": _tree(prepared.plan, names),
              "schedulers": len(prepared.plan.schedulers), "cwd": os.getcwd()}
     journal.set_meta(**facts)
     with open(os.path.join(prepared.run_dir, "instance.json"), "w", encoding="utf-8") as file:
@@ -201,3 +207,12 @@ def _describe(prepared: Prepared, now: float) -> None:
         shutil.copyfile(workflow.source, os.path.join(prepared.run_dir, COPY))
     except OSError:
         pass  # it was read from a pipe; the groups in the journal say the same
+
+
+def _tree(plan: Plan, names: list[str]) -> list[dict[str, Any]]:
+    """The schedulers for programs to read; ids are positions in the list."""
+    return [{"id": s.id, "parent": s.parent, "children": list(s.children), "rank": s.rank, "name": s.name,
+             "policy": s.policy.name, "distribution": s.distribution,
+             "resources": [{"node": names[r.node], "cores": idset.encode(r.cores), "gpus": idset.encode(r.gpus)}
+                           for r in s.resources]}
+            for s in plan.schedulers]

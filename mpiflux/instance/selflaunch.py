@@ -12,7 +12,6 @@ import os
 import select
 import selectors
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -50,20 +49,16 @@ def survivors_go_on(rank: int, mpi_up: bool) -> bool:
 
 
 def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
-           tell: Callable[[str], None] | None = None) -> int:
+           tell: Callable[[str], None]) -> int:
     """Run ``argv`` as ``ranks`` ranks to the end and return the exit status for this process.
 
     That is rank 0's (128+N when signal N ended it), or that of the rank which brought the program down. ``tell``
-    takes lines for the person; the default writes them to stderr. Call it from the main thread of a process that
+    takes lines for the person. Call it from the main thread of a process that
     has not initialised MPI. Raises ValueError unless ``ranks`` is positive and ``argv`` is not empty.
     """
     if ranks < 1 or not argv:
         raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
-    return _Launch(list(argv), ranks, environ, tell or _to_stderr).run()
-
-
-def _to_stderr(line: str) -> None:
-    print(f"mpiflux: {line}", file=sys.stderr, flush=True)
+    return _Launch(list(argv), ranks, environ, tell).run()
 
 
 def exit_status(returncode: int) -> int:

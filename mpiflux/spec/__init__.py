@@ -1,6 +1,24 @@
-"""The workflow file: read, checked as a whole, and turned into the typed :class:`mpiflux.model.jobspec.Workflow`."""
+"""The workflow file: read, checked as a whole, and turned into the typed :class:`mpiflux.model.jobspec.Workflow`.
 
-from mpiflux.spec.loader import load, load_hierarchy
-from mpiflux.spec.problems import Problem, WorkflowError
+Names load on first use: a rank that only reads a duration from its command line needs no YAML.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpiflux.spec.loader import load, load_hierarchy
+    from mpiflux.spec.problems import Problem, WorkflowError
 
 __all__ = ["Problem", "WorkflowError", "load", "load_hierarchy"]
+
+_HOMES = {"load": "loader", "load_hierarchy": "loader", "Problem": "problems", "WorkflowError": "problems"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

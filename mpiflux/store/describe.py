@@ -59,20 +59,23 @@ def job(
     """
     index = id - group.first_id
     done = state == State.INACTIVE and record is not None
+    vain = False
     if record is not None:
-        vain = record.flags & FLAG_NOT_STARTED and record.result == Result.CANCELED
+        vain = bool(record.flags & FLAG_NOT_STARTED and record.result == Result.CANCELED)
         tried = max(record.attempt - 1, 0) if vain else record.attempt
+    ran = done and not vain
     return {
         "id": id, "name": group.name, "index": index, "params": group.params.row(index), "state": state.name,
         "result": Result(record.result).name if done and record else None,
-        "returncode": record.returncode if done and record else None, "attempts": tried,
+        "returncode": record.returncode if ran and record else None, "attempts": tried,
         "tasks": record.tasks if record and record.tasks else group.request.tasks,
         "nodes": place.nodes if place else [], "cores": place.cores if place else "",
         "gpus": place.gpus if place else "", "t_submit": t_submit,
-        "t_start": record.t_start or None if record else None,
+        "t_start": record.t_start or None if record and not vain else None,
         "t_finish": record.t_finish if done and record else None,
-        "utime": record.utime if done and record else None, "stime": record.stime if done and record else None,
-        "maxrss": record.maxrss * 1024 if done and record else None, "reason": reason,
+        "utime": round(record.utime, 6) if ran and record else None,
+        "stime": round(record.stime, 6) if ran and record else None,
+        "maxrss": record.maxrss * 1024 if ran and record else None, "reason": reason,
     }
 
 

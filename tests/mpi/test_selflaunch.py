@@ -26,7 +26,8 @@ import os, sys
 from mpiflux.instance import selflaunch
 for name, value in {settings!r}.items():
     setattr(selflaunch, name, value)
-sys.exit(selflaunch.launch(sys.argv[2:], int(sys.argv[1]), os.environ))
+sys.exit(selflaunch.launch(sys.argv[2:], int(sys.argv[1]), os.environ,
+                           lambda line: print('mpiflux:', line, file=sys.stderr, flush=True)))
 """
 
 
@@ -280,9 +281,9 @@ def test_starting_and_detecting_import_little() -> None:
 
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="at least 1 rank"):
-        launch(["true"], 0, {})
+        launch(["true"], 0, {}, print)
     with pytest.raises(ValueError, match="give a command"):
-        launch([], 1, {})
+        launch([], 1, {}, print)
 
 
 def test_whether_survivors_go_on() -> None:

@@ -88,7 +88,7 @@ def test_json_records_are_the_contract(capfdbinary, done):
 def test_a_format_of_ones_own(capfdbinary, done):
     _, out, _ = run(capfdbinary, "jobs", done, "--filter", "2,5,7",
                     "--format", "{id:>3}|{job:<8}|{exit}|{runtime:6.2f}|{params[x]:.1f}|{nodes}|{cores}|{maxrss}")
-    assert out.splitlines() == ["  2|sim[1]  |3|  1.50|0.0|node1|0-1|2097152", "  5|sim[4]  |-|     -|1.0|-|-|2097152",
+    assert out.splitlines() == ["  2|sim[1]  |3|  1.50|0.0|node1|0-1|2097152", "  5|sim[4]  |-|     -|1.0|-|-|-",
                                 "  7|train[0]|0| 80.00|-|node[1-2]|0-1;2-3|2097152"]
     _, out, _ = run(capfdbinary, "jobs", done, "--filter", "1", "--format", "{params} {stdout}")
     assert out.encode("utf-8", "surrogateescape") == b"x=0 mode=fast " + rundir.STDOUT + b"\n"
