@@ -74,7 +74,7 @@ SHELL: dict[str, str] = {
 """Given to a shell."""
 
 SCRIPTS: dict[str, str] = {
-    "bash": "#!/bin/bash\nset -eu\nfor i in 1 2 3; do echo \"line $i\"; done\necho \"${{BASH_VERSION:+bash}}\"\nexit 4\n",
+    "bash": "#!/bin/bash\nset -eu\nfor i in 1 2 3; do echo line $i; done\necho \"${{BASH_VERSION:+bash}}\"\nexit 4\n",
     "python": f"#!{PY} -I\nimport sys\nprint(sys.flags.isolated, len(sys.argv))\nsys.exit('the end')\n",
     "plain": "echo no first line; echo $((6 * 7))\n",
     "env": "#!/usr/bin/env python3\nprint('by env')\n",
