@@ -19,6 +19,8 @@ from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
 from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
+from mpiflux.sched.distribution import DistributionError
+from mpiflux.sched.distribution import make as make_distribution
 from mpiflux.sched.policies import PolicyError, make
 from mpiflux.spec import WorkflowError, load, load_hierarchy
 from mpiflux.store import reader as store_reader
@@ -104,7 +106,8 @@ def _plan(workflow: Workflow, site: Site) -> Plan:
         plan = make_plan(nodes, workflow.hierarchy, workflow.policy)
         for scheduler in plan.schedulers:
             make(scheduler.policy)
-    except (PlanError, PolicyError) as error:
+            make_distribution(scheduler.distribution)
+    except (PlanError, PolicyError, DistributionError) as error:
         raise RunError(f"{workflow.source}: {error}") from None
     return plan
 

@@ -1,7 +1,8 @@
 """Dealing jobs to child schedulers within credit windows.
 
 A child's window is what its R holds at once plus what it gets done in a quarter of a second, measured from its own
-reports: so it never runs dry, and no queue below the root grows with the workflow.
+reports: so it never runs dry, and no queue below the root grows with the workflow. When a child has nothing left to
+do and there is nothing left to deal, jobs that a sibling has not started are recalled and dealt again.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from collections import deque
 from collections.abc import Sequence
 
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import Request
+from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
 from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.distribution import make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
 
 LOOKAHEAD = 0.25
 """Seconds of work that a child holds beyond what its R runs at once."""
+RECALL_PAUSE = 0.05
+"""Seconds between two recalls from the same child."""
 _MEASURE = 0.02
 
 Action = tuple[int, m.Message]
 
 
 class Child:
-    """What a scheduler knows of one child."""
+    """What a scheduler knows of one child. Implements :class:`mpiflux.sched.distribution.Receiver`."""
 
     def __init__(self, endpoint: int, pool: ResourcePool) -> None:
         self.endpoint = endpoint
@@ -37,11 +41,16 @@ class Child:
         """Jobs per second that it ends, a moving average."""
         self._ended = 0
         self._since = 0.0
-        self.assigned: deque[m.Chunk] = deque()
-        """Jobs that are its own, but beyond its window (round robin)."""
+        self.line: deque[m.Chunk] = deque()
+        """Jobs that are its own, but beyond its window."""
+        self.waiting = 0
+        """Number of jobs in ``line``."""
         self.to_send: list[m.Chunk] = []
         self.held: dict[int, int] = {}
         """Attempts sent to it, by job id."""
+        self.group = -1
+        """Group of what it was sent last."""
+        self.recall_after = 0.0
 
     def capacity(self, request: Request) -> int:
         """How many jobs of this shape its R holds at once."""
@@ -50,9 +59,12 @@ class Child:
             found = self._capacity[request.key] = self._pool.capacity(request)
         return found
 
-    def room(self, request: Request) -> int:
-        """How many more jobs of this shape it should be sent now."""
-        capacity = self.capacity(request)
+    def capacity_of(self, group: JobGroup) -> int:
+        return self.capacity(group.request)
+
+    def room_for(self, group: JobGroup) -> int:
+        """How many more jobs of this group it should be sent now."""
+        capacity = self.capacity(group.request)
         window = capacity + max(1, math.ceil(self.rate * LOOKAHEAD))
         room = window - self.outstanding
         # many small top-ups would cost a message each
@@ -67,70 +79,66 @@ class Child:
             self.rate = rate if passed > 1.0 else 0.5 * (self.rate + rate)
             self._ended, self._since = 0, now
 
+    def forget(self, report: m.Report) -> int:
+        """Drop the attempts whose end is reported; how many that were."""
+        if not report.records:
+            return 0
+        held = self.held
+        # the id is the first of the eight-byte words of a record
+        for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
+            held.pop(job, None)
+        return len(report.records) // SIZE
+
 
 class Dealing:
-    """Implements :class:`mpiflux.sched.scheduler.Below` over children.
-
-    ``distribution`` is ``pull`` (jobs go where there is room) or ``round_robin`` (the n-th job belongs to the n-th
-    child, whatever the others do: the paper's default).
-    """
+    """Implements :class:`mpiflux.sched.scheduler.Below` over children."""
 
     def __init__(self, children: Sequence[Child], distribution: str, catalog: Catalog) -> None:
         self.children = {child.endpoint: child for child in children}
         self.catalog = catalog
-        self._round_robin = distribution == "round_robin"
-        self._turn = 0
+        self.distribution = make(distribution)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
+        self._able: dict[tuple[object, ...], list[Child]] = {}
 
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
 
+    def able(self, request: Request) -> list[Child]:
+        """The children whose R can hold such a job."""
+        found = self._able.get(request.key)
+        if found is None:
+            found = [child for child in self.children.values() if child.capacity(request)]
+            self._able[request.key] = found
+        return found
+
     def start(self, entry: Entry) -> int:
-        request = self.catalog.group(entry.chunk.group).request
-        able = [child for child in self.children.values() if child.capacity(request)]
+        group = self.catalog.group(entry.chunk.group)
+        able = self.able(group.request)
         if not able:
             return 0
-        return self._assign_in_turn(entry.chunk, able) if self._round_robin else self._pull(entry.chunk, request, able)
-
-    def _pull(self, chunk: m.Chunk, request: Request, able: list[Child]) -> int:
-        rooms = [(child, child.room(request)) for child in able]
-        rooms = [(child, room) for child, room in rooms if room > 0]
-        left = total = len(chunk)
-        rest: m.Chunk | None = chunk
-        # where there are fewer jobs than room, everybody gets a share of them, the least loaded first
-        rooms.sort(key=lambda pair: pair[0].outstanding / pair[0].capacity(request))
-        room_left = sum(room for _, room in rooms)
-        for child, room in rooms:
-            if rest is None:
-                break
-            n = min(room, max(1, math.ceil(left * room / room_left)), left)
-            room_left -= room
-            part, rest = rest.split(n)
-            left -= n
-            self._send(child, part)
-        return total - left
-
-    def _assign_in_turn(self, chunk: m.Chunk, able: list[Child]) -> int:
-        step = chunk.step * len(able)
-        for offset in range(min(len(able), len(chunk))):
-            child = able[(self._turn + offset) % len(able)]
-            start = chunk.start + offset * chunk.step
-            child.assigned.append(m.Chunk(chunk.group, start, chunk.stop, step, chunk.attempt))
-        self._turn = (self._turn + len(chunk)) % len(able)
-        return len(chunk)
+        taken = 0
+        for receiver, chunk in self.distribution.split(entry.chunk, group, able):
+            child = self.children[receiver.endpoint]
+            child.line.append(chunk)
+            child.waiting += len(chunk)
+            taken += len(chunk)
+            self._top_up(child)
+        return taken
 
     def _top_up(self, child: Child) -> None:
-        while child.assigned:
-            chunk = child.assigned[0]
-            room = child.room(self.catalog.group(chunk.group).request)
+        """Send a child as much of its line as its window allows."""
+        while child.line:
+            chunk = child.line[0]
+            room = child.room_for(self.catalog.group(chunk.group))
             if room <= 0:
                 return
             part, rest = chunk.split(room)
             if rest is None:
-                child.assigned.popleft()
+                child.line.popleft()
             else:
-                child.assigned[0] = rest
+                child.line[0] = rest
+            child.waiting -= len(part)
             self._send(child, part)
 
     def _send(self, child: Child, chunk: m.Chunk) -> None:
@@ -138,29 +146,72 @@ class Dealing:
             self._declared.add((child.endpoint, chunk.group))
             self._out.append((child.endpoint, self.catalog.declared[chunk.group]))
         child.outstanding += len(chunk)
+        child.group = chunk.group
         child.held.update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
         child.to_send.append(chunk)
 
     def collect(self, now: float) -> list[Action]:
+        for child in self.children.values():
+            if child.line:
+                self._top_up(child)
         out, self._out = self._out, []
         for child in self.children.values():
-            if child.assigned:
-                self._top_up(child)
-                out += self._out
-                self._out = []
             if child.to_send:
                 out.append((child.endpoint, m.Submit(tuple(child.to_send))))
                 child.to_send = []
         return out
 
+    def balance(self, now: float) -> list[Action]:
+        """Nothing is left to deal: recall from the fullest child what an idle one could start at once."""
+        loads = []
+        for child in self.children.values():
+            if child.group < 0:
+                loads.append((-1.0 if not child.outstanding else 0.0, 0, child))
+                continue
+            capacity = max(child.capacity_of(self.catalog.group(child.group)), 1)
+            loads.append((child.outstanding / capacity, child.outstanding - capacity, child))
+        richest = max(loads, key=lambda load: load[1])
+        _, excess, child = richest
+        if excess <= 0 or now < child.recall_after:
+            return []
+        group = self.catalog.group(child.group)
+        free = sum(max(one.capacity_of(group) - one.outstanding, 0) for one in self.able(group.request)
+                   if one is not child)
+        n = min(free, math.ceil(excess / 2))
+        if n <= 0:
+            return []
+        child.recall_after = now + RECALL_PAUSE
+        return [(child.endpoint, m.Recall(n))]
+
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         child = self.children[src]
-        if report.records:
-            held = child.held
-            for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
-                held.pop(job, None)
-            child.ended(len(report.records) // SIZE, now)
-        return []
+        ended = child.forget(report)
+        if ended:
+            child.ended(ended, now)
+        back = []
+        for _, chunk in report.returned:
+            for job in self.catalog.ids(chunk):
+                child.held.pop(job, None)
+            child.outstanding -= len(chunk)
+            back.append(chunk)
+        return back
+
+    def recall(self, n: int) -> list[m.Chunk]:
+        """Up to ``n`` jobs that wait in children's lines, last ones first."""
+        taken: list[m.Chunk] = []
+        for child in sorted(self.children.values(), key=lambda one: -one.waiting):
+            while child.line and n > 0:
+                chunk = child.line.pop()
+                keep = max(len(chunk) - n, 0)
+                if keep:
+                    kept, last = chunk.split(keep)
+                    child.line.append(kept)
+                    assert last is not None
+                    chunk = last
+                child.waiting -= len(chunk)
+                n -= len(chunk)
+                taken.append(chunk)
+        return taken
 
     def lost(self, executor: int) -> list[tuple[int, int]]:
         child = self.children[executor]
@@ -177,8 +228,8 @@ class Dealing:
 
         removed: list[m.Chunk] = []
         for child in self.children.values():
-            kept = [part for chunk in child.assigned for part in split_out(chunk, is_wanted, removed)]
-            child.assigned = deque(kept)
+            child.line = deque(part for chunk in child.line for part in split_out(chunk, is_wanted, removed))
+            child.waiting = sum(map(len, child.line))
             if child.held and (not wanted or not wanted.isdisjoint(child.held)):
                 self._out.append((child.endpoint, message))
         return removed

@@ -117,6 +117,24 @@ class WorkQueue:
             yield entry
             entry = following
 
+    def take_last(self, n: int) -> list[Chunk]:
+        """Remove up to ``n`` jobs from the end: those that would start last, first."""
+        taken: list[Chunk] = []
+        for lane in reversed(self._order):
+            while n > 0 and lane.mark.prev is not lane.mark:
+                entry = lane.mark.prev
+                chunk, keep = entry.chunk, len(entry) - n
+                if keep > 0:
+                    entry.chunk, rest = chunk.split(keep)
+                    assert rest is not None
+                    chunk = rest
+                else:
+                    entry.prev.next, entry.next.prev = entry.next, entry.prev
+                self.jobs -= len(chunk)
+                n -= len(chunk)
+                taken.append(chunk)
+        return taken
+
     def clear(self) -> None:
         self._lanes.clear()
         self._order.clear()

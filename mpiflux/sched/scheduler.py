@@ -40,6 +40,12 @@ class Below(Protocol):
     def collect(self, now: float) -> list[Action]:
         """What has to be sent below since the last call."""
 
+    def balance(self, now: float) -> list[Action]:
+        """Called when the queue is empty: even out what is below."""
+
+    def recall(self, n: int) -> list[m.Chunk]:
+        """Up to ``n`` jobs that nobody below has been sent."""
+
     def everybody(self) -> Sequence[int]:
         """All endpoints below."""
 
@@ -69,14 +75,14 @@ class Scheduler:
             self.catalog.add(message)
         elif isinstance(message, m.Cancel):
             self._cancel(message, now)
+        elif isinstance(message, m.Recall):
+            self._recall(message.n)
         elif isinstance(message, m.ExecutorLost):
             self._lost(message.executor, now)
         elif isinstance(message, m.Stop):
             self._stop(message)
         elif isinstance(message, m.Stopped):
-            self._stopping.discard(src)
-            if not self._stopping:
-                self._out.append((self.parent, message))
+            self._stopped_below(src)
         elif isinstance(message, (m.Output, m.NewR, m.Fault)):
             self._out.append((self.parent, message))
             return
@@ -90,6 +96,8 @@ class Scheduler:
                 self.policy.schedule(self.queue, self.below, now)
         if not self.stopped:
             self._out += self.below.collect(now)
+            if not self.queue.jobs:
+                self._out += self.below.balance(now)
         out, self._out = self._out, []
         return out
 
@@ -101,14 +109,26 @@ class Scheduler:
         if not self._stopping:
             self._out.append((self.parent, m.Stopped()))
 
+    def _stopped_below(self, endpoint: int) -> None:
+        self._stopping.discard(endpoint)
+        if not self._stopping:
+            self._out.append((self.parent, m.Stopped()))
+
     def _report(self, src: int, report: m.Report, now: float) -> None:
         for chunk in self.below.report(src, report, now):
             if not self.stopped:
                 self.queue.push_front(chunk)
         if report.records or report.started:
-            # leases and returned chunks concern nobody above
+            # leases, and chunks that were queued again here, concern nobody above
             up = m.Report(report.records, report.output, report.reasons, report.started)
             self._out.append((self.parent, up))
+
+    def _recall(self, n: int) -> None:
+        """Give back what would start last."""
+        back = self.queue.take_last(n)
+        back += self.below.recall(n - sum(map(len, back)))
+        if back:
+            self._out.append((self.parent, m.Report(returned=tuple((-1, chunk) for chunk in back))))
 
     def _cancel(self, message: m.Cancel, now: float) -> None:
         wanted = frozenset(message.ids)
@@ -121,7 +141,11 @@ class Scheduler:
         self._end_unstarted(jobs, Result(message.result), message.reason, now)
 
     def _lost(self, executor: int, now: float) -> None:
+        # the answer tells the executor's rank that what comes after it is meant for the new supervisor
+        self._out.append((executor, m.ExecutorLost(executor)))
         self._end_unstarted(self.below.lost(executor), Result.LOST, "its supervisor was killed", now)
+        if executor in self._stopping:
+            self._stopped_below(executor)
 
     def _end_unstarted(self, jobs: list[tuple[int, int]], result: Result, reason: str, now: float) -> None:
         if not jobs:

@@ -14,7 +14,8 @@ from mpiflux.spec.scalars import resolve
 POLICIES: dict[str, tuple[str, ...] | None] = {"fcfs": ("queue_depth",)}
 """Policy name to its options; None takes any option."""
 
-DISTRIBUTIONS = ("pull", "round_robin")
+DISTRIBUTIONS = ("by_key", "least_loaded", "pull", "round_robin")
+"""Besides ``by_key:PARAMETER`` and a user's own as ``module:Class``."""
 RESOURCE_LEVELS = ("node", "numa", "core")
 """From coarse to fine."""
 
@@ -96,7 +97,7 @@ def read_hierarchy(reader: Reader, node: Node | None, path: str) -> HierarchySpe
     if len(shapes) != 1:
         reader.problem(node, path, f"hierarchy: give {'only ' if shapes else ''}one of levels, width and children")
         return None
-    distribution = reader.choice(*fields.get("distribution"), "pull", DISTRIBUTIONS)
+    distribution = read_distribution(reader, *fields.get("distribution")) or "pull"
     value, where = fields.get(shapes[0])
     assert value is not None
     if shapes[0] == "children":
@@ -183,7 +184,16 @@ def _level(reader: Reader, node: Node, path: str) -> LevelSpec | None:
     return LevelSpec(
         by=by, width=reader.integer(*fields.get("width"), 0, 1, MAX_SCHEDULERS),
         policy=read_policy(reader, *fields.get("policy")),
-        distribution=reader.choice(*fields.get("distribution"), "", DISTRIBUTIONS))
+        distribution=read_distribution(reader, *fields.get("distribution")))
+
+
+def read_distribution(reader: Reader, node: Node | None, path: str) -> str:
+    """How jobs are dealt: a known name, ``by_key:PARAMETER``, ``module:Class``; "" when absent or wrong."""
+    if node is not None and node.kind == "scalar" and ":" in node.text:
+        before, _, after = node.text.partition(":")
+        if after.isidentifier() and all(part.isidentifier() for part in before.split(".")):
+            return node.text
+    return reader.choice(node, path, "", DISTRIBUTIONS)
 
 
 def _children(reader: Reader, node: Node, path: str, times: int, budget: list[int]) -> tuple[NestedSpec, ...]:
@@ -239,5 +249,5 @@ def _child(reader: Reader, fields: Fields, times: int, budget: list[int]) -> Nes
         name=reader.text(*name) if name[0] is not None else "",
         share_nodes=amounts[0], share_cores=amounts[1], share_gpus=amounts[2],
         policy=read_policy(reader, *fields.get("policy")),
-        distribution=reader.choice(*fields.get("distribution"), "", DISTRIBUTIONS),
+        distribution=read_distribution(reader, *fields.get("distribution")),
         children=_children(reader, grandchildren, where, times, budget) if grandchildren is not None else ())
