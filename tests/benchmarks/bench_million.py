@@ -1,0 +1,71 @@
+"""A million jobs through the tree with no process started: what rank 0 costs for each, and whether that stays flat.
+
+``--exec null`` schedules, distributes, reports and journals every job as always; only the processes are missing.
+Rank 0's CPU time and peak memory are its own (getrusage at its end, from a wrapper around the program); jobs/s is of
+the whole arrangement on this machine's cores.
+
+usage: bench_million.py [RANKS] [COUNTS...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from _common import EXAMPLES, Scratch, launcher, machine, table, timed
+
+WRAPPER = """
+import atexit, json, os, resource, sys
+out = sys.argv.pop(1)
+rank = int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")))
+from mpiflux.cli.main import main
+status = main(sys.argv[1:])
+if rank == 0:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    with open(out, "w") as file:
+        json.dump({"cpu": used.ru_utime + used.ru_stime, "rss": used.ru_maxrss * 1024}, file)
+sys.exit(status)
+"""
+
+
+def run(scratch: str, ranks: int, count: int) -> dict[str, float]:
+    run_dir, out = os.path.join(scratch, f"run-{count}"), os.path.join(scratch, f"{count}.json")
+    wrapper = os.path.join(scratch, "wrapper.py")
+    with open(wrapper, "w") as file:
+        file.write(WRAPPER)
+    # one leaf scheduler and executor for each rank but the root's, as on a machine of that many nodes
+    cores = max(4 * (ranks - 1), 4)
+    timed([*launcher(ranks), sys.executable, wrapper, out, "run", str(EXAMPLES / "stress.yaml"), "--set", f"n={count}",
+           "--run-dir", run_dir, "--exec", "null", "--progress", "none", "--cores-per-node", str(cores),
+           "--hierarchy", str(max(ranks - 1, 1))])
+    with open(out) as file:
+        found = json.load(file)
+    from mpiflux.store.reader import open_run
+
+    with open_run(run_dir) as reader:
+        records = reader.records
+        assert len(records) == count
+        found["span"] = float(records["t_finish"].max()) - float(reader.meta["t_start"])
+    found["db"] = os.path.getsize(os.path.join(run_dir, "run.db"))
+    return found
+
+
+def main() -> None:
+    ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    counts = [int(n) for n in sys.argv[2:]] or [10_000, 100_000, 1_000_000]
+    print(f"{machine()}, {ranks} ranks")
+    rows: list[tuple[object, ...]] = []
+    with Scratch() as scratch:
+        base = run(scratch, ranks, 10)
+        for count in counts:
+            found = run(scratch, ranks, count)
+            rows.append((f"{count:,}", f"{count / found['span']:,.0f}",
+                         f"{(found['cpu'] - base['cpu']) / count * 1e6:.2f}",
+                         f"{found['rss'] / 1e6:.0f}", f"{(found['rss'] - base['rss']) / count:.0f}",
+                         f"{found['db'] / count:.0f}"))
+    print(table(rows, ("jobs", "jobs/s", "rank 0 CPU, us/job", "its peak, MB", "more, bytes/job", "run.db, bytes/job")))
+
+
+if __name__ == "__main__":
+    main()
