@@ -141,6 +141,12 @@ class Leasing:
         self._feeds.clear()
         return out
 
+    def balance(self, now: float) -> list[Action]:
+        return []
+
+    def recall(self, n: int) -> list[m.Chunk]:
+        return []
+
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         held = self._held[src]
         if report.records:
