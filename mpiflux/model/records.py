@@ -23,6 +23,13 @@ bytes of this attempt's stdout and stderr that follow, in record order, in the b
 
 SIZE = PACK.size
 
+
+def ids(records: bytes) -> list[int]:
+    """The job ids of packed records."""
+    # the id is the first of a record's eight-byte words
+    return memoryview(records).cast("Q")[::SIZE // 8].tolist()
+
+
 FLAG_STDOUT_TRUNCATED = 1
 FLAG_STDERR_TRUNCATED = 2
 FLAG_STREAMED = 4

@@ -213,6 +213,10 @@ class Dealing:
                 taken.append(chunk)
         return taken
 
+    def holding(self, wanted: frozenset[int]) -> list[int]:
+        return [job for child in self.children.values()
+                for job in (child.held.keys() & wanted if wanted else child.held)]
+
     def lost(self, executor: int) -> list[tuple[int, int]]:
         child = self.children[executor]
         jobs = list(child.held.items())

@@ -175,6 +175,9 @@ class Leasing:
             lease.shape.leases[lease.executor] -= 1
             self.pool.free(lease.r, lease.shape.request)
 
+    def holding(self, wanted: frozenset[int]) -> list[int]:
+        return [job for held in self._held.values() for job in (held.keys() & wanted if wanted else held)]
+
     def lost(self, executor: int) -> list[tuple[int, int]]:
         for number in [n for n, lease in self._leases.items() if lease.executor == executor]:
             self._end_lease(number)

@@ -8,15 +8,15 @@ and returns what is to be sent. The same code runs under MPI, in one process, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from mpiflux.model import messages as m
-from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, ids
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.policies import Policy
-from mpiflux.sched.queue import Entry, WorkQueue
+from mpiflux.sched.queue import Entry, WorkQueue, split_out
 
 Action = tuple[int, m.Message]
 """(destination endpoint, message)."""
@@ -30,6 +30,9 @@ class Below(Protocol):
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         """Account for what ended below; returns chunks that came back unstarted."""
+
+    def holding(self, wanted: frozenset[int]) -> Iterable[int]:
+        """The jobs of ``wanted`` that were sent below and have not ended; empty: all that were."""
 
     def lost(self, executor: int) -> list[tuple[int, int]]:
         """Everything that an executor or child had is lost: (job id, attempt)."""
@@ -60,6 +63,8 @@ class Scheduler:
         self.stopped = False
         self._stopping: set[int] = set()
         """Who below has not answered a Stop yet."""
+        self._cancelled: dict[int, m.Cancel] = {}
+        """Jobs that were below when they were cancelled, until their end is reported: they may come back instead."""
         self._out: list[Action] = []
         self._changed = False
 
@@ -117,7 +122,10 @@ class Scheduler:
     def _report(self, src: int, report: m.Report, now: float) -> None:
         for chunk in self.below.report(src, report, now):
             if not self.stopped:
-                self.queue.push_front(chunk)
+                self._requeue(chunk, now)
+        if self._cancelled and report.records:
+            for job in ids(report.records):
+                self._cancelled.pop(job, None)
         if report.records or report.started:
             # leases, and chunks that were queued again here, concern nobody above
             up = m.Report(report.records, report.output, report.reasons, report.started)
@@ -130,6 +138,19 @@ class Scheduler:
         if back:
             self._out.append((self.parent, m.Report(returned=tuple((-1, chunk) for chunk in back))))
 
+    def _requeue(self, chunk: m.Chunk, now: float) -> None:
+        """Queue again what came back unstarted, without what was cancelled on its way."""
+        kept = [chunk]
+        if self._cancelled:
+            first = self.catalog.group(chunk.group).first_id
+            cancelled: list[m.Chunk] = []
+            kept = split_out(chunk, lambda _, index: first + index in self._cancelled, cancelled)
+            for one in cancelled:
+                why = self._cancelled.pop(first + one.start)
+                self._end_unstarted([(first + one.start, one.attempt)], Result(why.result), why.reason, now)
+        for part in reversed(kept):
+            self.queue.push_front(part)
+
     def _cancel(self, message: m.Cancel, now: float) -> None:
         wanted = frozenset(message.ids)
 
@@ -137,6 +158,7 @@ class Scheduler:
             return not wanted or self.catalog.group(chunk.group).first_id + index in wanted
 
         removed = self.queue.remove(is_wanted) + self.below.cancel(message)
+        self._cancelled.update(dict.fromkeys(self.below.holding(wanted), message))
         jobs = [(job, chunk.attempt) for chunk in removed for job in self.catalog.ids(chunk)]
         self._end_unstarted(jobs, Result(message.result), message.reason, now)
 
