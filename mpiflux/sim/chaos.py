@@ -1,0 +1,217 @@
+"""Random instances under random trouble, each made whole from one seed: it decides the machine, the tree, the jobs,
+what they do, when messages arrive, who dies, who is slow, and what the user cancels."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from mpiflux.model.jobspec import (
+    Dependency,
+    HierarchySpec,
+    JobGroup,
+    LevelSpec,
+    NestedSpec,
+    PolicySpec,
+    Request,
+    Workflow,
+)
+from mpiflux.model.resources import kinds, misfit
+from mpiflux.model.states import Result
+from mpiflux.overlay.plan import Plan, explain_misfits, make_plan
+from mpiflux.sim.cluster import START, Cluster
+from mpiflux.sim.costs import Costs
+from mpiflux.sim.engine import Delay
+from mpiflux.sim.executor import Outcome
+from mpiflux.sim.invariants import Invariants
+from mpiflux.sim.machine import Machine, NodeType, build
+
+MOST_EVENTS = 400_000
+"""A scenario that needs more than this runs in circles."""
+
+
+@dataclass
+class Scenario:
+    """What a seed stands for."""
+
+    seed: int
+    machine: Machine
+    workflow: Workflow
+    costs: Costs
+    faults: list[tuple[float, str, object]] = field(default_factory=list)
+    """(seconds after the start, what, whom)."""
+
+
+class RandomBehaviour:
+    """The same job attempt does the same in every run of a seed, whenever it starts."""
+
+    def __init__(self, seed: int, length: float, fail: float, stubborn: float) -> None:
+        self._seed, self._length, self._fail, self._stubborn = seed, length, fail, stubborn
+
+    def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:
+        rng = random.Random(f"{self._seed}/{group.number}/{index}/{attempt}")
+        seconds = 0.0 if rng.random() < 0.3 else rng.expovariate(1 / self._length) * rng.choice((0.01, 0.3, 1, 5))
+        failed = rng.random() < self._fail
+        return Outcome(seconds, Result.FAILED if failed else Result.COMPLETED, 1 if failed else 0,
+                       rng.random() < self._stubborn)
+
+
+def scenario(seed: int) -> Scenario:
+    """Everything that ``seed`` decides before the run."""
+    rng = random.Random(seed)
+    types = tuple(NodeType(rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3, 4, 8, 12)), rng.choice((0, 0, 1, 2, 4)))
+                  for _ in range(rng.choice((1, 1, 2))))
+    machine = build(types, rng.choice((1, 1, 1, 2, 3)))
+    workflow = _workflow(rng, machine, types)
+    scale = rng.choice((0.0, 1.0, 1.0, 20.0))
+    costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
+                  master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
+                  commit=rng.choice((0.0, 0.05)))
+    return Scenario(seed, machine, workflow, costs, _faults(rng, machine, workflow))
+
+
+def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...]) -> Workflow:
+    hierarchy = _hierarchy(rng, machine)
+    groups: list[JobGroup] = []
+    first = 1
+    leaf_cores = 1 if hierarchy.levels and hierarchy.levels[-1].by == "core" else min(one.cores for one in types)
+    for number in range(rng.choice((1, 1, 2, 3, 4, 6))):
+        count = rng.choice((1, 2, 7, 30, 100, 300))
+        gpus = rng.choice((0, 0, 0, 1))
+        request = Request(cores=rng.choice((1, 1, 1, 2, leaf_cores)), gpus=gpus,
+                          tasks=rng.choice((1, 1, 1, 1, 2)), exclusive=rng.random() < 0.05,
+                          layout=rng.choice(("pack", "pack", "spread")))
+        after = tuple(Dependency(f"g{other}", rng.choice(("ok", "any", "any", "not_ok")))
+                      for other in range(number) if rng.random() < 0.25)
+        groups.append(JobGroup(
+            number=number, name=f"g{number}", first_id=first, count=count, request=request,
+            retries=rng.choice((0, 0, 1, 3)), time_limit=rng.choice((0.0, 0.0, 0.05, 2.0)),
+            priority=rng.choice((16, 16, 8, 31)), after=after))
+        first += count
+    policy = PolicySpec("fcfs", {"queue_depth": rng.choice((1, 2, 32))})
+    workflow = Workflow(name=f"seed-{rng.random()}", hierarchy=hierarchy, policy=policy, groups=tuple(groups))
+    return _fitting(workflow, machine)
+
+
+def _fitting(workflow: Workflow, machine: Machine) -> Workflow:
+    """Jobs that no leaf can hold become jobs of one core, as a run would refuse them."""
+    plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+    groups = tuple(
+        group if not explain_misfits(plan, (group,)) and _finds_a_leaf(plan, group.request) else JobGroup(
+            number=group.number, name=group.name, first_id=group.first_id, count=group.count, after=group.after,
+            retries=group.retries)
+        for group in workflow.groups)
+    return Workflow(name=workflow.name, hierarchy=workflow.hierarchy, policy=workflow.policy, groups=groups)
+
+
+def _finds_a_leaf(plan: Plan, request: Request) -> bool:
+    """Whether a job that is dealt to a child by what the child's whole R can hold always comes to a leaf that can."""
+    able = [misfit(kinds(s.resources), s.consumables, request) is None for s in plan.schedulers]
+    return all(not able[s.id] or not s.children or any(able[child] for child in s.children) for s in plan.schedulers)
+
+
+def _hierarchy(rng: random.Random, machine: Machine) -> HierarchySpec:
+    distribution = rng.choice(("pull", "pull", "round_robin"))
+    kind = rng.randrange(6)
+    if kind == 0:
+        return HierarchySpec(levels=(), distribution=distribution)
+    if kind == 1:
+        return HierarchySpec(levels=(LevelSpec(by="node"),), distribution=distribution)
+    if kind == 2:
+        return HierarchySpec(levels=(LevelSpec(by="node"), LevelSpec(by="core")), distribution=distribution)
+    if kind == 3:
+        widths = [rng.choice((2, 3, 4)) for _ in range(rng.choice((1, 2, 3)))]
+        return HierarchySpec(levels=tuple(LevelSpec(by="width", width=width) for width in widths),
+                             distribution=distribution)
+    if kind == 4 and machine.cores > 2:
+        share = rng.randrange(1, machine.cores)
+        return HierarchySpec(nested=NestedSpec(children=(
+            NestedSpec(share_cores=share, children=tuple(NestedSpec() for _ in range(rng.choice((0, 2))))),
+            NestedSpec(distribution=rng.choice(("", "round_robin"))))), distribution=distribution)
+    return HierarchySpec(levels=(LevelSpec(by="width", width=2), LevelSpec(by="core")), distribution=distribution)
+
+
+def _faults(rng: random.Random, machine: Machine, workflow: Workflow) -> list[tuple[float, str, object]]:
+    faults: list[tuple[float, str, object]] = []
+
+    def moment() -> float:
+        return rng.choice((rng.uniform(0, 0.02), rng.uniform(0, 0.3), rng.uniform(0, 5), rng.uniform(0, 40)))
+
+    executors = [number for numbers in machine.executors for number in numbers]
+    if rng.random() < 0.6:
+        faults += [(moment(), "kill", rng.choice(executors)) for _ in range(rng.choice((1, 2, 10, 40)))]
+    if rng.random() < 0.3:
+        faults += [(moment(), "stall rank", (rng.randrange(machine.ranks), rng.choice((0.05, 1.0, 30.0))))
+                   for _ in range(3)]
+    if rng.random() < 0.3:
+        faults += [(moment(), "stall executor", (rng.choice(executors), rng.choice((0.05, 1.0, 30.0))))
+                   for _ in range(3)]
+    if rng.random() < 0.5:
+        total = workflow.total
+        for _ in range(rng.choice((1, 5))):
+            low = rng.randrange(total)
+            ids = tuple(range(low + 1, min(low + rng.choice((1, 10, total)), total) + 1))
+            faults.append((moment(), "cancel", ids))
+    if rng.random() < 0.1:
+        faults.append((moment(), "stop", rng.choice((0.0, 5.0))))
+    return sorted(faults, key=lambda fault: fault[0])
+
+
+def random_delay(rng: random.Random) -> Delay:
+    """Delays that let batches of different pairs overtake each other, some by a lot."""
+    typical = rng.choice((0.0, 1e-5, 1e-3))
+    tail = rng.choice((0.0, 0.01, 0.3))
+
+    def delay(src: int, dst: int, now: float) -> float:
+        slow = tail * rng.random() if rng.random() < 0.1 else 0.0
+        return typical * rng.random() + slow
+
+    return delay
+
+
+def play(seed: int, fences: bool = True) -> tuple[Cluster, Invariants]:
+    """Run what the seed stands for, with all invariants watched.
+
+    Raises Violation or Deadlock, with the seed in its text, when one does not hold.
+    """
+    made = scenario(seed)
+    rng = random.Random(f"run/{seed}")
+    invariants = Invariants()
+    behaviour = RandomBehaviour(seed, rng.choice((0.001, 0.05, 1.0)), rng.choice((0.0, 0.1, 0.5)),
+                                rng.choice((0.0, 0.3)))
+    cluster = Cluster(made.machine, made.workflow, behaviour, costs=made.costs, watcher=invariants,
+                      delay=random_delay(rng), quantum=rng.choice((0.0, 0.0, 0.004)), fences=fences)
+    for when, what, whom in made.faults:
+        cluster.engine.at(START + when, _fault, cluster, what, whom)
+    try:
+        cluster.begin()
+        while cluster.step():
+            if cluster.engine.events > MOST_EVENTS:
+                raise AssertionError(f"{MOST_EVENTS:,} events and no end\n{cluster.dump()}")
+        cluster.check_over()
+        invariants.finish(cluster)
+    except Exception as error:
+        raise type(error)(f"seed {seed}: {error}") from error
+    return cluster, invariants
+
+
+def _fault(cluster: Cluster, what: str, whom: object) -> None:
+    master = cluster.master
+    if what == "kill":
+        assert isinstance(whom, int)
+        cluster.kill_executor(whom)
+    elif what == "stall rank":
+        assert isinstance(whom, tuple)
+        cluster.ranks[whom[0]].stall(whom[1])
+    elif what == "stall executor":
+        assert isinstance(whom, tuple)
+        cluster.executors[whom[0]].stall(whom[1])
+    elif what == "cancel":
+        assert isinstance(whom, tuple)
+        if not master.stopping:
+            master.cancel(whom, "cancelled by its user", cluster.now)
+            cluster.ranks[0].wake()
+    elif what == "stop" and not master.over:
+        assert isinstance(whom, float)
+        master.stop(whom)
+        cluster.ranks[0].wake()

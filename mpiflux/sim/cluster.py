@@ -1,0 +1,386 @@
+"""A whole instance on virtual machines: the real schedulers, everything around them simulated.
+
+Ranks, supervisors and links are processes that are busy for a while and then look at what has come. The schedulers
+are those of :mod:`mpiflux.sched`, fed the same messages that MPI would bring them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mpiflux.model import messages as m
+from mpiflux.model.jobspec import Workflow
+from mpiflux.model.records import SIZE
+from mpiflux.overlay import address
+from mpiflux.overlay.plan import Plan, PlannedScheduler, make_plan
+from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.leasing import Leasing
+from mpiflux.sched.policies import make
+from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.scheduler import Below, Scheduler
+from mpiflux.sim.costs import Costs
+from mpiflux.sim.engine import Delay, Engine, Network
+from mpiflux.sim.executor import Behaviour, Item, SimExecutor
+from mpiflux.sim.machine import Machine
+from mpiflux.sim.master import SimMaster
+from mpiflux.sim.watch import Watcher
+
+START = 1000.0
+"""Virtual time at which every simulation begins: not 0, which schedulers and executors take for 'never'."""
+
+
+class Deadlock(AssertionError):
+    """Nothing will ever happen again, and jobs are left."""
+
+
+@dataclass
+class Level:
+    """What the schedulers of one depth of the tree did."""
+
+    schedulers: int = 0
+    busy: float = 0.0
+    """Seconds of CPU of all of them."""
+    busiest: float = 0.0
+    messages: int = 0
+
+
+@dataclass
+class _Work:
+    busy: float = 0.0
+    messages: int = 0
+
+
+@dataclass
+class _Links:
+    """A rank's side of its supervisors."""
+
+    dead: set[int] = field(default_factory=set)
+    declared: dict[int, list[Item]] = field(default_factory=dict)
+    users: dict[int, dict[int, None]] = field(default_factory=dict)
+    fences: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(executor, scheduler) to losses that the scheduler has not answered: what it sent before it heard of the last
+    one must not reach the new supervisor."""
+
+
+class SimRank:
+    """A rank's loop, as :class:`mpiflux.instance.rank.Rank` runs it."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self.cluster, self.number = cluster, number
+        self.schedulers: dict[int, Scheduler] = {}
+        self.master: SimMaster | None = None
+        self.links = _Links()
+        self.busy = self.busy_until = 0.0
+        self._inbox: list[Item | int] = []
+        """Messages, or the number of an executor whose link has closed."""
+        self._local: deque[Item] = deque()
+        self._waking = False
+        self._cost = 0.0
+
+    def arrive(self, items: Sequence[Item | int]) -> None:
+        self._inbox += items
+        self.wake()
+
+    def wake(self) -> None:
+        if not self._waking:
+            self._waking = True
+            self.cluster.engine.at(self.busy_until, self._turn)
+
+    def stall(self, seconds: float) -> None:
+        """It gets no CPU for a while."""
+        self.busy_until = max(self.busy_until, self.cluster.engine.now) + seconds
+
+    def _turn(self) -> None:
+        engine, costs = self.cluster.engine, self.cluster.costs
+        now = engine.now
+        self._waking = False
+        if now < self.busy_until:
+            self.wake()
+            return
+        self._cost = costs.turn
+        outgoing: dict[tuple[int, int], list[Item]] = {}
+        posted: dict[int, list[Item]] = {}
+        inbox, self._inbox = self._inbox, []
+        for item in inbox:
+            if isinstance(item, int):
+                self._replace(item, outgoing)
+            elif address.is_executor(item[1]):
+                self._deliver(item, outgoing)
+            else:
+                self._local.append(item)
+        self._dispatch(now, outgoing, posted)
+        batches = len(outgoing) + len(posted)
+        self._cost += costs.batch * batches + costs.message * sum(map(len, (*outgoing.values(), *posted.values())))
+        done = now + self._cost
+        self.busy += self._cost
+        self.busy_until = done
+        for (communicator, rank), items in outgoing.items():
+            self.cluster.to_rank(communicator, self.number, rank, items, done)
+        for number, items in posted.items():
+            self.cluster.to_executor(self.number, number, items, done)
+        if self._inbox or self._local:
+            self.wake()
+
+    def _dispatch(self, now: float, outgoing: dict[tuple[int, int], list[Item]], posted: dict[int, list[Item]]) -> None:
+        watcher, local = self.cluster.watcher, self._local
+        dirty: set[int] = set()
+        while True:
+            while local:
+                dst, src, message = local.popleft()
+                scheduler = self.schedulers.get(dst)
+                if scheduler is not None:
+                    watcher.received(dst, src, message)
+                    self._charge(dst, self.cluster.cost_in(dst, message))
+                    scheduler.receive(src, message, now)
+                    dirty.add(dst)
+                elif dst == address.MASTER:
+                    assert self.master is not None
+                    self._cost += self.cluster.cost_master(message)
+                    self.master.handle(src, message, now)
+                elif address.is_executor(dst):
+                    self._post(dst, src, message, posted)
+            if self.master is not None:
+                self.master.turn(now)
+                for message in self.master.collect():
+                    watcher.sent(address.MASTER, 0, message)
+                    self._deliver((0, address.MASTER, message), outgoing)
+            for number in sorted(dirty):
+                actions = self.schedulers[number].settle(now)
+                self._charge(number, self.cluster.costs.settle)
+                for dst, message in actions:
+                    watcher.sent(number, dst, message)
+                    self._charge(number, self.cluster.cost_out(message))
+                    self._deliver((dst, number, message), outgoing)
+            dirty.clear()
+            if not local:
+                return
+
+    def _charge(self, scheduler: int, seconds: float) -> None:
+        self._cost += seconds
+        work = self.cluster.work[scheduler]
+        work.busy += seconds
+        work.messages += 1
+
+    def _deliver(self, item: Item, outgoing: dict[tuple[int, int], list[Item]]) -> None:
+        dst, src, _ = item
+        rank = self.cluster.rank_of(dst)
+        if rank == self.number:
+            self._local.append(item)
+        else:
+            outgoing.setdefault((_communicator(dst, src), rank), []).append(item)
+
+    # -- its supervisors -----------------------------------------------------------------------------------------
+
+    def _post(self, number: int, src: int, message: m.Message, posted: dict[int, list[Item]]) -> None:
+        links, item = self.links, (number, src, message)
+        if isinstance(message, m.ExecutorLost):
+            links.fences[number, src] -= 1
+            return
+        if isinstance(message, m.Declare):
+            links.declared.setdefault(number, []).append(item)
+        elif self.cluster.fences and links.fences[number, src]:
+            return
+        links.users.setdefault(number, {})[src] = None
+        if number not in links.dead:
+            posted.setdefault(number, []).append(item)
+
+    def _replace(self, number: int, outgoing: dict[tuple[int, int], list[Item]]) -> None:
+        self.links.dead.discard(number)
+        self.cluster.start_executor(self.number, number, self.links.declared.get(number, ()))
+        for src in self.links.users.get(number, ()):
+            self.links.fences[number, src] += 1
+            self._deliver((src, number, m.ExecutorLost(number)), outgoing)
+
+
+class Cluster:
+    """See the module's text. ``quantum`` is that of :class:`SimExecutor`; ``delay`` replaces that of the costs.
+
+    Raises PlanError and PolicyError for a workflow that cannot run there.
+    """
+
+    def __init__(self, machine: Machine, workflow: Workflow, behaviour: Behaviour, *, costs: Costs | None = None,
+                 watcher: Watcher | None = None, delay: Delay | None = None, quantum: float = 0.0,
+                 arrivals: Sequence[tuple[float, m.Chunk]] = (), fences: bool = True) -> None:
+        self.machine, self.behaviour, self.quantum, self.fences = machine, behaviour, quantum, fences
+        self.costs = costs or Costs()
+        self.watcher = watcher or Watcher()
+        self.engine = Engine(START)
+        self.network = Network(self.engine, delay or self._usual_delay)
+        self.plan: Plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+        self.work = [_Work() for _ in self.plan.schedulers]
+        self.ranks = [SimRank(self, number) for number in range(machine.ranks)]
+        self.schedulers: list[Scheduler] = []
+        for planned in self.plan.schedulers:
+            scheduler = make_scheduler(planned, self.plan, machine.table)
+            self.schedulers.append(scheduler)
+            self.ranks[planned.rank].schedulers[planned.id] = scheduler
+        self.executors: dict[int, SimExecutor] = {}
+        for rank, numbers in enumerate(machine.executors):
+            for number in numbers:
+                self.start_executor(rank, number, ())
+        self.master = SimMaster(workflow, self.costs.commit, self._wake_master, self.watcher, arrivals)
+        self.ranks[0].master = self.master
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Hand out what may start. Nothing happens before :meth:`run` or :meth:`step`."""
+        self.master.begin(self.engine.now)
+        self.ranks[0].wake()
+
+    def step(self) -> bool:
+        """One event; False when nothing will ever happen again."""
+        return self.engine.step()
+
+    def run(self) -> None:
+        """To the end. Raises Deadlock when that never comes."""
+        self.begin()
+        while self.step():
+            pass
+        self.check_over()
+
+    def check_over(self) -> None:
+        """Raise Deadlock unless every job has ended, or the run was interrupted and has stopped."""
+        if self.master.stopping:
+            if not self.master.stopped:
+                raise Deadlock(f"the run was interrupted and never stopped\n{self.dump()}")
+        elif not self.master.over:
+            raise Deadlock(f"nothing happens any more, and jobs are left\n{self.dump()}")
+
+    @property
+    def now(self) -> float:
+        return self.engine.now
+
+    def levels(self) -> list[Level]:
+        """What schedulers did, by depth."""
+        levels = [Level() for _ in range(self.plan.depth)]
+        for planned, work in zip(self.plan.schedulers, self.work, strict=True):
+            level = levels[planned.depth]
+            level.schedulers += 1
+            level.busy += work.busy
+            level.messages += work.messages
+            level.busiest = max(level.busiest, work.busy)
+        return levels
+
+    def dump(self) -> str:
+        """Where everything is, for a person who looks for what went wrong."""
+        lines = [f"t={self.now - START:.6f} {self.master.table.counts()}"]
+        for planned, scheduler in zip(self.plan.schedulers, self.schedulers, strict=True):
+            lines.append(f"{planned.name}: queued {[entry.chunk for entry in scheduler.queue][:8]}, "
+                         f"{_describe(scheduler.below)}")
+        for number, executor in self.executors.items():
+            if executor.running or executor.leases or any(executor.backlog.values()):
+                backlog = [span.chunk() for spans in executor.backlog.values() for span in spans]
+                lines.append(f"executor {number:#x}: runs {sorted(executor.running)}, "
+                             f"leases {sorted(executor.leases)}, backlog {backlog}")
+        return "\n".join(lines)
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    def kill_executor(self, number: int) -> None:
+        """A supervisor dies now; its rank notices when it has read all that it had sent."""
+        executor = self.executors[number]
+        if executor.alive:
+            rank = address.rank_of_executor(number)
+            executor.die()
+            self.ranks[rank].links.dead.add(number)
+            self.network.send(("up", number), rank, rank, self.now, self.ranks[rank].arrive, [number])
+
+    # -- wiring --------------------------------------------------------------------------------------------------
+
+    def start_executor(self, rank: int, number: int, declared: Sequence[Item]) -> None:
+        """Put a fresh supervisor in place."""
+        def send(items: list[Item], when: float) -> None:
+            self.network.send(("up", number), rank, rank, when, self.ranks[rank].arrive, items)
+
+        executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.watcher, send, self.quantum)
+        for _, _, message in declared:
+            assert isinstance(message, m.Declare)
+            executor.groups[message.group.number] = message.group
+        self.executors[number] = executor
+
+    def to_rank(self, communicator: int, src: int, dst: int, items: list[Item], when: float) -> None:
+        self.network.send((communicator, src, dst), src, dst, when, self.ranks[dst].arrive, items)
+
+    def to_executor(self, rank: int, number: int, items: list[Item], when: float) -> None:
+        # bound now: what is under way to a supervisor dies with it
+        self.network.send(("down", number), rank, rank, when, self.executors[number].arrive, items)
+
+    def rank_of(self, endpoint: int) -> int:
+        if endpoint == address.MASTER:
+            return 0
+        if address.is_executor(endpoint):
+            return address.rank_of_executor(endpoint)
+        return self.plan.schedulers[endpoint].rank
+
+    def _wake_master(self, when: float) -> None:
+        self.engine.at(when, self.ranks[0].wake)
+
+    def _usual_delay(self, src: int, dst: int, now: float) -> float:
+        where = self.machine.node_of_rank
+        return self.costs.local if where[src] == where[dst] else self.costs.remote
+
+    # -- costs ---------------------------------------------------------------------------------------------------
+
+    def cost_in(self, dst: int, message: m.Message) -> float:
+        """What it costs a scheduler to take a message."""
+        costs = self.costs
+        cost = costs.message
+        if isinstance(message, m.Report) and message.records:
+            each = costs.deal_job if self.plan.schedulers[dst].children else costs.feed_job
+            cost += each * (len(message.records) // SIZE)
+        elif isinstance(message, m.Submit):
+            cost += costs.deal_chunk * len(message.chunks)
+        return cost
+
+    def cost_out(self, message: m.Message) -> float:
+        """What it costs a scheduler to decide on a message. A job's own cost is taken when its record comes."""
+        if isinstance(message, m.Submit):
+            return self.costs.deal_chunk * len(message.chunks)
+        if isinstance(message, m.Feed):
+            return self.costs.feed_chunk * len(message.chunks)
+        return self.costs.grant if isinstance(message, m.Grant) else 0.0
+
+    def cost_master(self, message: m.Message) -> float:
+        """What it costs rank 0 to apply and journal a message."""
+        if isinstance(message, m.Report) and message.records:
+            return self.costs.master_report + self.costs.master_record * (len(message.records) // SIZE)
+        return self.costs.message
+
+
+def make_scheduler(planned: PlannedScheduler, plan: Plan, table: dict[tuple[int, int], int]) -> Scheduler:
+    """A scheduler of the plan, wired as a real instance wires it."""
+    parent = planned.parent if planned.parent >= 0 else address.MASTER
+    catalog = Catalog()
+    below: Below
+    if planned.children:
+        children = [Child(child, ResourcePool(plan.schedulers[child].resources)) for child in planned.children]
+        below = Dealing(children, planned.distribution, catalog)
+    else:
+        first = {r.node: r.cores[0] for r in planned.resources if r.cores}
+        executors = tuple(dict.fromkeys(table[r.node, core] for r in planned.resources for core in r.cores))
+
+        def executor_of(where: int, core: int) -> int:
+            return table[where, core if core >= 0 else first[where]]
+
+        below = Leasing(planned.id, parent, ResourcePool(planned.resources), executor_of, executors, catalog)
+    return Scheduler(planned.id, parent, make(planned.policy), below, catalog)
+
+
+def _communicator(dst: int, src: int) -> int:
+    """As in the instance: the scheduler whose communicator both are in."""
+    if address.is_executor(src):
+        return dst
+    return src if address.is_executor(dst) else min(dst, src)
+
+
+def _describe(below: Below) -> str:
+    if isinstance(below, Dealing):
+        return "children " + ", ".join(f"{child.endpoint}: {child.outstanding} out"
+                                       for child in below.children.values() if child.outstanding)
+    if isinstance(below, Leasing):
+        return f"free {below.pool.free_cores}/{below.pool.total_cores} cores"
+    return ""

@@ -1,0 +1,376 @@
+"""A simulated supervisor: the executor's side of the protocol, with durations in place of processes.
+
+It follows :mod:`mpiflux.node.supervisor` step by step; the constants of both are held together by a test.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpiflux.model import messages as m
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
+from mpiflux.model.states import Result
+from mpiflux.sim.costs import Costs
+from mpiflux.sim.engine import Engine
+from mpiflux.sim.watch import Watcher
+
+YOUNG = 0.01
+FLUSH = 0.008
+STALE = 0.05
+GRACE = 5.0
+_TERM = 0.002
+"""Seconds from TERM to the end of a job that obeys it."""
+_LATER = 1e-6
+
+Item = tuple[int, int, m.Message]
+"""(destination, source, message)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attempt would do if it were left alone."""
+
+    seconds: float
+    result: Result = Result.COMPLETED
+    returncode: int = 0
+    stubborn: bool = False
+    """It ignores TERM."""
+
+
+class Behaviour(Protocol):
+    """What jobs do, in place of programs."""
+
+    def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome: ...
+
+
+class _Span:
+    """What is left of a chunk that was fed."""
+
+    __slots__ = ("attempt", "group", "next", "step", "stop")
+
+    def __init__(self, group: JobGroup, chunk: m.Chunk) -> None:
+        self.group, self.attempt = group, chunk.attempt
+        self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
+
+    def chunk(self) -> m.Chunk:
+        return m.Chunk(self.group.number, self.next, self.stop, self.step, self.attempt)
+
+
+class _Lease:
+    __slots__ = ("number", "owner", "r_id", "shape", "tasks")
+
+    def __init__(self, grant: m.Grant, owner: int) -> None:
+        self.number, self.owner, self.shape, self.r_id = grant.lease, owner, grant.shape, grant.r_id
+        self.tasks = sum(share.tasks for share in grant.r.shares)
+
+
+class _Job:
+    __slots__ = ("attempt", "ended", "finish", "group", "id", "killed", "lease", "reason", "result", "returncode",
+                 "stubborn", "t_start")
+
+    def __init__(self, group: JobGroup, index: int, attempt: int, lease: _Lease, now: float) -> None:
+        self.group, self.attempt, self.lease, self.t_start = group, attempt, lease, now
+        self.id = group.first_id + index
+        self.finish = now
+        self.result = Result.NONE
+        self.returncode = 0
+        self.reason = ""
+        self.killed = self.stubborn = self.ended = False
+
+
+class _Report:
+    """A report in the making."""
+
+    __slots__ = ("done", "idle", "reasons", "records", "returned", "started")
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+        self.started: list[bytes] = []
+        self.reasons: dict[int, str] = {}
+        self.returned: list[tuple[int, m.Chunk]] = []
+        self.idle: list[int] = []
+        self.done: dict[tuple[int, int], list[float]] = {}
+
+    def message(self) -> m.Report:
+        return m.Report(b"".join(self.records), reasons=self.reasons, started=b"".join(self.started),
+                        returned=tuple(self.returned), idle=tuple(self.idle),
+                        done=tuple((*key, int(n), seconds) for key, (n, seconds) in self.done.items()))
+
+
+class SimExecutor:
+    """One supervisor process. ``send(items, when)`` puts a batch on its socket to the rank.
+
+    ``quantum``: while it is busy it goes on for so many virtual seconds in one event and looks at messages only
+    then: inexact by that much, and many times faster for jobs of a millisecond.
+    """
+
+    def __init__(self, number: int, engine: Engine, costs: Costs, behaviour: Behaviour, watcher: Watcher,
+                 send: Callable[[list[Item], float], None], quantum: float = 0.0) -> None:
+        self.number, self.engine, self.costs, self.behaviour, self.watcher = number, engine, costs, behaviour, watcher
+        self.send, self.quantum = send, quantum
+        self.groups: dict[int, JobGroup] = {}
+        self.leases: dict[int, _Lease] = {}
+        self.backlog: dict[int, deque[_Span]] = {}
+        self.running: dict[int, _Job] = {}
+        self.stopping: set[int] = set()
+        self.busy = 0.0
+        """Seconds of its own CPU."""
+        self.busy_until = 0.0
+        self.alive = True
+        self._idle: dict[int, list[_Lease]] = {}
+        self._owner_of_shape: dict[int, int] = {}
+        self._moved: dict[int, float] = {}
+        self._finishing: list[tuple[float, int, _Job]] = []
+        self._pushed = 0
+        self._young: deque[_Job] = deque()
+        self._reports: dict[int, _Report] = {}
+        self._oldest = 0.0
+        self._urgent = False
+        self._inbox: list[Item] = []
+        self._due = math.inf
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def arrive(self, items: list[Item]) -> None:
+        """A batch has come from the rank."""
+        if self.alive:
+            self._inbox += items
+            self._wake(self.engine.now)
+
+    def die(self) -> None:
+        """Killed: everything that it had not sent is gone, its jobs die with it."""
+        self.alive = False
+        self.watcher.executor_died(self.number)
+
+    def stall(self, seconds: float) -> None:
+        """It gets no CPU for a while; its jobs do."""
+        self.busy_until = max(self.busy_until, self.engine.now) + seconds
+
+    def _wake(self, when: float) -> None:
+        when = max(when, self.busy_until)
+        if when < self._due:
+            self._due = when
+            self.engine.at(when, self._turn, when)
+
+    def _turn(self, due: float) -> None:
+        if due != self._due or not self.alive:
+            return
+        self._due = math.inf
+        now = self.engine.now
+        if now < self.busy_until:
+            self._wake(self.busy_until)
+            return
+        start, horizon = now, now + self.quantum
+        inbox, self._inbox = self._inbox, []
+        if inbox:
+            now += self.costs.batch + self.costs.message * len(inbox)
+            for _dst, src, message in inbox:
+                self._handle(src, message, now)
+        while True:
+            now = self._reap(now)
+            now = self._start_jobs(now)
+            self._timers(now)
+            now = self._flush(now)
+            following = self._next(now)
+            if following > horizon:
+                break
+            now = max(now, following)
+        self.busy += now - start if not self.quantum else 0.0
+        self.busy_until = now
+        if following < math.inf:
+            self._wake(following)
+
+    def _next(self, now: float) -> float:
+        soonest = math.inf
+        while self._finishing and self._finishing[0][0] != self._finishing[0][2].finish:
+            heapq.heappop(self._finishing)  # it was killed: another entry says when it ends
+        if self._finishing:
+            soonest = self._finishing[0][0]
+        if self._young:
+            soonest = min(soonest, self._young[0].t_start + YOUNG)
+        if self._oldest:
+            soonest = min(soonest, self._oldest + FLUSH)
+        for shape, spans in self.backlog.items():
+            if spans:
+                soonest = min(soonest, self._moved[shape] + STALE + _LATER)
+        return soonest
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def _handle(self, src: int, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Feed):
+            if self.stopping:
+                return
+            self._owner_of_shape[message.shape] = src
+            spans = self.backlog.setdefault(message.shape, deque())
+            spans.extend(_Span(self.groups[chunk.group], chunk) for chunk in message.chunks)
+            self._moved[message.shape] = now
+        elif isinstance(message, m.Grant):
+            lease = _Lease(message, src)
+            self.watcher.leased(self.number, message.lease, message.r)
+            self.leases[message.lease] = lease
+            self._idle.setdefault(message.shape, []).append(lease)
+        elif isinstance(message, m.Declare):
+            self.groups[message.group.number] = message.group
+        elif isinstance(message, m.Cancel):
+            self._cancel(message, now)
+        elif isinstance(message, m.Stop):
+            self.stopping.add(src)
+            self.backlog.clear()
+            for job in self.running.values():
+                self._end(job, Result.LOST, "the run was interrupted", message.grace, now)
+
+    def _cancel(self, message: m.Cancel, now: float) -> None:
+        wanted = set(message.ids)
+        for job in self.running.values():
+            if not wanted or job.id in wanted:
+                self._end(job, Result(message.result), message.reason, GRACE, now)
+        for shape, spans in self.backlog.items():
+            kept: deque[_Span] = deque()
+            for span in spans:
+                for index in range(span.next, span.stop, span.step):
+                    if not wanted or span.group.first_id + index in wanted:
+                        self._record_unstarted(shape, span, index, message, now)
+                    else:
+                        kept.append(_Span(span.group, m.Chunk(0, index, index + 1, 1, span.attempt)))
+            self.backlog[shape] = kept
+
+    def _record_unstarted(self, shape: int, span: _Span, index: int, why: m.Cancel, now: float) -> None:
+        report = self._report(self._owner_of_shape[shape])
+        job = span.group.first_id + index
+        report.records.append(PACK.pack(job, span.attempt, why.result, FLAG_NOT_STARTED | FLAG_REASON, 0, 0, NO_R, 0,
+                                        now, now, now, 0, 0, 0, 0, 0, 0))
+        report.reasons[job] = why.reason
+        report.done.setdefault((shape, span.group.number), [0, 0.0])[0] += 1
+        self._urgent = True
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def _start_jobs(self, now: float) -> float:
+        for shape, leases in self._idle.items():
+            spans = self.backlog.get(shape)
+            while leases:
+                if not spans:
+                    self._end_leases(leases)
+                    break
+                span = spans[0]
+                index = span.next
+                span.next = index + span.step
+                if span.next >= span.stop:
+                    spans.popleft()
+                self._start(leases.pop(), span.group, index, span.attempt, now)
+                now += self.costs.spawn
+        return now
+
+    def _start(self, lease: _Lease, group: JobGroup, index: int, attempt: int, now: float) -> None:
+        self._moved[lease.shape] = now
+        job = _Job(group, index, attempt, lease, now)
+        self.watcher.job_started(self.number, lease.number, job.id, attempt)
+        outcome = self.behaviour.outcome(group, index, attempt)
+        seconds, job.result, job.returncode = outcome.seconds, outcome.result, outcome.returncode
+        job.stubborn = outcome.stubborn
+        limit = group.time_limit
+        if limit and seconds > limit:
+            job.killed, job.result = True, Result.TIMEOUT
+            job.reason = f"exceeded its time limit of {limit:g} s"
+            seconds = min(seconds, limit + (GRACE if job.stubborn else _TERM))
+        self.running[job.id] = job
+        self._due_at(job, now + self.costs.spawn + self.costs.process + seconds)
+        if job.finish > now + YOUNG:
+            self._young.append(job)
+
+    def _due_at(self, job: _Job, when: float) -> None:
+        job.finish = when
+        self._pushed += 1
+        heapq.heappush(self._finishing, (when, self._pushed, job))
+
+    def _end(self, job: _Job, result: Result, reason: str, grace: float, now: float) -> None:
+        if job.killed and job.result is not Result.TIMEOUT:
+            return
+        if job.killed and now >= job.t_start + job.group.time_limit:
+            return
+        job.killed, job.result, job.reason = True, result, reason
+        job.returncode = -15
+        self._due_at(job, min(job.finish, now + (grace if job.stubborn else min(grace, _TERM))))
+
+    def _reap(self, now: float) -> float:
+        while self._finishing and self._finishing[0][0] <= now:
+            when, _, job = heapq.heappop(self._finishing)
+            if when != job.finish or job.ended:
+                continue
+            now += self.costs.reap
+            self._finish(job, now)
+        return now
+
+    def _finish(self, job: _Job, now: float) -> None:
+        lease = job.lease
+        job.ended = True
+        del self.running[job.id]
+        report = self._report(lease.owner)
+        flags = 0
+        if job.reason:
+            flags = FLAG_REASON
+            report.reasons[job.id] = job.reason
+        report.records.append(PACK.pack(job.id, job.attempt, job.result, flags, job.returncode, lease.tasks,
+                                        lease.owner, lease.r_id, job.t_start, job.t_start, now, 0, 0, 0, 0, 0, 1))
+        self.watcher.job_ended(self.number, job.id, job.attempt, job.result)
+        self._idle.setdefault(lease.shape, []).append(lease)
+        self._oldest = self._oldest or now
+        done = report.done.setdefault((lease.shape, job.group.number), [0, 0.0])
+        done[0] += 1
+        done[1] += now - job.t_start
+
+    def _end_leases(self, leases: list[_Lease]) -> None:
+        for lease in leases:
+            del self.leases[lease.number]
+            self.watcher.released(self.number, lease.number)
+            self._report(lease.owner).idle.append(lease.number)
+        leases.clear()
+        self._urgent = True
+
+    # -- reports -------------------------------------------------------------------------------------------------
+
+    def _timers(self, now: float) -> None:
+        while self._young and self._young[0].t_start + YOUNG <= now:
+            job = self._young.popleft()
+            if not job.ended:
+                lease = job.lease
+                self._report(lease.owner).started.append(
+                    PACK.pack(job.id, job.attempt, 0, 0, 0, lease.tasks, lease.owner, lease.r_id, job.t_start,
+                              job.t_start, 0, 0, 0, 0, 0, 0, 1))
+                self._oldest = self._oldest or now
+        for shape, spans in self.backlog.items():
+            if spans and now > self._moved[shape] + STALE:
+                report = self._report(self._owner_of_shape[shape])
+                report.returned.extend((shape, span.chunk()) for span in spans)
+                spans.clear()
+                self._urgent = True
+
+    def _report(self, owner: int) -> _Report:
+        found = self._reports.get(owner)
+        if found is None:
+            found = self._reports[owner] = _Report()
+        return found
+
+    def _flush(self, now: float) -> float:
+        stopped = bool(self.stopping) and not self.running
+        if not (self._urgent or stopped
+                or (self._oldest and (now >= self._oldest + FLUSH or not self.running))):
+            return now
+        items: list[Item] = [(owner, self.number, report.message()) for owner, report in self._reports.items()]
+        self._reports.clear()
+        self._oldest = 0.0
+        self._urgent = False
+        if stopped:
+            items += [(src, self.number, m.Stopped()) for src in sorted(self.stopping)]
+            self.stopping.clear()
+        if items:
+            now += self.costs.batch + self.costs.message * len(items)
+            self.send(items, now)
+        return now

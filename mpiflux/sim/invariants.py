@@ -1,0 +1,184 @@
+"""What must hold at every step of a run, read from messages and starts: no scheduler is asked what it thinks."""
+
+from __future__ import annotations
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import PACK, SIZE
+from mpiflux.model.states import Result
+from mpiflux.sched.dealing import Dealing
+from mpiflux.sched.leasing import Leasing
+from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.watch import Watcher
+
+
+class Violation(AssertionError):
+    """Something happened that never may."""
+
+
+Resource = tuple[str, int, int]
+"""(``core`` or ``gpu``, node, number)."""
+
+
+def resources_of(r: m.ResourceSet) -> list[Resource]:
+    return [(kind, share.node, number) for share in r.shares
+            for kind, numbers in (("core", share.cores), ("gpu", share.gpus)) for number in numbers]
+
+
+class _Holders:
+    """Who has which core and GPU."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.holder: dict[Resource, int] = {}
+        self.held: dict[int, list[Resource]] = {}
+
+    def take(self, lease: int, r: m.ResourceSet) -> None:
+        mine = resources_of(r)
+        for resource in mine:
+            other = self.holder.setdefault(resource, lease)
+            if other != lease or lease in self.held:
+                raise Violation(f"{' '.join(map(str, resource))} {self.what} lease {lease:#x} and {other:#x}")
+        self.held[lease] = mine
+
+    def drop(self, lease: int) -> None:
+        for resource in self.held.pop(lease, ()):
+            del self.holder[resource]
+
+
+class Invariants(Watcher):
+    """Raises Violation at the step where something goes wrong; :meth:`finish` looks at what is left at the end."""
+
+    def __init__(self) -> None:
+        self.granted = _Holders("given to")
+        """As the schedulers see it: from the grant until the news of the lease's end."""
+        self.used = _Holders("used by")
+        """As the executors do it."""
+        self.lease_of: dict[int, set[int]] = {}
+        self.granted_to: dict[int, dict[int, None]] = {}
+        """Executor to the leases that schedulers gave it."""
+        self.first_id: dict[int, int] = {}
+        self.cancelled: dict[int, set[int]] = {}
+        """Scheduler to the jobs that it was told to cancel."""
+        self.running: dict[int, tuple[int, int]] = {}
+        """Job to (executor, attempt)."""
+        self.tried: set[tuple[int, int]] = set()
+        self.finals: dict[int, int] = {}
+        self.ended: dict[tuple[int, int], int] = {}
+        """How attempts really ended."""
+        self.starts = self.steps = self.deaths = 0
+
+    def sent(self, src: int, dst: int, message: m.Message) -> None:
+        self.steps += 1
+        if isinstance(message, m.Grant):
+            self.granted.take(message.lease, message.r)
+            self.granted_to.setdefault(dst, {})[message.lease] = None
+        elif isinstance(message, m.Declare):
+            self.first_id[message.group.number] = message.group.first_id
+        elif isinstance(message, (m.Feed, m.Submit)):
+            cancelled = self.cancelled.get(src, ())
+            for chunk in message.chunks if cancelled else ():
+                first = self.first_id[chunk.group]
+                for job in range(first + chunk.start, first + chunk.stop, chunk.step):
+                    if job in cancelled:
+                        raise Violation(f"scheduler {src} sent job {job} on to {dst} after it was told to cancel it")
+
+    def received(self, dst: int, src: int, message: m.Message) -> None:
+        self.steps += 1
+        if isinstance(message, m.Report):
+            for lease in message.idle:
+                self._over(src, lease)
+        elif isinstance(message, m.Cancel):
+            self.cancelled.setdefault(dst, set()).update(message.ids)
+        elif isinstance(message, m.ExecutorLost):
+            # a lease's upper half is the scheduler that gave it
+            for lease in [one for one in self.granted_to.get(src, ()) if one >> 32 == dst]:
+                self._over(src, lease)
+
+    def _over(self, executor: int, lease: int) -> None:
+        self.granted.drop(lease)
+        self.granted_to.get(executor, {}).pop(lease, None)
+
+    def leased(self, executor: int, lease: int, r: m.ResourceSet) -> None:
+        self.used.take(lease, r)
+        self.lease_of.setdefault(executor, set()).add(lease)
+
+    def released(self, executor: int, lease: int) -> None:
+        self.used.drop(lease)
+        self.lease_of[executor].discard(lease)
+
+    def job_started(self, executor: int, lease: int, job: int, attempt: int) -> None:
+        self.steps += 1
+        self.starts += 1
+        if job in self.running:
+            raise Violation(f"job {job} started as attempt {attempt} while {self.running[job]} runs")
+        if (job, attempt) in self.tried:
+            raise Violation(f"attempt {attempt} of job {job} started twice")
+        if job in self.finals:
+            raise Violation(f"job {job} started after its end was recorded")
+        if lease not in self.lease_of.get(executor, ()):
+            raise Violation(f"job {job} started without a lease")
+        self.running[job] = (executor, attempt)
+        self.tried.add((job, attempt))
+
+    def job_ended(self, executor: int, job: int, attempt: int, result: int) -> None:
+        if self.running.pop(job, None) != (executor, attempt):
+            raise Violation(f"job {job} ended and did not run")
+        self.ended[job, attempt] = result
+
+    def executor_died(self, executor: int) -> None:
+        self.deaths += 1
+        for lease in self.lease_of.pop(executor, ()):
+            self.used.drop(lease)
+        for job in [job for job, (where, _) in self.running.items() if where == executor]:
+            del self.running[job]
+
+    def final(self, job: int, result: int) -> None:
+        if job in self.finals:
+            raise Violation(f"the end of job {job} was recorded twice: {self.finals[job]} and {result}")
+        self.finals[job] = result
+
+    # -- at the end ----------------------------------------------------------------------------------------------
+
+    def finish(self, cluster: Cluster) -> None:
+        """Nothing is left anywhere, and what was recorded is what happened. Raises Violation."""
+        stopped = cluster.master.stopping
+        left = [("running", self.running), ("leases in use", self.used.held), ("leases given", self.granted.held)]
+        for number, executor in cluster.executors.items():
+            left += [(f"executor {number:#x}", executor.leases),
+                     (f"backlog of {number:#x}", any(executor.backlog.values()))]
+        if not stopped:
+            for scheduler in cluster.schedulers:
+                left += _left_in(scheduler.number, scheduler.below)
+                left.append((f"queue of {scheduler.number}", scheduler.queue.jobs or list(scheduler.queue)))
+            lost = set(range(1, len(cluster.master.table) + 1)) - set(self.finals)
+            left.append(("jobs never ended", sorted(lost)))
+        for what, found in left:
+            if found:
+                raise Violation(f"{what} at the end: {found}\n{cluster.dump()}")
+        self._check_records(cluster)
+
+    def _check_records(self, cluster: Cluster) -> None:
+        """The last record of each job is of its last attempt, and says what that did."""
+        last: dict[int, tuple[int, int]] = {}
+        for data in cluster.master.records:
+            for at in range(0, len(data), SIZE):
+                job, attempt, result, *_ = PACK.unpack_from(data, at)
+                if (job, attempt) in self.ended and result not in (self.ended[job, attempt], Result.LOST):
+                    raise Violation(f"job {job}, attempt {attempt} ended {self.ended[job, attempt]}, recorded {result}")
+                if last.get(job, (0, 0))[0] <= attempt:
+                    last[job] = (attempt, result)
+        for job, result in self.finals.items():
+            if last[job][1] != result:
+                raise Violation(f"job {job} was recorded as {result}; its last record is {last[job]}")
+
+
+def _left_in(number: int, below: object) -> list[tuple[str, object]]:
+    if isinstance(below, Dealing):
+        return [(f"{what} of {number} at child {child.endpoint}", value) for child in below.children.values()
+                for what, value in (("outstanding", child.outstanding), ("held", child.held))]
+    assert isinstance(below, Leasing)
+    pool = below.pool
+    return [(f"taken cores of {number}", pool.total_cores - pool.free_cores),
+            (f"taken GPUs of {number}", pool.total_gpus - pool.free_gpus),
+            (f"leases of {number}", below._leases),
+            (f"jobs held of {number}", below.holding(frozenset()))]

@@ -1,0 +1,153 @@
+"""A small master: dependencies, job table, retries and cancellation, with a virtual journal that commits late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpiflux.model import messages as m
+from mpiflux.model.jobspec import Workflow
+from mpiflux.model.states import Result, State
+from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
+from mpiflux.sim.watch import Watcher
+from mpiflux.store.jobtable import RECORD, JobTable
+
+ROOT = 0
+
+
+class SimMaster:
+    """What is above the root scheduler. ``wake_at(when)`` has :meth:`turn` called then.
+
+    ``arrivals``: (seconds after the start, chunk), sorted; where given, groups are submitted by these and not when
+    their dependencies are met.
+    """
+
+    def __init__(self, workflow: Workflow, commit: float, wake_at: Callable[[float], None], watcher: Watcher,
+                 arrivals: Sequence[tuple[float, m.Chunk]] = ()) -> None:
+        self.workflow, self.commit, self.watcher = workflow, commit, watcher
+        self.table = JobTable()
+        for group in workflow.groups:
+            self.table.add_group(group)
+        self.dependencies = Dependencies(workflow.groups)
+        self.submitted = np.zeros(len(self.table), "f8")
+        """When each job was handed to the root scheduler for the first time; 0: never."""
+        self.records: list[bytes] = []
+        self.rsets: dict[tuple[int, int], m.ResourceSet] = {}
+        self.refused = 0
+        """Late records of superseded attempts."""
+        self.lost = self.retried = 0
+        self.stopping = False
+        self.stopped = False
+        """The root has said that nothing runs any more."""
+        self._wake_at = wake_at
+        self._arrivals = list(reversed(arrivals))
+        self._verdicts: list[tuple[float, Verdict]] = []
+        self._cancelled: set[int] = set()
+        self._out: list[m.Message] = []
+        self._start = 0.0
+
+    def begin(self, now: float) -> None:
+        self._start = now
+        for group in self.workflow.groups:
+            self._out.append(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
+        if self._arrivals:
+            self._wake_at(now + self._arrivals[-1][0])
+            return
+        for verdict in self.dependencies.begin():
+            self._carry_out(verdict, now)
+
+    @property
+    def over(self) -> bool:
+        counts = self.table.counts()
+        return counts.inactive == counts.total
+
+    def collect(self) -> list[m.Message]:
+        out, self._out = self._out, []
+        return out
+
+    def turn(self, now: float) -> None:
+        """Carry out what has been committed by now; submit what has arrived."""
+        ready = [verdict for when, verdict in self._verdicts if when <= now]
+        self._verdicts = [pair for pair in self._verdicts if pair[0] > now]
+        for verdict in ready:
+            self._carry_out(verdict, now)
+        while self._arrivals and self._start + self._arrivals[-1][0] <= now:
+            self._submit([self._arrivals.pop()[1]], now)
+        if self._arrivals:
+            self._wake_at(self._start + self._arrivals[-1][0])
+
+    def handle(self, src: int, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Report):
+            if message.started:
+                self.table.started(np.frombuffer(message.started, RECORD))
+            if message.records:
+                self._ended(message.records, now)
+        elif isinstance(message, m.NewR):
+            self.rsets[message.sched, message.r_id] = message.r
+        elif isinstance(message, m.Stopped):
+            self.stopped = True
+
+    def cancel(self, ids: Iterable[int], reason: str, now: float) -> None:
+        """End these jobs, in whatever state they are."""
+        live = [job for job in ids if self.table.state[job - 1] != State.INACTIVE]
+        held = [job for job in live if self.table.state[job - 1] != State.DEPEND]
+        waiting = [job for job in live if self.table.state[job - 1] == State.DEPEND]
+        self._cancelled.update(live)
+        self._end_here(np.asarray(waiting, "i8"), now)
+        if held:
+            self._out.append(m.Cancel(tuple(held), reason))
+
+    def stop(self, grace: float) -> None:
+        """Interrupt the run."""
+        self.stopping = True
+        self._verdicts.clear()
+        self._arrivals.clear()
+        self._out.append(m.Stop(grace))
+
+    def _end_here(self, ids: Any, now: float) -> None:
+        records = self.table.synthesize(ids, Result.CANCELED, now)
+        if len(records):
+            self._ended(records.tobytes(), now)
+
+    def _ended(self, data: bytes, now: float) -> None:
+        records = np.frombuffer(data, RECORD)
+        applied = self.table.apply(records, len(self.records))
+        self.records.append(data)
+        self.refused += int(np.count_nonzero(applied.late | applied.repeated))
+        for job, result in zip(applied.ended.tolist(), applied.results.tolist(), strict=True):
+            self.watcher.final(job, result)
+        if len(applied.again) and not self.stopping:
+            self._again(applied.again, records, now)
+        for group, (completed, *others) in applied.groups.items():
+            for verdict in self.dependencies.ended(group, completed, sum(others)):
+                self._verdicts.append((now + self.commit, verdict))
+                self._wake_at(now + self.commit)
+
+    def _again(self, ids: Any, records: Any, now: float) -> None:
+        lost = int(np.count_nonzero(records["result"] == Result.LOST))
+        self.lost += lost
+        self.retried += len(ids) - lost
+        if self._cancelled:
+            unwanted = np.asarray([job for job in ids.tolist() if job in self._cancelled], "i8")
+            ids = np.setdiff1d(ids, unwanted)
+            self._end_here(unwanted, now)
+        self._submit(self.table.chunks(ids), now)
+
+    def _carry_out(self, verdict: Verdict, now: float) -> None:
+        group = self.workflow.groups[verdict.group]
+        if isinstance(verdict, Refuse):
+            self._end_here(np.arange(group.first_id, group.stop_id), now)
+        elif not self._arrivals:
+            self._submit(self.table.unfinished(group.number), now)
+
+    def _submit(self, chunks: list[m.Chunk], now: float) -> None:
+        for chunk in chunks:
+            self.table.depend(chunk)
+            self.table.assign(chunk, ROOT)
+            first = self.workflow.groups[chunk.group].first_id - 1
+            new = self.submitted[first + chunk.start:first + chunk.stop:chunk.step]
+            new[new == 0] = now
+        if chunks:
+            self._out.append(m.Submit(tuple(chunks)))

@@ -1,0 +1,175 @@
+"""The whole instance in virtual time, under random trouble decided by a seed, its invariants checked at every step."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, Workflow
+from mpiflux.model.messages import NodeShare, Report, ResourceSet
+from mpiflux.model.states import Result
+from mpiflux.sim.chaos import play, scenario
+from mpiflux.sim.cluster import START, Cluster, Deadlock
+from mpiflux.sim.costs import Costs
+from mpiflux.sim.executor import Outcome
+from mpiflux.sim.invariants import Invariants, Violation
+from mpiflux.sim.machine import build, parse_cluster
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_invariants_hold_under_trouble(seed: int) -> None:
+    play(seed)
+
+
+@pytest.mark.slow
+def test_soak(record_property: object) -> None:
+    virtual = 0.0
+    for seed in range(1000, 6000):
+        cluster, _ = play(seed)
+        virtual += cluster.now - START
+    assert callable(record_property)
+    record_property("virtual hours", virtual / 3600)
+
+
+@pytest.mark.parametrize("seed", [3, 14, 30])
+def test_a_seed_replays_exactly(seed: int) -> None:
+    first, second = play(seed)[0], play(seed)[0]
+    assert first.master.records == second.master.records
+    assert (first.now, first.engine.events) == (second.now, second.engine.events)
+
+
+def test_trouble_is_made() -> None:
+    """What the seeds of this file stand for is varied enough to mean something."""
+    made = [scenario(seed) for seed in range(200)]
+    kinds = [what for one in made for _, what, _ in one.faults]
+    assert {kind: kinds.count(kind) > 10 for kind in ("kill", "cancel", "stop", "stall rank", "stall executor")} == \
+        dict.fromkeys(("kill", "cancel", "stop", "stall rank", "stall executor"), True)
+    groups = [group for one in made for group in one.workflow.groups]
+    assert sum(bool(group.after) for group in groups) > 20
+    assert sum(bool(group.retries) for group in groups) > 50
+    assert sum(bool(group.time_limit) for group in groups) > 50
+
+
+def test_without_fences_the_race_is_found() -> None:
+    """Leases under way to a supervisor that died reach its successor, unless its rank waits for the scheduler."""
+    found = 0
+    for seed in range(120):
+        try:
+            play(seed, fences=False)
+        except (Violation, Deadlock):
+            found += 1
+    assert found
+
+
+# -- the invariants bite -----------------------------------------------------------------------------------------
+
+ONE = ResourceSet((NodeShare(0, (1, 2)),))
+OTHER = ResourceSet((NodeShare(0, (2, 3)),))
+
+
+def test_a_core_used_twice_is_found() -> None:
+    watch = Invariants()
+    watch.leased(7, 1, ONE)
+    with pytest.raises(Violation, match="core 0 2 used by lease 0x2 and 0x1"):
+        watch.leased(8, 2, OTHER)
+
+
+def test_a_core_may_be_used_again() -> None:
+    watch = Invariants()
+    watch.leased(7, 1, ONE)
+    watch.released(7, 1)
+    watch.leased(8, 2, OTHER)
+    watch.executor_died(8)
+    watch.leased(7, 3, ONE)
+
+
+def test_a_job_that_runs_twice_is_found() -> None:
+    watch = Invariants()
+    watch.leased(7, 1, ONE)
+    watch.job_started(7, 1, 5, 1)
+    with pytest.raises(Violation, match="job 5 started as attempt 2 while"):
+        watch.job_started(7, 1, 5, 2)
+
+
+def test_an_attempt_that_starts_twice_is_found() -> None:
+    watch = Invariants()
+    watch.leased(7, 1, ONE)
+    watch.job_started(7, 1, 5, 1)
+    watch.job_ended(7, 5, 1, Result.COMPLETED)
+    with pytest.raises(Violation, match="attempt 1 of job 5 started twice"):
+        watch.job_started(7, 1, 5, 1)
+
+
+def test_a_second_end_is_found() -> None:
+    watch = Invariants()
+    watch.final(5, 1)
+    with pytest.raises(Violation, match="twice"):
+        watch.final(5, 2)
+
+
+def _workflow(count: int = 4) -> Workflow:
+    return Workflow(name="x", hierarchy=HierarchySpec(levels=(LevelSpec(by="node"),)),
+                    groups=(JobGroup(number=0, name="a", first_id=1, count=count),))
+
+
+class Constant:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:
+        return Outcome(self.seconds)
+
+
+def test_a_lost_message_is_a_deadlock() -> None:
+    cluster = Cluster(build(parse_cluster("2x(2c)")), _workflow(), Constant(1.0))
+    scheduler = cluster.schedulers[1]
+    receive = scheduler.receive
+
+    def forgetful(src: int, message: object, now: float) -> None:
+        if not isinstance(message, Report):
+            receive(src, message, now)  # type: ignore[arg-type]
+
+    scheduler.receive = forgetful  # type: ignore[method-assign]
+    with pytest.raises(Deadlock, match="jobs are left"):
+        cluster.run()
+
+
+def test_what_is_left_is_found() -> None:
+    watch = Invariants()
+    cluster = Cluster(build(parse_cluster("2x(2c)")), _workflow(), Constant(1.0), watcher=watch)
+    cluster.run()
+    watch.finish(cluster)
+    cluster.schedulers[1].queue.jobs += 1
+    with pytest.raises(Violation, match="queue of 1"):
+        watch.finish(cluster)
+
+
+# -- virtual time ------------------------------------------------------------------------------------------------
+
+
+def test_an_ideal_run_takes_what_its_jobs_take() -> None:
+    cluster = Cluster(build(parse_cluster("2x(2c)")), _workflow(10), Constant(7.0))
+    cluster.run()
+    ends = [cluster.now - START]
+    assert ends[0] == pytest.approx(3 * 7.0, abs=0.1)  # 10 jobs on 4 cores: three rounds
+    assert cluster.master.table.counts().completed == 10
+
+
+def test_costs_take_time() -> None:
+    costs = Costs(spawn=0.5, process=1.0, reap=0.25, local=0.1, remote=0.2)
+    cluster = Cluster(build(parse_cluster("1x(1c)")), _workflow(1), Constant(0.0), costs=costs)
+    cluster.run()
+    # submitted, fed over a socket, started, run, ended; the news goes back the same way
+    assert cluster.now - START >= 0.1 + 0.5 + 1.0 + 0.25 + 0.1
+    executor = next(one for one in cluster.executors.values() if one.busy)
+    assert executor.busy == pytest.approx(0.75)
+
+
+def test_the_quantum_changes_little() -> None:
+    costs = Costs(spawn=1e-4, process=7e-4, reap=2e-5, turn=2e-5, batch=1e-5, local=5e-6, remote=1e-5)
+    ends = []
+    for quantum in (0.0, 0.004):
+        cluster = Cluster(build(parse_cluster("2x(8c)")), _workflow(20_000), Constant(0.0), costs=costs,
+                          quantum=quantum)
+        cluster.run()
+        ends.append(cluster.now - START)
+    assert ends[1] == pytest.approx(ends[0], rel=0.1)
