@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,22 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield made
     strays = made.strays()
     assert not strays, f"left in the current directory: {', '.join(sorted(strays))}"
+
+
+def counted(command: str) -> str:
+    """A shell command that first notes its job's id, and its end as ``-id``."""
+    return f"echo {{job.id}} >>marks; {command}; echo -{{job.id}} >>marks"
+
+
+def marks(place: Place) -> Counter[int]:
+    place.expected.add("marks")
+    path = place.path / "marks"
+    return Counter(int(word) for word in path.read_text().split()) if path.exists() else Counter()
+
+
+def ready(place: Place, count: int, running: MpiRun) -> None:
+    """Wait until ``count`` jobs have begun."""
+    def true() -> bool:
+        assert running.process.poll() is None, running.stderr
+        return sum(n for id, n in marks(place).items() if id > 0) >= count
+    until(true, f"{count} jobs begin")
