@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -40,6 +41,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {"b": bytes, "i": int, "f": (float,
 _CACHED = 64 << 20
 """Bytes of output blobs kept at hand."""
 
+_MOMENTS, _MOMENT = 40, 0.05
+"""How often, and seconds apart, a live run is tried again that is no database yet."""
+
 STDOUT, STDERR = 1, 2
 
 __all__ = ["STDERR", "STDOUT", "Attempt", "RunError", "RunReader", "open_run"]
@@ -59,7 +63,7 @@ class RunReader:
         if not self._file.is_file():
             what = "is no run directory: it has no run.db" if self.directory.is_dir() else "there is no such directory"
             raise RunError(f"{self.directory}: {what}; give the directory that `mpiflux run` named")
-        self._db = self._connect()
+        self._db = self._opened()
         self._table: JobTable | None = None
         self.running: dict[int, Record] = {}
         """Attempts that run, or ran when the instance died, by job id; filled when :attr:`table` is."""
@@ -72,6 +76,17 @@ class RunReader:
         except BaseException:
             self._db.close()
             raise
+
+    def _opened(self) -> sqlite3.Connection:
+        """A file that its writer has only just made gets a moment to become a database."""
+        for _ in range(_MOMENTS):
+            try:
+                return self._connect()
+            except RunError:
+                if not runlock.held(self.directory):
+                    raise
+            time.sleep(_MOMENT)
+        return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         """Read-only; writable where a killed writer's half transaction must be undone; as a plain file at last."""
