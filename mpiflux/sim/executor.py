@@ -21,7 +21,7 @@ from mpiflux.sim.engine import Engine
 from mpiflux.sim.watch import Watcher
 
 YOUNG = 0.01
-FLUSH = 0.008
+FLUSH = 0.02
 STALE = 0.05
 GRACE = 5.0
 _TERM = 0.002

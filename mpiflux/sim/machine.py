@@ -101,7 +101,7 @@ def _node_type(count: int, inside: str, example: str) -> NodeType:
         found[key] = value
     if "cores" not in found:
         raise ClusterError(f"({inside}) has no cores: {example}")
-    return NodeType(count, **found)
+    return NodeType(count, found["cores"], found.get("gpus", 0), found.get("numa", 1), found.get("memory", 0))
 
 
 def read_racks(path: str) -> tuple[NodeType, ...]:
