@@ -92,7 +92,10 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 class PolicySpec(msgspec.Struct, frozen=True):
     name: str = "fcfs"
+    """One of mpiflux's own, the name of an entry point, or ``package.module:Class``."""
     options: dict[str, int | float | str | bool] = {}
+    directory: str = ""
+    """Absolute directory of the workflow file, where a user's own policy is looked for too."""
 
 
 class LevelSpec(msgspec.Struct, frozen=True, kw_only=True):

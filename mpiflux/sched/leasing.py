@@ -3,6 +3,9 @@
 A lease is R for one job of some shape. While an executor has jobs of that shape it starts one after the other on the
 same lease, without asking; how many it is given ahead follows from how long such jobs take, so that a job of a
 millisecond never waits for a message and a job of a minute is placed only when its resources are free.
+
+A policy may have places held for jobs that do not fit yet (:meth:`Leasing.reserve`): then nothing is started, and
+nothing is given ahead, that would still be there when such a place is due.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from mpiflux.model.jobspec import Request
 from mpiflux.model.records import SIZE
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
 
 AHEAD = 0.05
@@ -27,26 +31,47 @@ SLOW = 0.1
 Action = tuple[int, m.Message]
 
 
+class Slot:
+    """What an executor has of one shape."""
+
+    __slots__ = ("fed", "leases")
+
+    def __init__(self) -> None:
+        self.leases: dict[int, Lease] = {}
+        self.fed = 0
+        """Jobs that it has and has not reported."""
+
+
 class Shape:
     """Everything about equal requests."""
 
     def __init__(self, number: int, request: Request) -> None:
         self.number, self.request = number, request
-        self.leases: dict[int, int] = {}
-        """Number of leases by executor."""
-        self.fed: dict[int, int] = {}
-        """Jobs that an executor has and has not reported."""
+        self.slots: dict[int, Slot] = {}
+        """By executor."""
+        self.open: dict[int, None] = {}
+        """Executors that may have room for more: a request is often asked for when none has."""
+        self.each = 1
+        """Jobs that a lease may have by which ``open`` was last looked through."""
+        self.full_at = -1
+        """The pool's state at which there was no place for it."""
+        self.refused_at = (-1, -1, 0.0)
+        """The state of pool and reservations, and the time, at which there was none for a job so long."""
+        self.refused_limit = 0.0
 
 
 class Lease:
-    __slots__ = ("executor", "r", "shape")
+    __slots__ = ("end", "executor", "r", "shape")
 
-    def __init__(self, shape: Shape, executor: int, r: m.ResourceSet) -> None:
+    def __init__(self, shape: Shape, executor: int, r: m.ResourceSet, end: float) -> None:
         self.shape, self.executor, self.r = shape, executor, r
+        self.end = end
+        """When it is expected to end, by the time limits of what was fed to it."""
 
 
 class Leasing:
-    """Implements :class:`mpiflux.sched.scheduler.Below` over executors.
+    """Implements :class:`mpiflux.sched.scheduler.Below` over executors, and what policies may ask of it
+    (:class:`mpiflux.sched.policies.Planner`).
 
     ``executor_of(node, core)`` names the executor that starts processes for a core.
     """
@@ -68,6 +93,11 @@ class Leasing:
         self._declared: set[tuple[int, int]] = set()
         self._feeds: dict[tuple[int, int], list[m.Chunk]] = {}
         self._out: list[Action] = []
+        self._now = 0.0
+        self._freed = self._reserved = 0
+        """Counts of what may turn a refusal into a place."""
+        self._table: Timetable | None = None
+        """Made when a policy first reserves: others need not pay for it."""
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors
@@ -87,38 +117,152 @@ class Leasing:
             self._shapes[request.key] = self._by_number[shape.number] = shape
         return shape
 
+    # -- what policies ask for -----------------------------------------------------------------------------------
+
+    def at(self, now: float) -> None:
+        """Tell the time, before anything else is asked."""
+        self._now = now
+
+    def limit(self, entry: Entry) -> float:
+        """Seconds after which a job of an entry is ended."""
+        return self.catalog.group(entry.chunk.group).time_limit or UNLIMITED
+
     def start(self, entry: Entry) -> int:
+        """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
         chunk = entry.chunk
         shape = self._shape(self.catalog.group(chunk.group).request)
         each = 1 + self._ahead(chunk.group)
-        left = total = len(chunk)
         rest: m.Chunk | None = chunk
-        for executor, leases in shape.leases.items():
-            room = min(leases * each - shape.fed[executor], left)
-            if room > 0 and rest is not None:
-                part, rest = rest.split(room)
-                left -= room
-                self._feed(executor, shape, part)
+        if shape.slots:
+            rest = self._reuse(shape, each, chunk, self.limit(entry))
         while rest is not None:
-            r = self.pool.alloc(shape.request)
+            r = self._place(shape, entry)
             if r is None:
                 break
-            executor = self._grant(shape, r)
-            room = min(max(shape.leases[executor] * each - shape.fed[executor], 0), left)
-            if room:
-                part, rest = rest.split(room)
-                left -= room
-                self._feed(executor, shape, part)
-        return total - left
+            rest = self._fill(shape, self._grant(shape, r, entry), each, rest)
+        return len(chunk) - (len(rest) if rest is not None else 0)
 
-    def _grant(self, shape: Shape, r: m.ResourceSet) -> int:
+    def reserve(self, entry: Entry) -> Reservation | None:
+        """Hold the earliest place for a job of ``entry`` beside all reservations held already, until it is released;
+        None when there can be none, as on a drained node."""
+        if self._table is None:
+            self._table = Timetable(self.pool)
+            for number, lease in self._leases.items():
+                self._table.add(number, lease.end, lease.r, lease.shape.request)
+        group = self.catalog.group(entry.chunk.group)
+        return self._table.reserve(group.number, group.request, self.limit(entry), self._now)
+
+    def release(self, reservation: Reservation) -> None:
+        """Hold a place no longer."""
+        assert self._table is not None
+        self._table.release(reservation)
+        self._reserved += 1
+
+    def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
+        """Start the first job of ``entry`` in the place held for it, which is then released. False, and nothing is
+        changed, when it is not due or a job that should have ended is still there."""
+        if reservation.start > self._now:
+            return False
+        request = self.catalog.group(entry.chunk.group).request
+        places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
+        r = self.pool.alloc_at(places, request)
+        if r is None:
+            return False
+        self.release(reservation)
+        shape = self._shape(request)
+        self._fill(shape, self._grant(shape, r, entry), 1, entry.chunk.split(1)[0])
+        return True
+
+    @property
+    def early(self) -> int:
+        """How often something became free before it was expected to: then reservations may be earlier than held."""
+        return self._table.early if self._table is not None else 0
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    def _reuse(self, shape: Shape, each: int, chunk: m.Chunk, limit: float) -> m.Chunk | None:
+        """Feed leases that there are; what is left."""
+        if each > shape.each:
+            shape.open = dict.fromkeys(shape.slots)
+        shape.each = each
+        rest: m.Chunk | None = chunk
+        for executor in list(shape.open):
+            if rest is None:
+                break
+            slot = shape.slots[executor]
+            if len(slot.leases) * each <= slot.fed:
+                del shape.open[executor]
+            elif self._may_extend(slot, self._now + limit + AHEAD):
+                rest = self._fill(shape, executor, each, rest)
+        return rest
+
+    def _may_extend(self, slot: Slot, end: float) -> bool:
+        """Keep the leases for jobs that wait in line, unless a reservation would be due before their end."""
+        table = self._table
+        if table is not None:
+            if table.booked and any(table.first_start(lease.r) < end for lease in slot.leases.values()):
+                return False
+            for number in slot.leases:
+                table.extend(number, end)
+        for lease in slot.leases.values():
+            lease.end = max(lease.end, end)
+        return True
+
+    def _place(self, shape: Shape, entry: Entry) -> m.ResourceSet | None:
+        """A place for one job; None when there is none, which is remembered until something changes."""
+        if shape.full_at == self._freed:
+            return None
+        table = self._table
+        if table is None or not table.booked:
+            r = self.pool.alloc(shape.request)
+            if r is None:
+                shape.full_at = self._freed
+            return r
+        limit = self.limit(entry)
+        state = (self._freed, self._reserved, self._now)
+        if shape.refused_at == state and limit >= shape.refused_limit:
+            return None
+        r = self._place_beside(table, shape, self._now + limit)
+        if r is None and shape.full_at != self._freed:
+            shape.refused_at, shape.refused_limit = state, limit
+        return r
+
+    def _place_beside(self, table: Timetable, shape: Shape, end: float) -> m.ResourceSet | None:
+        """A place that no reservation needs before ``end``."""
+        avoided: list[int] = []
+        while True:
+            r = self.pool.alloc(shape.request)
+            if r is None:
+                if not avoided:
+                    shape.full_at = self._freed
+                break
+            delayed = table.stands_before(r, self._now, end)
+            shared = table.shared_lack(self._now, end)
+            if not delayed and not shared:
+                break
+            self.pool.free(r, shape.request)
+            r = None
+            if shared:
+                break
+            for node in delayed:
+                self.pool.drain(node)
+            avoided += delayed
+        for node in avoided:
+            self.pool.resume(node)
+        return r
+
+    def _grant(self, shape: Shape, r: m.ResourceSet, entry: Entry) -> int:
         share = r.shares[0]
         executor = self._executor_of(share.node, share.cores[0] if share.cores else -1)
         self._next_lease += 1
         number = (self.number << 32) + self._next_lease
-        self._leases[number] = Lease(shape, executor, r)
-        shape.leases[executor] = shape.leases.get(executor, 0) + 1
-        shape.fed.setdefault(executor, 0)
+        lease = self._leases[number] = Lease(shape, executor, r, self._now + self.limit(entry))
+        slot = shape.slots.get(executor)
+        if slot is None:
+            slot = shape.slots[executor] = Slot()
+        slot.leases[number] = lease
+        if self._table is not None:
+            self._table.add(number, lease.end, r, shape.request)
         r_id = self._r_ids.get(r)
         if r_id is None:
             r_id = self._r_ids[r] = len(self._r_ids)
@@ -126,13 +270,27 @@ class Leasing:
         self._out.append((executor, m.Grant(number, shape.number, r_id, r)))
         return executor
 
+    def _fill(self, shape: Shape, executor: int, each: int, chunk: m.Chunk) -> m.Chunk | None:
+        """Feed an executor what its leases may have; what is left."""
+        slot = shape.slots[executor]
+        room = len(slot.leases) * each - slot.fed
+        if room <= 0:
+            return chunk
+        part, rest = chunk.split(room)
+        slot.fed += len(part)
+        if rest is None and len(part) < room:
+            shape.open[executor] = None
+        self._feed(executor, shape, part)
+        return rest
+
     def _feed(self, executor: int, shape: Shape, chunk: m.Chunk) -> None:
         if (executor, chunk.group) not in self._declared:
             self._declared.add((executor, chunk.group))
             self._out.append((executor, self.catalog.declared[chunk.group]))
-        shape.fed[executor] += len(chunk)
         self._held[executor].update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
         self._feeds.setdefault((executor, shape.number), []).append(chunk)
+
+    # -- messages ------------------------------------------------------------------------------------------------
 
     def collect(self, now: float) -> list[Action]:
         out, self._out = self._out, []
@@ -148,18 +306,19 @@ class Leasing:
         return []
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
+        self._now = now
         held = self._held[src]
         if report.records:
             # the id is the first of the eight-byte words of a record
             for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
                 held.pop(job, None)
         for number, group, count, seconds in report.done:
-            self._by_number[number].fed[src] -= count
+            self._ended(number, src, count)
             mean = seconds / count
             self._seconds[group] = 0.5 * (self._seconds.get(group, mean) + mean)
         back = []
         for number, chunk in reversed(report.returned):
-            self._by_number[number].fed[src] -= len(chunk)
+            self._ended(number, src, len(chunk))
             for job in self.catalog.ids(chunk):
                 held.pop(job, None)
             # it waited behind a long job: whatever the average says, do not do that again soon
@@ -169,11 +328,20 @@ class Leasing:
             self._end_lease(number)
         return back
 
+    def _ended(self, shape: int, executor: int, count: int) -> None:
+        found = self._by_number[shape]
+        found.slots[executor].fed -= count
+        found.open[executor] = None
+
     def _end_lease(self, number: int) -> None:
         lease = self._leases.pop(number, None)
-        if lease is not None:
-            lease.shape.leases[lease.executor] -= 1
-            self.pool.free(lease.r, lease.shape.request)
+        if lease is None:
+            return
+        del lease.shape.slots[lease.executor].leases[number]
+        self.pool.free(lease.r, lease.shape.request)
+        self._freed += 1
+        if self._table is not None:
+            self._table.remove(number, self._now)
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
         return [job for held in self._held.values() for job in (held.keys() & wanted if wanted else held)]
@@ -182,8 +350,8 @@ class Leasing:
         for number in [n for n, lease in self._leases.items() if lease.executor == executor]:
             self._end_lease(number)
         for shape in self._by_number.values():
-            if executor in shape.fed:
-                shape.fed[executor] = 0
+            if executor in shape.slots:
+                shape.slots[executor].fed = 0
         for key in [key for key in self._feeds if key[0] == executor]:
             # not sent yet: its leases are over all the same
             del self._feeds[key]

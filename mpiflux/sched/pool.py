@@ -116,6 +116,14 @@ class ResourcePool:
             return None
         return self._commit(shape, [(state.pos, shape.tasks)])
 
+    def alloc_at(self, places: Mapping[int, int], request: Request) -> ResourceSet | None:
+        """Like ``alloc`` with so many tasks on the nodes at these positions of ``states``."""
+        shape = self._by_id.get(id(request)) or self._shape(request)
+        count = shape.indexes[-1].count
+        if not self._shared_suffice(shape) or any(count(self._nodes[pos]) < n for pos, n in places.items()):
+            return None
+        return self._commit(shape, sorted(places.items()))
+
     def fits_now(self, request: Request) -> bool:
         """Whether ``alloc`` would find a place."""
         shape = self._by_id.get(id(request)) or self._shape(request)
@@ -146,6 +154,11 @@ class ResourcePool:
     def nodes(self) -> tuple[NodeResources, ...]:
         """All that was ever added, in order."""
         return tuple(node.spec for node in self._nodes)
+
+    @property
+    def states(self) -> Sequence[NodeState]:
+        """What is free of each node, in the order of ``nodes``; to be read only."""
+        return self._nodes
 
     def free_set(self) -> ResourceSet:
         """Everything free on nodes that are not drained; ``tasks`` of its shares is 0."""

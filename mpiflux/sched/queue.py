@@ -14,13 +14,15 @@ from mpiflux.model.messages import Chunk
 class Entry:
     """A chunk in the queue. ``chunk`` shrinks as jobs are taken from its front."""
 
-    __slots__ = ("chunk", "lane", "next", "prev")
+    __slots__ = ("arrived", "chunk", "lane", "next", "prev")
 
-    def __init__(self, chunk: Chunk | None, lane: _Lane | None = None) -> None:
+    def __init__(self, chunk: Chunk | None, lane: _Lane | None = None, arrived: float = 0.0) -> None:
         self.chunk: Chunk = chunk  # type: ignore[assignment]  # None only in a lane's own end marks
         self.lane: _Lane = lane  # type: ignore[assignment]
         self.next: Entry = self
         self.prev: Entry = self
+        self.arrived = arrived
+        """When it was queued (seconds), by :attr:`WorkQueue.now`."""
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -51,6 +53,8 @@ class WorkQueue:
         self._order: list[_Lane] = []
         self.jobs = 0
         """Number of jobs in all entries."""
+        self.now = 0.0
+        """The time (seconds) at which what is pushed arrives; whoever pushes sets it."""
 
     def __len__(self) -> int:
         return self.jobs
@@ -69,15 +73,16 @@ class WorkQueue:
     def push(self, chunk: Chunk) -> Entry:
         """Add behind its equals."""
         lane = self._lane(chunk)
-        entry = Entry(chunk)
+        entry = Entry(chunk, arrived=self.now)
         lane.insert_before(entry, lane.mark)
         self.jobs += len(chunk)
         return entry
 
     def push_front(self, chunk: Chunk) -> Entry:
-        """Put back what was taken: before its equals."""
+        """Put back what was taken: before its equals, and as old as they are."""
         lane = self._lane(chunk)
-        entry = Entry(chunk)
+        waits = lane.mark.next is not lane.mark
+        entry = Entry(chunk, arrived=lane.mark.next.arrived if waits else self.now)
         lane.insert_before(entry, lane.mark.next)
         self.jobs += len(chunk)
         return entry
@@ -88,6 +93,10 @@ class WorkQueue:
             if lane.mark.next is not lane.mark:
                 return lane.mark.next
         return None
+
+    def fronts(self) -> list[Entry]:
+        """The first entry of each priority, highest first."""
+        return [lane.mark.next for lane in self._order if lane.mark.next is not lane.mark]
 
     def after(self, entry: Entry) -> Entry | None:
         """The entry that follows ``entry``."""
@@ -150,7 +159,7 @@ class WorkQueue:
                 continue
             removed += found
             for chunk in kept:
-                entry.lane.insert_before(Entry(chunk), entry)
+                entry.lane.insert_before(Entry(chunk, arrived=entry.arrived), entry)
             self.jobs += sum(map(len, kept))
             self.take(entry, len(entry))
         return removed

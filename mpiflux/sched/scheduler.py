@@ -25,6 +25,8 @@ Action = tuple[int, m.Message]
 class Below(Protocol):
     """What a scheduler gives its jobs to."""
 
+    catalog: Catalog
+
     def start(self, entry: Entry) -> int:
         """Take jobs from the front of an entry; how many."""
 
@@ -70,6 +72,7 @@ class Scheduler:
 
     def receive(self, src: int, message: m.Message, now: float) -> None:
         """Take one message. Nothing is decided before :meth:`settle`."""
+        self.queue.now = now
         if isinstance(message, m.Report):
             self._report(src, message, now)
         elif isinstance(message, m.Submit):

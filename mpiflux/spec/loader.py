@@ -111,7 +111,7 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
     if (version := reader.integer(*fields.get("mpiflux"), VERSION, 0, 1 << 31)) != VERSION:
         reader.problem(fields.node_of("mpiflux"), "$.mpiflux", f"mpiflux: this program reads version {VERSION} of the "
                        f"format, not {version}")
-    directory = files.directory_of(path)
+    directory = reader.directory = files.directory_of(path)
     groups = _groups(fields, reader, directory)
     stem = files.stem(path)
     workflow = Workflow(

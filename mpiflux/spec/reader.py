@@ -44,6 +44,8 @@ class Reader:
         self.problems = problems
         self.source_text = text
         self.variables = variables
+        self.directory = ""
+        """Absolute directory of the workflow file; empty for a text that is none."""
 
     def problem(self, node: Node, path: str, message: str) -> None:
         """Note a mistake at a node."""

@@ -11,8 +11,15 @@ from mpiflux.spec.problems import shorten, suggest
 from mpiflux.spec.reader import Fields, Reader
 from mpiflux.spec.scalars import resolve
 
-POLICIES: dict[str, tuple[str, ...] | None] = {"fcfs": ("queue_depth",)}
-"""Policy name to its options; None takes any option."""
+POLICIES: dict[str, tuple[str, ...]] = {
+    "fcfs": ("queue_depth", "patience"),
+    "easy": ("queue_depth",),
+    "conservative": ("queue_depth",),
+    "priority": ("queue_depth", "patience", "ageing"),
+}
+"""Policy name to its options. A user's own takes what it declares, which shows when it is made."""
+_LONGEST = 1e9
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 DISTRIBUTIONS = ("by_key", "least_loaded", "pull", "round_robin")
 """Besides ``by_key:PARAMETER`` and a user's own as ``module:Class``."""
@@ -44,11 +51,18 @@ def read_policy(reader: Reader, node: Node | None, path: str) -> PolicySpec | No
         name_node = found
         name = reader.text(name_node, name_path, "", "the name of a policy")
         options = _policy_options(reader, fields, name)
-    if name and name not in POLICIES:
+    if name and name not in POLICIES and not _OWN.fullmatch(name) and name not in _installed():
         reader.problem(name_node, name_path, f"policy: {shorten(name)} is not known{suggest(name, POLICIES)}; known "
-                       f"policies: {', '.join(POLICIES)}")
+                       f"policies: {', '.join([*POLICIES, *_installed()])}, or your own as package.module:Class")
         return None
-    return PolicySpec(name, options) if name else None
+    return PolicySpec(name, options, reader.directory if name not in POLICIES else "") if name else None
+
+
+def _installed() -> list[str]:
+    """Policies that installed packages offer."""
+    from importlib.metadata import entry_points  # reads many small files: only for a name that is not known
+
+    return sorted(point.name for point in entry_points(group="mpiflux.policies"))
 
 
 def _policy_options(reader: Reader, fields: Fields, name: str) -> dict[str, int | float | str | bool]:
@@ -64,6 +78,15 @@ def _policy_options(reader: Reader, fields: Fields, name: str) -> dict[str, int 
             continue
         if option == "queue_depth":
             options[option] = reader.integer(value, path, 1, 1, 1 << 31)
+            continue
+        if known is not None and option == "patience":
+            options[option] = reader.duration(value, path, 0.0, _LONGEST)
+            continue
+        if known is not None and option == "ageing":
+            points = reader.real(value, path, 0.0)
+            if points is not None and not 0 <= points < _LONGEST:
+                reader.problem(value, path, f"ageing: points of urgency for each hour, at least 0, not {points:g}")
+            options[option] = points or 0.0
             continue
         scalar = reader.scalar(value, path, "a single value")
         if scalar is None:

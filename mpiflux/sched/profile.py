@@ -1,0 +1,539 @@
+"""What is expected to become free when, and places reserved in that future.
+
+A job is expected to end at its start plus its time limit; one without a limit after :data:`UNLIMITED`, so that such
+jobs still have an order and whatever starts later never stands before a reservation. Of every node the timetable knows
+what is free now (from the pool itself), what running jobs give back and when, and what is reserved from when to when.
+Nodes are counted, not cores: any free cores of a node do for a job, as they do for
+:class:`mpiflux.sched.pool.ResourcePool`.
+
+The earliest time for a shape comes from an index of the times at which each node has room for it, brought up to date
+from the nodes that changed: it costs the same, up to a logarithm, whatever the size of the machine. Reservations are
+few, and are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+
+from mpiflux.model import resources
+from mpiflux.model.jobspec import Request
+from mpiflux.model.messages import ResourceSet
+from mpiflux.sched.placement import NodeState
+from mpiflux.sched.pool import ResourcePool
+
+UNLIMITED = 1e9
+"""Seconds after which a job without a time limit is taken to end: later than all that have one."""
+
+_CORES, _GPUS, _MEMORY, _SEATS, _JOBS = range(5)
+_MOST_JOBS = 1 << 40
+"""Jobs on a node, as an amount that never runs out; all of it is free only on an idle node."""
+_MOST_INDEXES = 16
+_BLOCK = 512
+
+Need = tuple[tuple[int, int], ...]
+"""(dimension, amount) pairs, amounts above 0."""
+Unit = tuple[float, int]
+"""(time, position of the node)."""
+Parts = dict[int, tuple[int, Need]]
+"""Tasks and what they need, by position of the node in the pool; :data:`SHARED` has no tasks but the named resources
+of the scheduler as a whole."""
+SHARED = -1
+
+
+class Reservation:
+    """A place that is held for one job."""
+
+    __slots__ = ("end", "group", "limit", "made", "parts", "start")
+
+    def __init__(self, group: int, made: float, start: float, limit: float, parts: Parts) -> None:
+        self.group = group
+        """Number of the job's group."""
+        self.made = made
+        self.start = start
+        """When the job can start at the latest, if every running job keeps to its time limit (seconds)."""
+        self.limit = limit
+        self.end = start + limit
+        self.parts = parts
+
+    @property
+    def is_known(self) -> bool:
+        """False while it waits for a job without a time limit: ``start`` is then only a place in line."""
+        return self.start - self.made < UNLIMITED / 2
+
+
+class Units:
+    """A sorted collection of units in blocks: adding, removing and finding the k-th cost a logarithm, nearly."""
+
+    __slots__ = ("_blocks", "_last", "count")
+
+    def __init__(self, units: list[Unit]) -> None:
+        units.sort()
+        self._blocks = [units[i:i + _BLOCK] for i in range(0, len(units), _BLOCK)]
+        self._last = [block[-1] for block in self._blocks]
+        self.count = len(units)
+
+    def add(self, unit: Unit) -> None:
+        self.count += 1
+        if not self._blocks:
+            self._blocks.append([unit])
+            self._last.append(unit)
+            return
+        at = min(bisect_left(self._last, unit), len(self._blocks) - 1)
+        block = self._blocks[at]
+        insort(block, unit)
+        self._last[at] = block[-1]
+        if len(block) > 2 * _BLOCK:
+            self._blocks[at:at + 1] = [block[:_BLOCK], block[_BLOCK:]]
+            self._last[at:at + 1] = [block[_BLOCK - 1], block[-1]]
+
+    def remove(self, unit: Unit) -> None:
+        at = bisect_left(self._last, unit)
+        block = self._blocks[at]
+        del block[bisect_left(block, unit)]
+        self.count -= 1
+        if block:
+            self._last[at] = block[-1]
+        else:
+            del self._blocks[at], self._last[at]
+
+    def __iter__(self) -> Iterator[Unit]:
+        for block in self._blocks:
+            yield from block
+
+    def kth(self, k: int) -> Unit | None:
+        """The k-th smallest, from 1; None when there are fewer."""
+        if k > self.count:
+            return None
+        for block in self._blocks:
+            if k <= len(block):
+                return block[k - 1]
+            k -= len(block)
+        return None
+
+    def after(self, time: float) -> float:
+        """The smallest time above ``time``; infinity when there is none."""
+        key = (time, 1 << 60)
+        at = bisect_right(self._last, key)
+        if at == len(self._blocks):
+            return math.inf
+        block = self._blocks[at]
+        return block[bisect_right(block, key)][0]
+
+    def latest_first(self, time: float) -> Iterator[Unit]:
+        """All with a time of at most ``time``, the latest first."""
+        key = (time, 1 << 60)
+        at = min(bisect_right(self._last, key), len(self._blocks) - 1)
+        for i in range(at, -1, -1):
+            block = self._blocks[i]
+            for j in range(bisect_right(block, key) - 1, -1, -1):
+                yield block[j]
+
+
+class _Demand:
+    """A request, as amounts on nodes."""
+
+    __slots__ = ("even", "exclusive", "low", "more", "named", "nodes", "request", "shared", "single", "tasks")
+
+    def __init__(self, request: Request, names: list[str], shared: list[str]) -> None:
+        self.request = request
+        self.tasks = resources.task_count(request)
+        self.nodes = 1 if request.per_node else request.nodes
+        self.low, self.more = divmod(self.tasks, self.nodes) if self.nodes else (0, 0)
+        self.exclusive = request.exclusive
+        self.single = self.nodes == 1 or (self.nodes == 0 and self.tasks == 1)
+        self.even = self.nodes > 1
+        asked = [(name, amount) for name, amount in sorted(request.consumables.items()) if amount]
+        self.shared: Need = tuple((shared.index(name), amount) for name, amount in asked if name in shared)
+        self.named = tuple((_JOBS + 1 + names.index(name) if name in names else -1, amount)
+                           for name, amount in asked if name not in shared)
+
+    def need(self, tasks: int) -> Need | None:
+        """What so many of its tasks take of one node, beside others; None when no node has one of the names."""
+        request = self.request
+        amounts = [(_CORES, tasks * request.cores), (_GPUS, tasks * request.gpus), (_MEMORY, tasks * request.memory),
+                   (_SEATS, 0 if request.cores else tasks), (_JOBS, 1)]
+        for dimension, amount in self.named:
+            if dimension < 0:
+                return None
+            amounts.append((dimension, -(-amount * tasks // self.tasks)))
+        return tuple(pair for pair in amounts if pair[1])
+
+    def counts(self) -> tuple[range, ...]:
+        """Numbers of tasks whose times an index keeps, one range for each of its lists."""
+        if self.single:
+            return (range(self.tasks, self.tasks + 1),)
+        if self.even:
+            low = range(self.low, self.low + 1)
+            return (low, range(self.low + 1, self.low + 2)) if self.more else (low,)
+        return (range(1, self.tasks + 1),)
+
+
+class _Index:
+    """When each node has room for a demand, reservations aside."""
+
+    __slots__ = ("by_node", "demand", "dirty", "lists")
+
+    def __init__(self, demand: _Demand, by_node: list[list[list[float]]]) -> None:
+        self.demand = demand
+        self.by_node = by_node
+        """By position, by list: times, ascending."""
+        self.lists = [Units([(time, pos) for pos, lists in enumerate(by_node) for time in lists[i]])
+                      for i in range(len(demand.counts()))]
+        self.dirty: set[int] = set()
+
+    def update(self, pos: int, times: list[list[float]]) -> None:
+        for units, old, new in zip(self.lists, self.by_node[pos], times, strict=True):
+            if old != new:
+                for time in old:
+                    units.remove((time, pos))
+                for time in new:
+                    units.add((time, pos))
+        self.by_node[pos] = times
+
+    def lower(self) -> float:
+        """No place is to be had before this time; infinity when there never is one."""
+        demand = self.demand
+        k = 1 if demand.single else demand.nodes if demand.even else demand.tasks
+        found = [self.lists[0].kth(k)]
+        if demand.even and demand.more:
+            found.append(self.lists[1].kth(demand.more))
+        return max(math.inf if unit is None else unit[0] for unit in found)
+
+    def tasks_at(self, pos: int, time: float) -> int:
+        """Tasks of a demand without ``nodes`` that a node has room for at a time."""
+        return bisect_right(self.by_node[pos][0], time)
+
+
+class Timetable:
+    """See the module's text. Leases are told by number; ``now`` never goes back."""
+
+    def __init__(self, pool: ResourcePool) -> None:
+        self._pool = pool
+        self._names = sorted({name for node in pool.nodes for name in node.consumables})
+        self._shared = sorted(pool.consumables)
+        self._position = {state.spec.node: state.pos for state in pool.states}
+        self._releases: dict[int, list[tuple[float, int, Need]]] = {}
+        self._leases: dict[int, tuple[float, list[tuple[int, Need]]]] = {}
+        self._indexes: dict[tuple[object, ...], _Index] = {}
+        self.booked: dict[int, list[Reservation]] = {}
+        """Reservations by position of the node."""
+        self.early = 0
+        """How often something became free before it was expected to."""
+
+    # -- what runs -----------------------------------------------------------------------------------------------
+
+    def add(self, lease: int, end: float, r: ResourceSet, request: Request) -> None:
+        """A lease was granted; everything of it is given back at ``end`` at the latest."""
+        demand = _Demand(request, self._names, self._shared)
+        held: list[tuple[int, Need]] = []
+        for share in r.shares:
+            pos = self._position[share.node]
+            need = self._all_of(self._pool.states[pos]) if request.exclusive else demand.need(share.tasks)
+            held.append((pos, need or ()))
+        if demand.shared:
+            held.append((SHARED, demand.shared))
+        self._leases[lease] = (end, held)
+        for pos, need in held:
+            insort(self._releases.setdefault(pos, []), (end, lease, need))
+            self.touch(pos)
+
+    def remove(self, lease: int, now: float) -> None:
+        """It has ended."""
+        found = self._leases.pop(lease, None)
+        if found is None:
+            return
+        end, held = found
+        if end > now:
+            self.early += 1
+        for pos, need in held:
+            releases = self._releases[pos]
+            del releases[bisect_left(releases, (end, lease, need))]
+            self.touch(pos)
+
+    def extend(self, lease: int, end: float) -> None:
+        """It will be in use for longer."""
+        was, held = self._leases[lease]
+        if end <= was:
+            return
+        self._leases[lease] = (end, held)
+        for pos, need in held:
+            releases = self._releases[pos]
+            del releases[bisect_left(releases, (was, lease, need))]
+            insort(releases, (end, lease, need))
+            self.touch(pos)
+
+    def touch(self, pos: int) -> None:
+        """Something about a node changed. To be called by whoever drains, lends or restores parts of the pool."""
+        for index in self._indexes.values():
+            index.dirty.add(pos)
+
+    # -- reservations --------------------------------------------------------------------------------------------
+
+    def reserve(self, group: int, request: Request, limit: float, now: float) -> Reservation | None:
+        """Hold the earliest place beside everything reserved before; None when there can be none."""
+        index = self._index(request)
+        demand = index.demand
+        start = index.lower()
+        parts: Parts | None = None
+        if demand.single and not demand.shared and start < math.inf:
+            start, parts = self._earliest_node(index, limit, now)
+        start = max(start, now)
+        while parts is None and start < math.inf:
+            parts = self._parts(index, start, limit, now)
+            if parts is None:
+                start = self._next(index, start)
+        if parts is None:
+            return None
+        found = Reservation(group, now, start, limit, parts)
+        for pos in parts:
+            self.booked.setdefault(pos, []).append(found)
+        return found
+
+    def release(self, reservation: Reservation) -> None:
+        """Give a place up again."""
+        for pos in reservation.parts:
+            here = self.booked[pos]
+            here.remove(reservation)
+            if not here:
+                del self.booked[pos]
+
+    def stands_before(self, r: ResourceSet, now: float, end: float) -> list[int]:
+        """Whose reservations what was just taken delays, if it is given back at ``end``: node numbers."""
+        return [share.node for share in r.shares
+                if self._position[share.node] in self.booked and self._lacks(self._position[share.node], now, end)]
+
+    def shared_lack(self, now: float, end: float) -> bool:
+        """The same of the scheduler's own named resources."""
+        return SHARED in self.booked and self._lacks(SHARED, now, end)
+
+    def first_start(self, r: ResourceSet) -> float:
+        """The earliest reservation on any of the nodes; infinity when there is none."""
+        return min((one.start for share in r.shares for one in self.booked.get(self._position[share.node], ())),
+                   default=math.inf)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _all_of(self, state: NodeState) -> Need | None:
+        """What an exclusive job takes of a node."""
+        spec = state.spec
+        if not spec.whole:
+            return None
+        amounts = [(_CORES, len(spec.cores)), (_GPUS, len(spec.gpus)), (_MEMORY, spec.memory),
+                   (_SEATS, resources.MAX_CORELESS_TASKS), (_JOBS, _MOST_JOBS)]
+        amounts += [(_JOBS + 1 + i, spec.consumables.get(name, 0)) for i, name in enumerate(self._names)]
+        return tuple(pair for pair in amounts if pair[1])
+
+    def _need(self, demand: _Demand, pos: int, tasks: int) -> Need | None:
+        """What so many tasks take of this node; None when it can never hold them."""
+        need = demand.need(tasks)
+        if need is None or not demand.exclusive:
+            return need
+        whole = self._all_of(self._pool.states[pos])
+        if whole is None:
+            return None
+        there = dict(whole)
+        return whole if all(there.get(dimension, 0) >= amount for dimension, amount in need) else None
+
+    def _free(self, pos: int) -> list[int]:
+        """What is free of a node at this moment."""
+        if pos == SHARED:
+            free = self._pool.consumables
+            return [free[name] for name in self._shared]
+        state = self._pool.states[pos]
+        if state.closed or not state.up:
+            return [0] * (_JOBS + 1 + len(self._names))
+        return [state.cores.bit_count(), state.gpus.bit_count(), state.memory, state.seats, _MOST_JOBS - state.jobs,
+                *(state.named.get(name, 0) for name in self._names)]
+
+    def _index(self, request: Request) -> _Index:
+        key = request.key
+        index = self._indexes.pop(key, None)
+        if index is None:
+            demand = _Demand(request, self._names, self._shared)
+            index = _Index(demand, [self._times(pos, demand) for pos in range(len(self._pool.states))])
+            if len(self._indexes) >= _MOST_INDEXES:
+                del self._indexes[next(iter(self._indexes))]
+        self._indexes[key] = index  # last: the first one is the one not used for longest
+        dirty, index.dirty = index.dirty, set()
+        for pos in dirty:
+            if pos != SHARED:
+                index.update(pos, self._times(pos, index.demand))
+        return index
+
+    def _times(self, pos: int, demand: _Demand) -> list[list[float]]:
+        """From when on a node has room for each number of tasks that the index keeps."""
+        found: list[list[float]] = []
+        state = self._pool.states[pos]
+        for counts in demand.counts():
+            times: list[float] = []
+            found.append(times)
+            if not state.up:
+                continue
+            free, time = self._free(pos), -math.inf
+            releases = iter(self._releases.get(pos, ()))
+            for tasks in counts:
+                need = self._need(demand, pos, tasks)
+                while need is not None and any(free[dimension] < amount for dimension, amount in need):
+                    following = next(releases, None)
+                    if following is None:
+                        need = None
+                    else:
+                        time = following[0]
+                        for dimension, amount in following[2]:
+                            free[dimension] += amount
+                if need is None:
+                    break
+                times.append(time)
+        return found
+
+    def _future(self, pos: int, now: float) -> tuple[list[int], list[tuple[float, int, Need]]]:
+        """What is free of a node now, as if everything overdue had ended, and (time, sign, amounts) of changes."""
+        free = self._free(pos)
+        changes: list[tuple[float, int, Need]] = []
+        for end, _, need in self._releases.get(pos, ()):
+            if end > now:
+                changes.append((end, 1, need))
+            else:
+                for dimension, amount in need:
+                    free[dimension] += amount
+        for one in self.booked.get(pos, ()):
+            need = one.parts[pos][1]
+            if one.start > now:
+                changes.append((one.start, -1, need))
+            else:
+                for dimension, amount in need:
+                    free[dimension] -= amount
+            changes.append((max(one.end, now), 1, need))
+        changes.sort(key=_time)
+        return free, changes
+
+    def _lacks(self, pos: int, now: float, end: float) -> bool:
+        """Whether reservations need more than there is at some time before ``end``."""
+        return min(self._lowest(pos, now, now, end)) < 0
+
+    def _lowest(self, pos: int, now: float, start: float, end: float) -> list[int]:
+        """The least of everything that is free between two times."""
+        free, changes = self._future(pos, now)
+        lowest: list[int] | None = None
+        for time, sign, need in changes:
+            if time >= end:
+                break
+            if time > start:
+                # what changes at one time changes at once: look before the next later time only
+                lowest = free.copy() if lowest is None else list(map(min, lowest, free))
+                start = time
+            for dimension, amount in need:
+                free[dimension] += sign * amount
+        return free if lowest is None else list(map(min, lowest, free))
+
+    def _slot(self, pos: int, need: Need, limit: float, now: float) -> float:
+        """The earliest time from which a node has room for so long."""
+        free, changes = self._future(pos, now)
+        start: float | None = None
+        time = now
+        for i in range(len(changes) + 1):
+            following = changes[i][0] if i < len(changes) else math.inf
+            if following > time:
+                if any(free[dimension] < amount for dimension, amount in need):
+                    start = None
+                elif start is None:
+                    start = time
+                if start is not None and following >= start + limit:
+                    return start
+                time = following
+            if i < len(changes):
+                _, sign, amounts = changes[i]
+                for dimension, amount in amounts:
+                    free[dimension] += sign * amount
+        return math.inf
+
+    def _earliest_node(self, index: _Index, limit: float, now: float) -> tuple[float, Parts | None]:
+        """For a job on one node."""
+        demand, units = index.demand, index.lists[0]
+        start, chosen = math.inf, -1
+        for unit in units:
+            if unit[1] not in self.booked:
+                start, chosen = max(unit[0], now), unit[1]
+                break
+        for pos in self.booked:
+            if pos == SHARED or not index.by_node[pos][0] or index.by_node[pos][0][0] >= start:
+                continue
+            need = self._need(demand, pos, demand.tasks)
+            slot = self._slot(pos, need, limit, now) if need is not None else math.inf
+            if slot < start:
+                start, chosen = slot, pos
+        if chosen < 0:
+            return math.inf, None
+        need = self._need(demand, chosen, demand.tasks)
+        assert need is not None
+        return start, {chosen: (demand.tasks, need)}
+
+    def _parts(self, index: _Index, start: float, limit: float, now: float) -> Parts | None:
+        """A place from ``start`` on, on the nodes that become free last: so others can be used meanwhile."""
+        demand = index.demand
+        parts: Parts = {}
+        if demand.shared:
+            lowest = self._lowest(SHARED, now, start, start + limit)
+            if any(lowest[dimension] < amount for dimension, amount in demand.shared):
+                return None
+            parts[SHARED] = (0, demand.shared)
+        if not (demand.single or demand.even):
+            return self._pooled(index, start, limit, now, parts)
+        wanted = [(0, demand.tasks, 1)] if demand.single else [
+            *([(1, demand.low + 1, demand.more)] if demand.more else []), (0, demand.low, demand.nodes - demand.more)]
+        for which, tasks, many in wanted:
+            for _, pos in index.lists[which].latest_first(start):
+                if not many:
+                    break
+                need = self._need(demand, pos, tasks)
+                if pos in parts or need is None or not self._has_room(pos, need, start, limit, now):
+                    continue
+                parts[pos] = (tasks, need)
+                many -= 1
+            if many:
+                return None
+        return parts
+
+    def _pooled(self, index: _Index, start: float, limit: float, now: float, parts: Parts) -> Parts | None:
+        """Tasks that fall where they fit."""
+        demand = index.demand
+        left = demand.tasks
+        seen: set[int] = set()
+        for _, pos in index.lists[0].latest_first(start):
+            if pos in seen:
+                continue
+            seen.add(pos)
+            tasks = min(index.tasks_at(pos, start), left)
+            need = self._need(demand, pos, tasks)
+            while tasks and (need is None or not self._has_room(pos, need, start, limit, now)):
+                tasks -= 1
+                need = self._need(demand, pos, tasks)
+            if tasks and need is not None:
+                parts[pos] = (tasks, need)
+                left -= tasks
+                if not left:
+                    return parts
+        return None
+
+    def _has_room(self, pos: int, need: Need, start: float, limit: float, now: float) -> bool:
+        if pos not in self.booked:
+            return True
+        lowest = self._lowest(pos, now, start, start + limit)
+        return all(lowest[dimension] >= amount for dimension, amount in need)
+
+    def _next(self, index: _Index, time: float) -> float:
+        """The next time at which anything becomes free that matters."""
+        found = [units.after(time) for units in index.lists]
+        for pos, here in self.booked.items():
+            found += [one.end for one in here if one.end > time]
+            releases = self._releases.get(pos, ())
+            found += [release[0] for release in releases if release[0] > time][:1]
+        if index.demand.shared:
+            found += [release[0] for release in self._releases.get(SHARED, ()) if release[0] > time][:1]
+        return min(found, default=math.inf)
+
+
+def _time(change: tuple[float, int, Need]) -> float:
+    return change[0]
