@@ -8,8 +8,8 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.spec.problems import shorten, suggest
 
 
-def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(job name, message) for dependencies on nothing, in a ring, or between lengths that do not match.
+def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(job name, which it names, message) for dependencies on nothing, in a ring, or between lengths that do not match.
 
     ``names`` are all jobs of the file, also those that could not be read."""
     by_name = {group.name: group for group in groups}
@@ -17,19 +17,22 @@ def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Ite
     for group in groups:
         for dependency in group.after:
             if dependency.group not in known:
-                yield group.name, (f"after: there is no job {shorten(dependency.group)}"
-                                   f"{suggest(dependency.group, [n for n in names if n != group.name])}")
+                yield group.name, dependency.group, (
+                    f"after: there is no job {shorten(dependency.group)}"
+                    f"{suggest(dependency.group, [n for n in names if n != group.name])}")
                 continue
             other = by_name.get(dependency.group)
             if dependency.kind == "each" and other is not None and other.count != group.count:
-                yield group.name, (f"after: each pairs elements, but {other.name} has {other.count:,} and "
-                                   f"{group.name} has {group.count:,}")
+                yield group.name, other.name, (
+                    f"after: each pairs elements, but {other.name} has {other.count:,} and {group.name} has "
+                    f"{group.count:,}")
     edges = {group.name: [d.group for d in group.after if d.group in by_name] for group in groups}
     for ring in _rings(edges):
         if len(ring) == 1:
-            yield ring[0], f"after: job {ring[0]} waits for itself"
+            yield ring[0], ring[0], f"after: job {ring[0]} waits for itself"
         else:
-            yield ring[0], f"after: these jobs wait for each other in a ring: {' -> '.join([*ring, ring[0]])}"
+            yield ring[0], ring[1], (
+                f"after: these jobs wait for each other in a ring: {' -> '.join([*ring, ring[0]])}")
 
 
 def _rings(edges: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:

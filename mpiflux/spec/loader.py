@@ -146,8 +146,8 @@ def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, .
         if group is not None:
             groups.append(group)
             next_id = group.stop_id
-    for name, message in dependency_mistakes(groups, list(node.entries)):
-        reader.problem(place(node, (name, "after")), f"{path}.{name}.after", message)
+    for name, dependency, message in dependency_mistakes(groups, list(node.entries)):
+        reader.problem(mention(place(node, (name, "after")), dependency), f"{path}.{name}.after", message)
     return tuple(groups)
 
 
@@ -157,4 +157,14 @@ def place(node: Node, keys: tuple[str, ...]) -> Node:
         if key not in node.entries:
             break
         node = node.entries[key][1]
+    return node
+
+
+def mention(node: Node, name: str) -> Node:
+    """Where ``name`` stands in a value that may be a text, a list, a mapping, or a list of mappings."""
+    for item in node.items if node.kind == "list" else [node]:
+        if item.kind == "mapping" and name in item.entries:
+            return item.entries[name][0]
+        if item.kind == "scalar" and item.text == name:
+            return item
     return node
