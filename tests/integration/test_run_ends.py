@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_fail_fast_ends_what_runs_and_starts_no_more(place: Place) -> None:
 
 def test_retries_and_time_limits(place: Place) -> None:
     flow = {"jobs": {
-        "third": {"command": "echo {job.attempt} $MPIFLUX_ATTEMPT; test {job.attempt} = 3", "shell": True, "retries": 5},
+        "third": {"command": "echo {job.attempt} $MPIFLUX_ATTEMPT; test {job.attempt} = 3", "shell": True,
+                  "retries": 5},
         "never": {"command": "echo x >>tries; exit 6", "shell": True, "retries": 2},
         "slow": {"command": "(sleep 61 & sleep 62); true", "shell": True, "time_limit": "500ms"},
         "deaf": {"command": "trap '' TERM; while :; do sleep 0.1; done", "shell": True, "time_limit": 1}}}
@@ -84,10 +86,9 @@ def test_2_for_a_wrong_command_line(place: Place, arguments: list[str]) -> None:
 
 def test_3_when_the_journal_cannot_be_written(place: Place) -> None:
     """A file size limit stands for a full disk."""
-    place.write("flow.yaml", {"jobs": {"a": {"command": "head -c 200000 /dev/zero", "parameters": {"i": {"range": 40}}}}})
+    place.write("flow.yaml", {"jobs": {"a": {"command": "head -c 200000 /dev/zero",
+                                             "parameters": {"i": {"range": 40}}}}})
     name = place.new()
-    import resource
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
