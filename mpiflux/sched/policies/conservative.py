@@ -35,6 +35,8 @@ class Conservative(Policy):
         self._held: dict[int, list[Reservation]] = {}
         """By group, in order of time. The jobs of a group are alike: its k-th queued job has the k-th place."""
         self._early = 0
+        self._moved = False
+        """Whether a place became free since the places were last tried in order: another may do better now."""
 
     def schedule(self, queue: WorkQueue, machine: Machine, now: float) -> None:
         plan = planner(machine, now)
@@ -42,7 +44,8 @@ class Conservative(Policy):
             self._between.schedule(queue, machine, now)
             return
         unseen = self._drop_gone(queue, plan)
-        compress, self._early = plan.early > self._early, plan.early
+        compress = self._moved or plan.early > self._early
+        self._early, self._moved = plan.early, False
         passed: dict[int, int] = {}
         blocked = 0
         for entry in queue:
@@ -83,6 +86,7 @@ class Conservative(Policy):
         for group, places in self._held.items():
             for place in places[found.get(group, 0):]:
                 plan.release(place)
+                self._moved = True
             del places[found.get(group, 0):]
         self._held = {group: places for group, places in self._held.items() if places}
         return sum(map(len, self._held.values()))
@@ -94,6 +98,7 @@ class Conservative(Policy):
         if compress or place.start <= now:
             plan.release(place)
             earlier = plan.reserve(entry)
+            self._moved |= earlier is None or earlier.start < place.start
             if earlier is None:
                 del places[at]
                 return 0
