@@ -256,6 +256,9 @@ class JobTable:
         """What is still to be done of a group, by attempt to come."""
         g = self.groups[group]
         rows = slice(g.first_id - 1, g.first_id - 1 + g.count)
+        if g.count and self._group_results[group].sum() == 0 and not self.attempt[rows].any():
+            # a fresh group: millions of jobs are not to be listed only to be called a range again
+            return [Chunk(group, 0, g.count, 1, 1)]
         return self.chunks(np.flatnonzero(self.state[rows] != State.INACTIVE) + g.first_id)
 
     def outstanding_of(self, owner: int) -> list[Chunk]:
