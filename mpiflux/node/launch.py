@@ -6,45 +6,84 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from mpiflux.model.idset import encode
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Declare, NodeShare
 from mpiflux.model.template import CompiledGroup
-from mpiflux.node.spawn import Environment, Spawner, find_program
+from mpiflux.node.spawn import Environment, Spawner, StringArray, find_program, kill_group, string_array
 
-_DYNAMIC = 3  # MPIFLUX_JOB_ID, MPIFLUX_JOB_INDEX, MPIFLUX_ATTEMPT
+_NUMBERS = (b"MPIFLUX_JOB_ID", b"MPIFLUX_JOB_INDEX", b"MPIFLUX_ATTEMPT", b"MPIFLUX_TASK_RANK", b"MPIFLUX_LOCAL_RANK")
+"""Variables that every process is given anew."""
+_ID, _INDEX, _ATTEMPT, _TASK_RANK, _LOCAL_RANK = range(5)
 _SHELL = b"/bin/sh"
+_ENVIRONMENTS_KEPT = 64
+_PLACES_KEPT = 256
 
 
 class CannotStart(Exception):
-    """The job cannot be executed. ``returncode`` is what a shell would give: 127 not found, 126 otherwise."""
+    """The job cannot be executed. ``returncode`` is what a shell would give: 127 not found, 126 otherwise.
 
-    def __init__(self, returncode: int, reason: str) -> None:
+    ``passing``: for want of something that other processes hold, so that trying again may help.
+    """
+
+    def __init__(self, returncode: int, reason: str, passing: bool = False) -> None:
         super().__init__(reason)
-        self.returncode = returncode
+        self.returncode, self.passing = returncode, passing
+
+
+class Place:
+    """A resource set as jobs see it."""
+
+    def __init__(self, cpus: tuple[frozenset[int], ...], variables: dict[bytes, bytes]) -> None:
+        self.cpus = cpus
+        """CPUs of each task; an empty set binds nothing."""
+        self.variables = variables
+        """``NAME=value`` by name."""
+        self.environments: dict[int, Environment] = {}
+        """By group."""
 
 
 class Lease:
     """Resources that jobs of one shape run on, one after the other."""
 
-    def __init__(self, number: int, owner: int, shape: int, r_id: int, share: NodeShare) -> None:
-        self.number, self.owner, self.shape, self.r_id, self.share = number, owner, shape, r_id, share
-        self.cpus: tuple[frozenset[int], ...] = ()
-        """CPUs of each task; an empty set binds nothing."""
-        self.environ: dict[bytes, bytes] = {}
-        self.environments: dict[int, Environment] = {}
-        """Prepared environments by group."""
+    def __init__(self, number: int, owner: int, shape: int, r_id: int, tasks: int, place: Place) -> None:
+        self.number, self.owner, self.shape, self.r_id = number, owner, shape, r_id
+        self.tasks, self.place = tasks, place
+        self.revoked = False
+        """It ends with the job that runs on it now."""
 
 
 class Group:
-    """A job group as a supervisor keeps it."""
+    """A job group as a supervisor keeps it. ``base`` has ``NAME=value`` by name."""
 
     def __init__(self, declared: Declare, base: Mapping[bytes, bytes]) -> None:
-        self.spec: JobGroup = declared.group
+        spec = declared.group
+        self.spec: JobGroup = spec
+        self.number, self.first_id = spec.number, spec.first_id
         self.limit = declared.output_limit
-        self.compiled = CompiledGroup(declared.group, declared.workflow_dir)
-        self.constant = {**base, **self.compiled.constant_env, b"MPIFLUX_JOB_NAME": os.fsencode(self.spec.name)}
+        self.compiled = CompiledGroup(spec, declared.workflow_dir)
+        own = {**self.compiled.constant_env, b"MPIFLUX_JOB_NAME": os.fsencode(spec.name)}
+        self.variables = {**base, **_entries(own)}
+        """``NAME=value`` by name, of what is the same for all its jobs."""
+        self.varying = len(self.compiled.env_items(0, 1))
+        for name in (*_NUMBERS, *(name for name, _ in self.compiled.env_items(0, 1))):
+            self.variables.pop(name, None)
+        self.files = bool(spec.input or spec.output or spec.error)
+        self._cwd = None if "{" in spec.cwd else self.compiled.cwd(0, 1)
         self.programs: dict[tuple[bytes, bytes], bytes] = {}
         """Where commands were found, by (name, directory); only what was found is kept."""
+        self.argv: list[bytes] = []
+        self.argv_array: StringArray = string_array(())
+        """The arguments of the latest job: mostly the next one's too."""
+
+    def cwd(self, index: int, attempt: int) -> bytes:
+        """The working directory; empty for ours."""
+        return self.compiled.cwd(index, attempt) if self._cwd is None else self._cwd
+
+    @property
+    def search(self) -> bytes:
+        """PATH."""
+        return self.variables.get(b"PATH", b"PATH=/usr/bin:/bin")[5:]
 
 
 class Launcher:
@@ -52,97 +91,111 @@ class Launcher:
 
     def __init__(self, base: Mapping[bytes, bytes], cpus_of_core: Sequence[Sequence[int]],
                  gpu_environment: Callable[[Sequence[int]], Mapping[str, str]], node_name: str) -> None:
-        self.base = dict(base)
+        self.base = _entries(base)
         self.spawner = Spawner()
         self.cpus_of_core = cpus_of_core
         self.gpu_environment = gpu_environment
         self.node_name = node_name
         self._allowed = frozenset(os.sched_getaffinity(0))
         self._bound = self._allowed
+        self._default_policy = os.sched_getscheduler(0) == os.SCHED_OTHER
+        self._behind = False
+        self._places: dict[NodeShare, Place] = {}
 
-    def prepare(self, lease: Lease) -> None:
-        """Fill in what is the same for every job of a lease."""
-        share = lease.share
+    def place(self, share: NodeShare) -> Place:
+        """What is the same for every job on these resources."""
+        found = self._places.get(share)
+        if found is not None:
+            return found
         per_task = len(share.cores) // max(share.tasks, 1)
-        lease.cpus = tuple(
+        cpus = tuple(
             frozenset(cpu for core in share.cores[t * per_task:(t + 1) * per_task] for cpu in self.cpus_of_core[core])
             for t in range(share.tasks))
-        environ = {
-            "MPIFLUX_CORES": _idset(share.cores),
-            "MPIFLUX_GPUS": _idset(share.gpus),
+        variables = {
+            "MPIFLUX_CORES": encode(share.cores),
+            "MPIFLUX_GPUS": encode(share.gpus),
             "MPIFLUX_NODE_LIST": self.node_name,
             "MPIFLUX_TASK_COUNT": str(share.tasks),
             **self.gpu_environment(share.gpus),
         }
-        lease.environ = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
+        found = Place(cpus, _entries({os.fsencode(name): os.fsencode(value) for name, value in variables.items()}))
+        if len(self._places) >= _PLACES_KEPT:
+            self._places.clear()
+        self._places[share] = found
+        return found
 
-    def start(self, group: Group, lease: Lease, index: int, attempt: int, fds: tuple[int, int, int]) -> list[int]:
-        """Start all tasks of one job; returns their pids. Raises CannotStart, having started none."""
+    def start(self, group: Group, place: Place, index: int, attempt: int, fds: tuple[int, int, int]) -> list[int]:
+        """Start all tasks of one job; returns their pids. Raises CannotStart, with none left running."""
         compiled = group.compiled
-        script = -1
-        if group.spec.script is not None:
-            script = _script_file(compiled.script(index, attempt))
-            argv = _interpreter(script)
-        else:
-            argv = compiled.argv(index, attempt)
+        cwd = group.cwd(index, attempt)
+        if group.spec.script is None:
+            return self._start_tasks(group, place, index, attempt, compiled.argv(index, attempt), cwd, fds)
+        script = _script_file(compiled.script(index, attempt))
         try:
-            return self._start_tasks(group, lease, index, attempt, argv, compiled.cwd(index, attempt), fds)
+            return self._start_tasks(group, place, index, attempt, _interpreter(script), cwd, fds)
         finally:
-            if script >= 0:
-                os.close(script)
+            os.close(script)
 
-    def _start_tasks(self, group: Group, lease: Lease, index: int, attempt: int, argv: list[bytes], cwd: bytes,
+    def _start_tasks(self, group: Group, place: Place, index: int, attempt: int, argv: list[bytes], cwd: bytes,
                      fds: tuple[int, int, int]) -> list[int]:
-        env = lease.environments.get(group.spec.number)
-        if env is None:
-            env = self._environment(group, lease)
-        array, first = env.array, env.first
-        array[first] = b"MPIFLUX_JOB_ID=%d" % (group.spec.first_id + index)
-        array[first + 1] = b"MPIFLUX_JOB_INDEX=%d" % index
-        array[first + 2] = b"MPIFLUX_ATTEMPT=%d" % attempt
-        at = first + _DYNAMIC
-        for name, value in group.compiled.env_items(index, attempt):
-            array[at] = name + b"=" + value
-            at += 1
-        program = self._program(group, argv[0], cwd)
+        env = place.environments.get(group.number) or self._environment(group, place)
+        env.set_number(_ID, group.first_id + index)
+        env.set_number(_INDEX, index)
+        env.set_number(_ATTEMPT, attempt)
+        try:
+            if group.varying:
+                for slot, (name, value) in enumerate(group.compiled.env_items(index, attempt)):
+                    env.set_slot(slot, name + b"=" + value)
+            if argv != group.argv:
+                group.argv_array = string_array(argv)
+                group.argv = argv
+        except ValueError as error:
+            raise CannotStart(126, f"cannot be executed: {error}") from None
+        program = argv[0] if b"/" in argv[0] else self._program(group, argv[0], cwd)
         pids: list[int] = []
-        for task, cpus in enumerate(lease.cpus):
-            if cpus and cpus != self._bound:
-                self._bind(cpus)
-            array[at] = b"MPIFLUX_TASK_RANK=%d" % task
-            array[at + 1] = b"MPIFLUX_LOCAL_RANK=%d" % task
-            pids.append(self._spawn(group, program, argv, env, fds, cwd, pids[0] if pids else 0))
+        for task, cpus in enumerate(place.cpus):
+            if (cpus or self._allowed) != self._bound:
+                self._bind(cpus or self._allowed)
+            if len(place.cpus) > 1:
+                env.set_number(_TASK_RANK, task)
+                env.set_number(_LOCAL_RANK, task)
+            try:
+                pids.append(self._spawn(group, program, env, fds, cwd, pids[0] if pids else 0))
+            except CannotStart:
+                if pids:
+                    kill_group(pids[0], 9)
+                raise
         return pids
 
-    def _environment(self, group: Group, lease: Lease) -> Environment:
-        # what the launcher of this node says about GPUs must not show through where the lease has none
-        items = {**group.constant, **lease.environ}
-        dynamic = len(group.compiled.env_items(0, 1))
-        env = lease.environments[group.spec.number] = Environment(items, _DYNAMIC + dynamic + 2)
+    def _environment(self, group: Group, place: Place) -> Environment:
+        if len(place.environments) >= _ENVIRONMENTS_KEPT:
+            place.environments.clear()
+        constants = {**group.variables, **place.variables}
+        env = place.environments[group.number] = Environment(list(constants.values()), _NUMBERS, group.varying)
         return env
 
     def _program(self, group: Group, name: bytes, cwd: bytes) -> bytes:
-        if b"/" in name:
-            return name
         found = group.programs.get((name, cwd))
         if found is None:
             try:
-                found = find_program(name, group.constant.get(b"PATH", b"/usr/bin:/bin"), cwd)
+                found = find_program(name, group.search, cwd)
             except OSError as error:
                 raise _cannot(error, os.fsdecode(name), cwd) from None
             group.programs[name, cwd] = found
         return found
 
-    def _spawn(self, group: Group, program: bytes, argv: list[bytes], env: Environment, fds: tuple[int, int, int],
-               cwd: bytes, pgid: int) -> int:
+    def _spawn(self, group: Group, program: bytes, env: Environment, fds: tuple[int, int, int], cwd: bytes,
+               leader: int) -> int:
         try:
-            return self.spawner.spawn(program, argv, env, fds, cwd, pgid)
+            return self.spawner.spawn(program, group.argv_array, env, fds, cwd, leader)
         except OSError as error:
+            name = group.argv[0]
             if error.errno == errno.ENOEXEC:
                 # a script without a #! line: what a shell does with it
-                return self.spawner.spawn(_SHELL, [_SHELL, program, *argv[1:]], env, fds, cwd, pgid)
-            group.programs.pop((argv[0], cwd), None)
-            raise _cannot(error, os.fsdecode(argv[0]), cwd) from None
+                array = string_array([_SHELL, program, *group.argv[1:]])
+                return self.spawner.spawn(_SHELL, array, env, fds, cwd, leader)
+            group.programs.pop((name, cwd), None)
+            raise _cannot(error, os.fsdecode(name), cwd) from None
 
     def _bind(self, cpus: frozenset[int]) -> None:
         """Bind ourselves: the child inherits it, which costs a tenth of binding it from inside."""
@@ -153,14 +206,32 @@ class Launcher:
             raise CannotStart(126, f"cannot bind to CPUs {sorted(cpus)}: {error.strerror}; "
                                    "did the node's cgroup shrink?") from None
 
+    def stay_behind(self, on: bool) -> None:
+        """Whether our waking up should not interrupt the job that runs on our core.
+
+        Good where there is one job at a time: without it each start of a process takes two switches to us and back. Bad
+        where there are several, as the next start would wait for the core of the last.
+        """
+        if on is self._behind or not self._default_policy:
+            return
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH if on else os.SCHED_OTHER, os.sched_param(0))
+        except OSError:
+            return
+        self._behind = on
+        self.spawner.reset_policy(on)
+
     def unbind(self) -> None:
-        """Run anywhere again, so that a waiting supervisor does not sit on a busy job's core."""
+        """Run anywhere again, so that we do not wait for a core whose job is busy."""
         if self._bound is not self._allowed:
             try:
-                os.sched_setaffinity(0, self._allowed)
-            except OSError:
-                return
-            self._bound = self._allowed
+                self._bind(self._allowed)
+            except CannotStart:
+                pass  # the next job's own binding tells
+
+
+def _entries(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {name: name + b"=" + value for name, value in variables.items()}
 
 
 def _cannot(error: OSError, name: str, cwd: bytes) -> CannotStart:
@@ -168,14 +239,28 @@ def _cannot(error: OSError, name: str, cwd: bytes) -> CannotStart:
         return CannotStart(126, f"working directory {os.fsdecode(cwd)} does not exist or is not a directory")
     if error.errno == errno.ENOENT:
         return CannotStart(127, f"{name}: command not found")
+    if error.errno == errno.E2BIG:
+        return CannotStart(126, f"{name}: its arguments and environment are longer than the kernel takes "
+                                "(see getconf ARG_MAX; one argument may have 128 KiB)")
+    return cannot(error, name)
+
+
+def cannot(error: OSError, name: str) -> CannotStart:
+    """The failure of a system call on behalf of ``name``, with the limit to look at."""
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
-        return CannotStart(126, f"{name}: cannot start a process: {error.strerror} (see ulimit -u)")
+        return CannotStart(126, f"{name}: cannot start a process: {error.strerror} (see ulimit -u)", True)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return CannotStart(126, f"{name}: {error.strerror} (see ulimit -n)", True)
     return CannotStart(126, f"{name}: {error.strerror}")
 
 
 def _script_file(text: bytes) -> int:
-    fd = os.memfd_create("mpiflux-script", 0)
-    os.write(fd, text)
+    try:
+        fd = os.memfd_create("mpiflux-script", 0)
+    except OSError as error:
+        raise cannot(error, "script") from None
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text)
     return fd
 
 
@@ -187,9 +272,3 @@ def _interpreter(fd: int) -> list[bytes]:
         return [_SHELL, path]
     words = line[2:].strip().split(None, 1)
     return [*words, path] if words else [_SHELL, path]
-
-
-def _idset(numbers: Sequence[int]) -> str:
-    from mpiflux.model.idset import encode
-
-    return encode(numbers)

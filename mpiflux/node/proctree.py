@@ -1,24 +1,47 @@
 """Finding and ending all processes of a job, including those that left its process group and its session.
 
 A supervisor is a subreaper: whoever a job leaves behind becomes the supervisor's child, and is known as the job's
-by ``MPIFLUX_JOB_ID`` and ``MPIFLUX_ATTEMPT`` in its environment. Reading ``/proc`` costs, so nothing here is called
-for a job that ends by itself and leaves nobody.
+by ``MPIFLUX_JOB_ID`` and ``MPIFLUX_ATTEMPT`` in its environment. Reading ``/proc`` costs: for a job that ends by itself
+and leaves nobody it is one ``pread`` (:meth:`Strays.none`).
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import time
+from collections.abc import Collection
+
+Key = tuple[int, int]
+"""(job id, attempt)."""
 
 
 def children(pid: int) -> list[int]:
-    """Direct children of all threads of ``pid``; empty when it is gone."""
+    """Direct children of all threads of ``pid``, zombies too; empty when it is gone."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
                 found += map(int, file.read().split())
+    except FileNotFoundError:
+        # gone, or a kernel without CONFIG_PROC_CHILDREN
+        return _children_by_parent(pid) if os.path.exists(f"/proc/{pid}") else []
     except OSError:
         pass
+    return found
+
+
+def _children_by_parent(parent: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    # the name of the program may hold blanks and brackets
+                    if int(file.read().rpartition(b")")[2].split()[1]) == parent:
+                        found.append(int(name))
+            except OSError:
+                continue
     return found
 
 
@@ -33,7 +56,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def job_of(pid: int) -> tuple[int, int] | None:
+def job_of(pid: int) -> Key | None:
     """(job id, attempt) that a process was started for, from its environment; None when it does not say."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
@@ -53,7 +76,7 @@ def _number(text: bytes) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def signal_tree(roots: list[int], sig: int) -> int:
+def signal_tree(roots: Collection[int], sig: int) -> int:
     """Signal ``roots``, their process groups where they lead one, and everything below; number of processes found.
 
     Parents first, so that a shell does not start the next command of its script.
@@ -73,3 +96,71 @@ def signal_tree(roots: list[int], sig: int) -> int:
             except OSError:
                 continue
     return count
+
+
+def kill_everything(seconds: float = 2.0) -> None:
+    """Kill and reap all that is below this process. Loops, because what is being killed may still fork."""
+    deadline = time.monotonic() + seconds
+    while below := descendants(os.getpid()):
+        for pid in below:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.001)
+
+
+class Strays:
+    """Children of this process that it did not start as a job's own: what jobs left behind, or put into the
+    background by a daemon's double fork."""
+
+    def __init__(self) -> None:
+        pid = os.getpid()
+        try:
+            self._fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        self._suspects: dict[int, frozenset[Key]] = {}
+        """Jobs that a stray without a mark may belong to, by its pid."""
+
+    def none(self, known: int) -> bool:
+        """Whether all our children, running or not yet waited for, are the ``known`` ones.
+
+        Then nobody is left of a job whose own processes were waited for: what a process leaves behind becomes our
+        child before the process itself can be waited for. Without the kernel's help the answer is no.
+        """
+        if self._fd < 0:
+            return False
+        listed = os.pread(self._fd, 4096, 0)
+        return len(listed) < 4096 and listed.count(b" ") == known
+
+    def of(self, key: Key, mains: Collection[int]) -> list[int]:
+        """Strays of one job; ``mains`` are the jobs' own processes."""
+        return [pid for pid in children(os.getpid()) if pid not in mains and job_of(pid) == key]
+
+    def orphaned(self, mains: Collection[int], alive: Collection[Key]) -> list[int]:
+        """Strays whose job is not among those ``alive``, and those without a mark that can be nobody's else."""
+        found = []
+        suspects: dict[int, frozenset[Key]] = {}
+        for pid in children(os.getpid()):
+            if pid in mains:
+                continue
+            key = job_of(pid)
+            if key is None:
+                # it cleared its environment: it may be of any job that runs beside it
+                possible = self._suspects.get(pid, frozenset(alive)).intersection(alive)
+                if possible:
+                    suspects[pid] = possible
+                    continue
+            elif key in alive:
+                continue
+            found.append(pid)
+        self._suspects = suspects
+        return found

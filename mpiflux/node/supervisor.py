@@ -2,8 +2,8 @@
 
 It is forked before MPI is initialised and has one connection, to its rank. Work arrives as leases (resources) and
 index ranges (jobs); it starts the next job of a lease in the same turn in which the last one ended. A job that ends
-within milliseconds costs two pipes, one ``posix_spawn``, one ``wait4`` and a record: everything else (epoll, started
-records, live output) is done only for jobs that live longer than :data:`YOUNG`.
+within milliseconds costs one ``posix_spawn``, one ``wait4``, a read of each of its pipes and a record: everything else
+(epoll, started records, live output) is done only for jobs that live longer than :data:`YOUNG`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from mpiflux.model.records import (
     FLAG_STDERR_TRUNCATED,
     FLAG_STDOUT_TRUNCATED,
     FLAG_STREAMED,
-    NO_R,
-    PACK,
 )
 from mpiflux.model.states import Result
 from mpiflux.node import proctree
-from mpiflux.node.capture import SPILL, Stream, make_pipe
-from mpiflux.node.launch import CannotStart, Group, Launcher, Lease
+from mpiflux.node.capture import SPILL, Pipes, Stream
+from mpiflux.node.job import Job, Span
+from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot
 from mpiflux.node.link import Link, LinkClosed
+from mpiflux.node.report import Report
 from mpiflux.node.spawn import kill_group, signalfd
 
 YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
-FLUSH = 0.008
+FLUSH = 0.02
 """Longest time in seconds that a finished record waits while there is work left to do."""
 STALE = 0.05
 """A backlog that has not moved for this long goes back to the scheduler, which may know an idle lease elsewhere."""
@@ -45,52 +45,15 @@ LIVE = 0.5
 """Seconds between pieces of a running job's output."""
 GRACE = 5.0
 """Seconds between TERM and KILL."""
-_SWEEP = 1.0
+SHORT = 0.1
+"""Seconds before a start that failed for want of processes or descriptors is tried again."""
+PATIENCE = 10.0
+"""Seconds of such trying, after which the job fails."""
+_SWEEP = 0.05
+_IDLE = 60.0
 _CONGESTED = 8 << 20
+_NEVER = float("inf")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-
-
-class Span:
-    """What is left of a chunk that was fed."""
-
-    __slots__ = ("attempt", "group", "next", "step", "stop")
-
-    def __init__(self, group: Group, chunk: m.Chunk) -> None:
-        self.group, self.attempt = group, chunk.attempt
-        self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
-
-    def chunk(self) -> m.Chunk:
-        return m.Chunk(self.group.spec.number, self.next, self.stop, self.step, self.attempt)
-
-
-class Job:
-    """One running attempt."""
-
-    __slots__ = ("attempt", "deadline", "ended", "err", "group", "id", "kill_at", "lease", "left", "out", "pid",
-                 "reason", "registered", "result", "returncode", "stime", "t_alloc", "t_start", "maxrss", "utime")
-
-    def __init__(self, group: Group, index: int, attempt: int, lease: Lease, now: float) -> None:
-        self.group, self.attempt, self.lease = group, attempt, lease
-        self.id = group.spec.first_id + index
-        self.pid = 0
-        self.left: set[int] = set()
-        """Tasks that still run."""
-        self.t_alloc = self.t_start = now
-        self.ended = 0.0
-        """When the last task ended; its output may still be open."""
-        self.deadline = 0.0
-        self.kill_at = 0.0
-        """When TERM turns into KILL; 0 while nobody wants it to end."""
-        self.result = Result.NONE
-        self.reason = ""
-        self.returncode = 0
-        self.utime = self.stime = 0.0
-        self.maxrss = 0
-        self.registered = False
-        self.out = self.err = _NO_STREAM
-
-
-_NO_STREAM = Stream(-1, 0)
 
 
 class Supervisor:
@@ -101,6 +64,11 @@ class Supervisor:
         self.groups: dict[int, Group] = {}
         self.leases: dict[int, Lease] = {}
         self.idle: dict[int, list[Lease]] = {}
+        """Leases without a job, by shape."""
+        self.short: list[Lease] = []
+        """Leases whose next job could not be started for want of something that may come back."""
+        self.short_since = self.short_at = 0.0
+        """When that began, and when to try again."""
         self.backlog: dict[int, deque[Span]] = {}
         self.owner_of_shape: dict[int, int] = {}
         self.moved: dict[int, float] = {}
@@ -108,23 +76,31 @@ class Supervisor:
         self.jobs: dict[int, Job] = {}
         """Running tasks by pid."""
         self.lingering: dict[int, Job] = {}
+        """Jobs that have ended but for their output, by pid."""
         self.young: deque[Job] = deque()
+        self.spare: list[Pipes] = []
+        """Pipes that wait for their next job."""
         self.streams: dict[int, tuple[Job, Stream]] = {}
         self.deadlines: list[tuple[float, int, Job]] = []
-        self.reports: dict[int, _Report] = {}
         self.pushed = 0
-        self.done = False
-        self.stopping: set[int] = set()
-        """Schedulers that wait to hear that nothing runs any more."""
+        self.strays = proctree.Strays()
+        self.sweep_at = _NEVER
+        self.reports: dict[int, Report] = {}
         self.oldest = 0.0
         """Time of the oldest record that waits to be sent; 0 when none does."""
         self.urgent = False
-        self.next_sweep = 0.0
+        self.due = 0.0
+        """When :meth:`timers` has something to do, or earlier."""
         self.next_live = 0.0
+        self.done = False
+        self.stopping: set[int] = set()
+        """Schedulers that wait to hear that nothing runs any more."""
         self.signals = signalfd({signal.SIGCHLD})
+        self.link_fd = link.fileno()
+        self.sending = False
         self.epoll = select.epoll()
         self.epoll.register(self.signals, select.EPOLLIN)
-        self.epoll.register(link.fileno(), select.EPOLLIN)
+        self.epoll.register(self.link_fd, select.EPOLLIN)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -136,55 +112,74 @@ class Supervisor:
         except LinkClosed:
             pass
         finally:
-            self.kill_everything()
+            proctree.kill_everything()
 
     def turn(self) -> None:
-        events = self.epoll.poll(self.timeout(self.clock()))
+        now = self.clock()
+        events = self.epoll.poll(self.due - now if self.due > now else 0, 64)
         now = self.clock()
         for fd, _ in events:
             if fd == self.signals:
-                os.read(self.signals, 1 << 12)
-                self.reap()
-            elif fd == self.link.fileno():
-                self.accept(self.link.receive())
+                os.read(fd, 4096)
+                self.reap(now)
+            elif fd == self.link_fd:
+                self.communicate(now)
             elif fd in self.streams:
-                self.read_stream(fd, now)
-        self.start_jobs()
-        self.timers(self.clock())
-        self.flush(self.clock())
+                self.read_stream(fd)
+        if self.idle:
+            self.start_jobs()
+        if now >= self.due:
+            self.timers(now)
+        if self.urgent or not self.jobs:
+            self.flush()
 
-    def timeout(self, now: float) -> float:
-        soonest = now + _SWEEP
-        if self.young:
-            soonest = min(soonest, self.young[0].t_start + YOUNG)
-        if self.oldest:
-            soonest = min(soonest, self.oldest + FLUSH)
-        if self.deadlines:
-            soonest = min(soonest, self.deadlines[0][0])
-        if any(self.backlog.values()):
-            soonest = min(soonest, now + STALE)
-        return max(soonest - now, 0.0)
+    def soon(self, when: float) -> None:
+        """Have :meth:`timers` called at ``when``."""
+        if when < self.due:
+            self.due = when
 
     def timers(self, now: float) -> None:
-        while self.young and self.young[0].t_start + YOUNG <= now:
-            self.grow_up(self.young.popleft(), now)
+        young = self.young
+        while young and (young[0].ended or young[0].t_start + YOUNG <= now):
+            job = young.popleft()
+            if not job.ended:
+                self.grow_up(job, now)
         while self.deadlines and self.deadlines[0][0] <= now:
             self.enforce(heapq.heappop(self.deadlines)[2], now)
         if self.backlog:
             self.return_stale(now)
+        if self.short and now >= self.short_at:
+            self.retry_short()
         if now >= self.next_live:
             self.next_live = now + LIVE
             for job, stream in self.streams.values():
                 if stream.size:
                     self.spill(job, stream)
-        if now >= self.next_sweep:
-            self.next_sweep = now + _SWEEP
+        if now >= self.sweep_at:
             self.sweep(now)
+        if self.oldest and now >= self.oldest + FLUSH:
+            self.flush()
+        self.due = min(
+            young[0].t_start + YOUNG if young else _NEVER,
+            self.deadlines[0][0] if self.deadlines else _NEVER,
+            now + STALE if self.backlog else _NEVER,
+            self.short_at if self.short else _NEVER,
+            self.next_live if self.streams else _NEVER,
+            self.oldest + FLUSH if self.oldest else _NEVER,
+            self.sweep_at,
+            now + _IDLE,
+        )
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def accept(self, frames: list[bytes]) -> None:
-        now = self.clock()
+    def communicate(self, now: float) -> None:
+        """Send what waits, take what came."""
+        if self.sending:
+            self.link.flush()
+            self.watch_link()
+        self.accept(self.link.receive(), now)
+
+    def accept(self, frames: list[bytes], now: float) -> None:
         for frame in frames:
             for _dst, src, message in m.decode(frame):
                 self.handle(src, message, now)
@@ -197,10 +192,12 @@ class Supervisor:
             spans = self.backlog.setdefault(message.shape, deque())
             spans.extend(Span(self.groups[chunk.group], chunk) for chunk in message.chunks)
             self.moved[message.shape] = now
+            self.soon(now + STALE)
         elif isinstance(message, m.Grant):
-            lease = Lease(message.lease, src, message.shape, message.r_id, message.r.shares[0])
-            self.launcher.prepare(lease)
+            share = message.r.shares[0]
+            lease = Lease(message.lease, src, message.shape, message.r_id, share.tasks, self.launcher.place(share))
             self.leases[message.lease] = lease
+            self.launcher.stay_behind(len(self.leases) == 1)
             self.idle.setdefault(message.shape, []).append(lease)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = Group(message, self.launcher.base)
@@ -210,122 +207,159 @@ class Supervisor:
             self.stop(src, message.grace, now)
         elif isinstance(message, m.Shutdown):
             self.done = True
+        elif isinstance(message, m.Revoke):
+            if message.lease in self.leases:
+                self.leases[message.lease].revoked = True
 
     def cancel(self, message: m.Cancel, now: float) -> None:
         wanted = set(message.ids)
-        for job in {id(j): j for j in self.jobs.values()}.values():
+        for job in self.running():
             if not wanted or job.id in wanted:
                 self.end(job, Result(message.result), message.reason, GRACE, now)
-        for shape, spans in self.backlog.items():
+        for shape, spans in list(self.backlog.items()):
+            report = self.report(self.owner_of_shape[shape])
             kept: deque[Span] = deque()
             for span in spans:
-                first = span.group.spec.first_id
+                group = span.group
                 for index in range(span.next, span.stop, span.step):
-                    if not wanted or first + index in wanted:
-                        self.record_unstarted(shape, span, index, message, now)
+                    if not wanted or group.first_id + index in wanted:
+                        report.unstarted(group.first_id + index, span.attempt, shape, group.number, message, now)
+                        self.urgent = True
                     else:
-                        kept.append(Span(span.group, m.Chunk(0, index, index + 1, 1, span.attempt)))
-            self.backlog[shape] = kept
+                        kept.append(Span(group, m.Chunk(group.number, index, index + 1, 1, span.attempt)))
+            self.keep_backlog(shape, kept)
+
+    def keep_backlog(self, shape: int, spans: deque[Span]) -> None:
+        if spans:
+            self.backlog[shape] = spans
+        else:
+            del self.backlog[shape]
 
     def stop(self, src: int, grace: float, now: float) -> None:
         """The run is interrupted: forget the backlog, end what runs."""
         self.stopping.add(src)
         self.backlog.clear()
-        for job in {id(j): j for j in self.jobs.values()}.values():
+        for job in self.running():
             self.end(job, Result.LOST, "the run was interrupted", grace, now)
+
+    def running(self) -> list[Job]:
+        """All jobs that have not been reported as ended."""
+        return [*dict.fromkeys(self.jobs.values()), *self.lingering.values()]
 
     # -- starting ------------------------------------------------------------------------------------------------
 
     def start_jobs(self) -> None:
-        for shape, leases in self.idle.items():
+        if self.link.backlog > _CONGESTED:
+            # the rank does not keep up with our output: what is not started needs no memory
+            return
+        while self.idle:
+            shape, leases = self.idle.popitem()
             spans = self.backlog.get(shape)
-            while leases:
-                if not spans:
-                    self.end_leases(leases)
-                    break
+            for lease in leases:
+                if not spans or lease.revoked:
+                    self.end_lease(lease)
+                    continue
                 span = spans[0]
                 index = span.next
                 span.next = index + span.step
                 if span.next >= span.stop:
                     spans.popleft()
-                self.start(leases.pop(), span.group, index, span.attempt)
+                    if not spans:
+                        del self.backlog[shape]
+                self.start(lease, span.group, index, span.attempt)
+
+    def end_lease(self, lease: Lease) -> None:
+        del self.leases[lease.number]
+        self.launcher.stay_behind(len(self.leases) == 1)
+        self.report(lease.owner).idle.append(lease.number)
+        self.urgent = True
 
     def start(self, lease: Lease, group: Group, index: int, attempt: int) -> None:
         now = self.clock()
         self.moved[lease.shape] = now
-        job = Job(group, index, attempt, lease, now)
+        pipes = self.spare.pop() if self.spare else Pipes()
+        job = Job(group, index, attempt, lease, pipes, now)
         opened: list[int] = []
         try:
-            fds = self.open_files(job, group, index, opened)
-            pids = self.launcher.start(group, lease, index, attempt, fds)
-        except CannotStart as error:
-            self.cannot_start(job, error.returncode, str(error))
-            return
+            pipes.begin(group.limit)
+            fds = (self.null, pipes.out.child_fd, pipes.err.child_fd)
+            if group.files:
+                fds = self.open_files(job, index, fds, opened)
+            pids = self.launcher.start(group, lease.place, index, attempt, fds)
         except OSError as error:
-            self.cannot_start(job, 126, f"{error.filename or 'cannot start'}: {error.strerror}")
+            self.cannot_start(job, index, cannot(error, os.fsdecode(error.filename or "cannot start")))
+            return
+        except CannotStart as error:
+            self.cannot_start(job, index, error)
             return
         finally:
             for fd in opened:
                 os.close(fd)
+        self.short_since = 0.0
         job.pid = pids[0]
-        job.left.update(pids)
         for pid in pids:
             self.jobs[pid] = job
+        if len(pids) > 1:
+            job.running = len(pids)
+        if len(self.leases) > 1:
+            self.launcher.unbind()
         self.young.append(job)
+        self.soon(now + YOUNG)
         if group.spec.time_limit:
-            job.deadline = job.t_start + group.spec.time_limit
+            job.deadline = now + group.spec.time_limit
             self.wake_for(job, job.deadline)
 
-    def open_files(self, job: Job, group: Group, index: int, opened: list[int]) -> tuple[int, int, int]:
-        """stdin, stdout and stderr of a new job. What is put into ``opened`` is closed once it has started."""
-        spec, compiled, attempt = group.spec, group.compiled, job.attempt
-        if not (spec.input or spec.output or spec.error):
-            out, out_child = make_pipe()
-            opened.append(out_child)
-            job.out = Stream(out, group.limit)
-            err, err_child = make_pipe()
-            opened.append(err_child)
-            job.err = Stream(err, group.limit)
-            return self.null, out_child, err_child
-        cwd = compiled.cwd(index, attempt)
-        fds = [self.null, -1, -1]
-        if spec.input:
-            fds[0] = os.open(os.path.join(cwd, compiled.input(index, attempt)), os.O_RDONLY | os.O_CLOEXEC)
-            opened.append(fds[0])
-        names = (compiled.output(index, attempt), compiled.error(index, attempt))
-        for number, name in enumerate(names, 1):
-            if name and number == 2 and name == names[0]:
-                fds[2] = fds[1]
-            elif name:
-                fds[number] = os.open(os.path.join(cwd, name), _CREATE, 0o666)
-                opened.append(fds[number])
-            else:
-                read, fds[number] = make_pipe()
-                opened.append(fds[number])
-                if number == 1:
-                    job.out = Stream(read, group.limit)
-                else:
-                    job.err = Stream(read, group.limit)
-        return fds[0], fds[1], fds[2]
+    def open_files(self, job: Job, index: int, fds: tuple[int, int, int], opened: list[int]) -> tuple[int, int, int]:
+        """Put a job's files in place of ``fds``. What is put into ``opened`` is closed once it has started."""
+        compiled, attempt = job.group.compiled, job.attempt
+        cwd = job.group.cwd(index, attempt)
+        stdin, stdout, stderr = fds
+        if name := compiled.input(index, attempt):
+            stdin = os.open(os.path.join(cwd, name), os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(stdin)
+        output, error = compiled.output(index, attempt), compiled.error(index, attempt)
+        if output:
+            stdout = os.open(os.path.join(cwd, output), _CREATE, 0o666)
+            opened.append(stdout)
+        if error and error == output:
+            stderr = stdout
+        elif error:
+            stderr = os.open(os.path.join(cwd, error), _CREATE, 0o666)
+            opened.append(stderr)
+        return stdin, stdout, stderr
 
-    def cannot_start(self, job: Job, returncode: int, reason: str) -> None:
-        job.out.close()
-        job.err.close()
-        job.returncode, job.reason = returncode, reason
+    def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
+        lease, now = job.lease, self.clock()
+        if lease.tasks > 1:
+            # some of its tasks may have been started, and are dying
+            job.pipes.close()
+        if error.passing:
+            self.short_since = self.short_since or now
+            if now - self.short_since < PATIENCE:
+                group = job.group
+                chunk = m.Chunk(group.number, index, index + 1, 1, job.attempt)
+                self.backlog.setdefault(lease.shape, deque()).appendleft(Span(group, chunk))
+                self.short.append(lease)
+                self.short_at = now + SHORT
+                self.soon(self.short_at)
+                self.recycle(job.pipes)
+                return
+            self.short_since = 0.0
+        job.returncode, job.reason = error.returncode, str(error)
         job.result = Result.FAILED
-        job.ended = self.clock()
+        job.ended = now
         self.finish(job, FLAG_NOT_STARTED)
 
-    def end_leases(self, leases: list[Lease]) -> None:
-        for lease in leases:
-            del self.leases[lease.number]
-            self.report(lease.owner).idle.append(lease.number)
-        leases.clear()
-        self.urgent = True
+    def retry_short(self) -> None:
+        for lease in self.short:
+            self.idle.setdefault(lease.shape, []).append(lease)
+        self.short.clear()
+        self.start_jobs()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def reap(self) -> None:
+    def reap(self, now: float) -> None:
+        jobs = self.jobs
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -333,88 +367,99 @@ class Supervisor:
                 return
             if not pid:
                 return
-            job = self.jobs.pop(pid, None)
+            job = jobs.pop(pid, None)
             if job is None:
                 continue
             job.utime += usage.ru_utime
             job.stime += usage.ru_stime
             job.maxrss = max(job.maxrss, usage.ru_maxrss)
-            code = os.waitstatus_to_exitcode(status)
-            if code and not job.returncode:
-                job.returncode = code
-            job.left.discard(pid)
-            if not job.left:
-                self.process_ended(job)
-            elif code:
-                self.end(job, Result.FAILED, f"a task ended with status {code}", GRACE, self.clock())
+            if status:
+                job.returncode = job.returncode or os.waitstatus_to_exitcode(status)
+            job.running -= 1
+            if not job.running:
+                self.process_ended(job, now)
+            elif status:
+                self.end(job, Result.FAILED, f"a task ended with status {job.returncode}", GRACE, now)
+            if not jobs:
+                # strays that have ended are waited for when the next job ends, or by the sweep
+                return
 
-    def process_ended(self, job: Job) -> None:
-        job.ended = self.clock()
-        if self.drain(job.out) and self.drain(job.err):
+    def process_ended(self, job: Job, now: float) -> None:
+        job.ended = now
+        nobody_left = self.strays.none(len(self.jobs))
+        ended = True
+        for stream in (job.pipes.out, job.pipes.err):
+            if nobody_left and stream.child_fd >= 0:
+                stream.collect()
+            elif stream.fd >= 0:
+                stream.release()
+                ended = self.drain(stream) and ended
+        if ended:
+            if not nobody_left:
+                self.end_background(job, now)
             self.finish(job)
             return
         # somebody whom the job left behind still holds its output
         self.lingering[job.pid] = job
         self.watch_streams(job)
         if not job.kill_at:
-            self.wake_for(job, job.ended + LINGER)
+            self.wake_for(job, now + LINGER)
+
+    def end_background(self, job: Job, now: float) -> None:
+        """What a job leaves running does not outlive it: its resources go to the next one."""
+        kill_group(job.pid, signal.SIGKILL)
+        self.sweep_at = now
+        self.soon(now)
 
     def drain(self, stream: Stream) -> bool:
         """Read all that is there; True at the end of the stream."""
         fd = stream.fd
-        if fd >= 0 and stream.read(1 << 12):
+        if stream.read(1 << 12):
             self.streams.pop(fd, None)
         return stream.fd < 0
 
     def finish(self, job: Job, flags: int = 0) -> None:
-        lease = job.lease
-        if not flags & FLAG_NOT_STARTED:
-            # background processes of its group do not outlive a job: its resources go to the next one
-            kill_group(job.pid, signal.SIGKILL)
+        lease, pipes = job.lease, job.pipes
+        out, err = pipes.out, pipes.err
         if job.result is Result.NONE:
             job.result = Result.FAILED if job.returncode else Result.COMPLETED
-        out, err = job.out.take(), job.err.take()
-        if job.out.truncated:
+        if out.truncated:
             flags |= FLAG_STDOUT_TRUNCATED
-        if job.err.truncated:
+        if err.truncated:
             flags |= FLAG_STDERR_TRUNCATED
-        if job.out.spilled or job.err.spilled:
+        if out.spilled or err.spilled:
             flags |= FLAG_STREAMED
         report = self.report(lease.owner)
         if job.reason:
             flags |= FLAG_REASON
             report.reasons[job.id] = job.reason
-        report.records.append(self.pack(job, flags, len(out), len(err)))
-        if out:
-            report.output.append(out)
-        if err:
-            report.output.append(err)
+        report.records.append(job.pack(flags, out.size, err.size))
+        if out.size:
+            report.output.append(out.take())
+        if err.size:
+            report.output.append(err.take())
+        self.recycle(pipes)
+        report.count(lease.shape, job.group.number, job.ended - job.t_start)
         self.idle.setdefault(lease.shape, []).append(lease)
-        self.oldest = self.oldest or job.ended
-        done = report.done.setdefault((lease.shape, job.group.spec.number), [0, 0.0])
-        done[0] += 1
-        done[1] += job.ended - job.t_start
+        if not self.oldest:
+            self.oldest = job.ended
+            self.soon(job.ended + FLUSH)
 
-    def pack(self, job: Job, flags: int, out: int, err: int) -> bytes:
-        lease = job.lease
-        return PACK.pack(job.id, job.attempt, job.result, flags, job.returncode, lease.share.tasks, lease.owner,
-                         lease.r_id, job.t_alloc, job.t_start, job.ended, job.utime, job.stime, job.maxrss, out, err,
-                         job.pid)
-
-    def record_unstarted(self, shape: int, span: Span, index: int, why: m.Cancel, now: float) -> None:
-        report = self.report(self.owner_of_shape[shape])
-        job = span.group.spec.first_id + index
-        report.records.append(PACK.pack(job, span.attempt, why.result, FLAG_NOT_STARTED | FLAG_REASON, 0, 0, NO_R, 0,
-                                        now, now, now, 0, 0, 0, 0, 0, 0))
-        report.reasons[job] = why.reason
-        report.done.setdefault((shape, span.group.spec.number), [0, 0.0])[0] += 1
-        self.urgent = True
+    def recycle(self, pipes: Pipes) -> None:
+        if pipes.reusable:
+            self.spare.append(pipes)
+        else:
+            pipes.close()
 
     def end(self, job: Job, result: Result, reason: str, grace: float, now: float) -> None:
         """Ask a job's whole process tree to end; KILL follows after ``grace`` seconds."""
         if job.kill_at:
             return
-        job.result, job.reason = result, reason
+        if job.ended:
+            # only what it left behind is still there: the job's own end stands
+            grace = 0.0
+        else:
+            job.result, job.reason = result, reason
         job.kill_at = now + grace
         self.signal(job, signal.SIGTERM if grace > 0 else signal.SIGKILL)
         self.wake_for(job, job.kill_at)
@@ -436,53 +481,30 @@ class Supervisor:
 
     def signal(self, job: Job, sig: int) -> None:
         """Signal everything that belongs to a job, wherever it went."""
-        roots = list(job.left)
-        mains = set(self.jobs)
-        mine = (job.id, job.attempt)
-        roots += [pid for pid in proctree.children(os.getpid()) if pid not in mains and proctree.job_of(pid) == mine]
-        proctree.signal_tree(roots, sig)
+        mains = [pid for pid, other in self.jobs.items() if other is job]
+        proctree.signal_tree([*mains, *self.strays.of((job.id, job.attempt), self.jobs)], sig)
         kill_group(job.pid, sig)
 
     def sweep(self, now: float) -> None:
-        """End what ended jobs left behind: children of ours that are no job's own process."""
-        strays = [pid for pid in proctree.children(os.getpid()) if pid not in self.jobs]
-        if not strays:
-            return
-        alive = {(job.id, job.attempt) for job in [*self.jobs.values(), *self.lingering.values()]}
-        for pid in strays:
-            if proctree.job_of(pid) not in alive:
-                proctree.signal_tree([pid], signal.SIGKILL)
-
-    def kill_everything(self) -> None:
-        """Leave nobody behind. Loops, because what is being killed may still fork."""
-        for _ in range(100):
-            below = proctree.descendants(os.getpid())
-            if not below:
-                return
-            for pid in below:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                return
-            time.sleep(0.002)
+        """End what ended jobs left behind, until nothing of it is left."""
+        self.reap(now)
+        alive = {(job.id, job.attempt) for job in self.running()}
+        orphans = self.strays.orphaned(self.jobs, alive)
+        proctree.signal_tree(orphans, signal.SIGKILL)
+        self.sweep_at = now + _SWEEP if orphans else _NEVER
 
     # -- output and reports --------------------------------------------------------------------------------------
 
     def grow_up(self, job: Job, now: float) -> None:
         """A job is no longer young: report that it runs, and read its output as it comes."""
-        if job.ended:
-            return
-        self.report(job.lease.owner).started.append(self.pack(job, 0, 0, 0))
+        self.report(job.lease.owner).started.append(job.pack())
         self.oldest = self.oldest or now
+        self.next_live = self.next_live if self.streams else now + LIVE
         self.watch_streams(job)
 
     def watch_streams(self, job: Job) -> None:
-        for stream in (job.out, job.err):
+        for stream in (job.pipes.out, job.pipes.err):
+            stream.release()
             if stream.fd >= 0 and stream.fd not in self.streams:
                 self.streams[stream.fd] = (job, stream)
                 self.epoll.register(stream.fd, select.EPOLLIN)
@@ -491,6 +513,7 @@ class Supervisor:
         """Look at this job again at ``when``."""
         self.pushed += 1
         heapq.heappush(self.deadlines, (when, self.pushed, job))
+        self.soon(when)
         if len(self.deadlines) > 64 + 4 * len(self.jobs):
             # jobs that ended before their limit would pile up here
             self.deadlines = [entry for entry in self.deadlines if self.is_live(entry[2])]
@@ -499,74 +522,59 @@ class Supervisor:
     def is_live(self, job: Job) -> bool:
         return not job.ended or self.lingering.get(job.pid) is job
 
-    def read_stream(self, fd: int, now: float) -> None:
+    def read_stream(self, fd: int) -> None:
         job, stream = self.streams[fd]
         if self.link.backlog > _CONGESTED and not stream.truncated:
             # the rank does not keep up: leave it in the pipe, the job waits
-            self.link.flush()
             return
         ended = stream.read()
         if ended:
             del self.streams[fd]
         if stream.size >= SPILL:
             self.spill(job, stream)
-        if ended and job.ended and job.out.fd < 0 and job.err.fd < 0 and self.lingering.pop(job.pid, None):
+        if job.pipes.ended and job.pid in self.lingering:
+            del self.lingering[job.pid]
+            self.end_background(job, self.clock())
             self.finish(job)
 
     def spill(self, job: Job, stream: Stream) -> None:
         offset, data = stream.spill()
-        number = 1 if stream is job.out else 2
-        message = m.Output(job.id, job.attempt, number, offset, data)
-        self.link.send(m.encode([(job.lease.owner, self.number, message)]))
+        number = 1 if stream is job.pipes.out else 2
+        self.send([(job.lease.owner, self.number, m.Output(job.id, job.attempt, number, offset, data))])
 
     def return_stale(self, now: float) -> None:
-        for shape, spans in self.backlog.items():
-            if spans and now - self.moved[shape] > STALE:
+        for shape, spans in list(self.backlog.items()):
+            if now - self.moved[shape] > STALE:
                 self.report(self.owner_of_shape[shape]).returned.extend((shape, span.chunk()) for span in spans)
-                spans.clear()
+                del self.backlog[shape]
                 self.urgent = True
 
-    def report(self, owner: int) -> _Report:
+    def report(self, owner: int) -> Report:
         found = self.reports.get(owner)
         if found is None:
-            found = self.reports[owner] = _Report()
+            found = self.reports[owner] = Report()
         return found
 
-    def flush(self, now: float) -> None:
-        if self.link.backlog:
-            self.link.flush()
-        if self.stopping and not self.jobs and not self.lingering:
-            self.urgent = True
-        if not (self.urgent or (self.oldest and (now - self.oldest >= FLUSH or not self.jobs))):
-            return
+    def flush(self) -> None:
+        """Send all reports."""
         items: list[tuple[int, int, m.Message]] = []
-        for owner, report in self.reports.items():
-            items.append((owner, self.number, report.message()))
-        self.reports.clear()
-        self.oldest = 0.0
-        self.urgent = False
+        if self.reports:
+            items += [(owner, self.number, report.message()) for owner, report in self.reports.items()]
+            self.reports.clear()
         if self.stopping and not self.jobs and not self.lingering:
             items += [(src, self.number, m.Stopped()) for src in self.stopping]
             self.stopping.clear()
+        self.oldest = 0.0
+        self.urgent = False
         if items:
-            self.link.send(m.encode(items))
+            self.send(items)
 
+    def send(self, items: list[tuple[int, int, m.Message]]) -> None:
+        self.link.send(m.encode(items))
+        self.watch_link()
 
-class _Report:
-    """A report in the making."""
-
-    __slots__ = ("done", "idle", "output", "reasons", "records", "returned", "started")
-
-    def __init__(self) -> None:
-        self.records: list[bytes] = []
-        self.output: list[bytes] = []
-        self.started: list[bytes] = []
-        self.reasons: dict[int, str] = {}
-        self.returned: list[tuple[int, m.Chunk]] = []
-        self.idle: list[int] = []
-        self.done: dict[tuple[int, int], list[float]] = {}
-
-    def message(self) -> m.Report:
-        return m.Report(b"".join(self.records), b"".join(self.output), self.reasons, b"".join(self.started),
-                        tuple(self.returned), tuple(self.idle),
-                        tuple((*key, int(n), seconds) for key, (n, seconds) in self.done.items()))
+    def watch_link(self) -> None:
+        """Hear of room on the link while something waits for it."""
+        if bool(self.link.backlog) is not self.sending:
+            self.sending = not self.sending
+            self.epoll.modify(self.link_fd, select.EPOLLIN | (select.EPOLLOUT if self.sending else 0))

@@ -1,0 +1,55 @@
+"""What a supervisor keeps of the jobs it has: those that wait as index ranges, those that run one by one."""
+
+from __future__ import annotations
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import PACK
+from mpiflux.model.states import Result
+from mpiflux.node.capture import Pipes
+from mpiflux.node.launch import Group, Lease
+
+
+class Span:
+    """What is left of a chunk that was fed."""
+
+    __slots__ = ("attempt", "group", "next", "step", "stop")
+
+    def __init__(self, group: Group, chunk: m.Chunk) -> None:
+        self.group, self.attempt = group, chunk.attempt
+        self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
+
+    def chunk(self) -> m.Chunk:
+        return m.Chunk(self.group.spec.number, self.next, self.stop, self.step, self.attempt)
+
+
+class Job:
+    """One running attempt. What most attempts never change is a class attribute: that makes short jobs cheaper."""
+
+    pid = 0
+    """Its first task, which leads its process group."""
+    running = 1
+    """Tasks that have not ended."""
+    ended = 0.0
+    """When the last task ended; its output may still be open."""
+    deadline = 0.0
+    """When its time limit is reached; 0 without one."""
+    kill_at = 0.0
+    """When TERM turns into KILL; 0 while nobody wants it to end."""
+    result = Result.NONE
+    reason = ""
+    returncode = 0
+    utime = stime = 0.0
+    maxrss = 0
+    """KiB."""
+
+    def __init__(self, group: Group, index: int, attempt: int, lease: Lease, pipes: Pipes, now: float) -> None:
+        self.group, self.attempt, self.lease, self.pipes = group, attempt, lease, pipes
+        self.id = group.first_id + index
+        self.t_start = now
+
+    def pack(self, flags: int = 0, out: int = 0, err: int = 0) -> bytes:
+        """Its attempt record, with the lengths of the output that goes with it."""
+        lease = self.lease
+        return PACK.pack(self.id, self.attempt, self.result, flags, self.returncode, lease.tasks, lease.owner,
+                         lease.r_id, self.t_start, self.t_start, self.ended, self.utime, self.stime, self.maxrss,
+                         out, err, self.pid)
