@@ -34,6 +34,8 @@ FIELDS = ("id", "name", "index", "params", "state", "result", "returncode", "att
           "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "stdout", "stderr")
 DERIVED = ("job", "status", "exit", "runtime", "waited")
 """What ``--format`` knows besides the record: ``sim[3]``, state or result, exit status or signal, seconds."""
+BLOCK = 200
+"""Lines written at a time where there may be millions."""
 SHOWN = 1000
 """Rows of a table unless asked otherwise."""
 _COLOURS = {"COMPLETED": "green", "FAILED": "red", "TIMEOUT": "red", "CANCELED": "yellow", "RUN": "cyan"}
