@@ -1,0 +1,101 @@
+"""What a simulated run amounts to: times, waits, utilisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpiflux.sim.cluster import START, Cluster
+from mpiflux.store.jobtable import RECORD
+
+Array = npt.NDArray[Any]
+
+BOUND = 10.0
+"""Seconds below which a job's run time counts as this much, in bounded slowdown (Feitelson et al., 1997)."""
+POINTS = 200
+"""Intervals of the utilisation over time."""
+
+
+class Statistics:
+    """Numbers of one run. Times in virtual seconds, utilisation from 0 to 1."""
+
+    def __init__(self, name: str, cluster: Cluster) -> None:
+        self.name = name
+        machine, master = cluster.machine, cluster.master
+        records = np.frombuffer(b"".join(master.records), RECORD)
+        ran = records[records["t_finish"] > records["t_alloc"]] if len(records) else records
+        counts = master.table.counts()
+        self.jobs, self.completed = counts.total, counts.completed
+        self.makespan = float(records["t_finish"].max()) - START if len(records) else 0.0
+        starts, ends = ran["t_start"] - START, ran["t_finish"] - START
+        submitted = master.submitted[ran["id"].astype("i8") - 1] - START
+        self.waits: Array = np.maximum(starts - submitted, 0.0)
+        run = ends - starts
+        slowdown = np.maximum((self.waits + run) / np.maximum(run, BOUND), 1.0)
+        self.wait_mean, self.wait_p50, self.wait_p99 = _summary(self.waits)
+        self.slowdown_mean, self.slowdown_p50, self.slowdown_p99 = _summary(slowdown)
+        widths = _widths(ran, master.rsets)
+        self.curves: dict[str, Array] = {}
+        self.utilisation: dict[str, float] = {}
+        self.edges: Array = np.linspace(0.0, self.makespan, POINTS + 1)
+        for column, (resource, there) in enumerate((("cores", machine.cores), ("gpus", machine.gpus))):
+            if there and self.makespan:
+                self.curves[resource] = _curve(starts, ends, widths[:, column], self.edges) / there
+                self.utilisation[resource] = float((run * widths[:, column]).sum() / (there * self.makespan))
+        self.levels = cluster.levels()
+        self.events = cluster.engine.events
+
+    @property
+    def rate(self) -> float:
+        """Jobs per second over the whole run."""
+        return self.jobs / self.makespan if self.makespan else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name, "jobs": self.jobs, "completed": self.completed, "makespan": self.makespan,
+            "jobs_per_second": self.rate,
+            "wait": {"mean": self.wait_mean, "p50": self.wait_p50, "p99": self.wait_p99},
+            "bounded_slowdown": {"mean": self.slowdown_mean, "p50": self.slowdown_p50, "p99": self.slowdown_p99},
+            "utilisation": self.utilisation,
+            "utilisation_over_time": {"edges": self.edges.tolist(),
+                                      **{name: curve.tolist() for name, curve in self.curves.items()}},
+            "levels": [{"schedulers": level.schedulers, "messages": level.messages, "busy": level.busy,
+                        "busiest": level.busiest,
+                        "busiest_share": level.busiest / self.makespan if self.makespan else 0.0}
+                       for level in self.levels],
+        }
+
+
+def _summary(values: Array) -> tuple[float, float, float]:
+    """Mean, median, 99th percentile; zeros of nothing."""
+    if not len(values):
+        return 0.0, 0.0, 0.0
+    return float(values.mean()), float(np.quantile(values, 0.5)), float(np.quantile(values, 0.99))
+
+
+def _widths(records: Array, rsets: dict[Any, Any]) -> Array:
+    """Cores and GPUs that each record's R has."""
+    keys = records["r_sched"].astype("u8") << np.uint64(32) | records["r_id"]
+    unique, inverse = np.unique(keys, return_inverse=True)
+    table = np.zeros((len(unique), 2))
+    for i, key in enumerate(unique.tolist()):
+        r = rsets.get((key >> 32, key & 0xFFFFFFFF))
+        if r is not None:
+            table[i] = sum(len(share.cores) for share in r.shares), sum(len(share.gpus) for share in r.shares)
+    found: Array = table[inverse]
+    return found
+
+
+def _curve(starts: Array, ends: Array, widths: Array, edges: Array) -> Array:
+    """The mean of what is in use within each interval, exactly: by the integral of a step function."""
+    times = np.concatenate([starts, ends])
+    steps = np.concatenate([widths, -widths])
+    order = np.argsort(times, kind="stable")
+    times, steps = times[order], np.cumsum(steps[order])
+    area = np.concatenate([[0.0], np.cumsum(steps[:-1] * np.diff(times))])
+    integral = np.interp(edges, times, area)
+    curve: Array = np.diff(integral) / np.diff(edges)
+    return curve
