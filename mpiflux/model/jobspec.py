@@ -52,6 +52,8 @@ class Dependency(msgspec.Struct, frozen=True):
     kind: str = "ok"
     """``ok`` all elements COMPLETED, ``any`` all elements ended in any way, ``not_ok`` at least one failed,
     ``each`` element by element."""
+    ids: tuple[int, ...] = ()
+    """These jobs instead of the whole group; ``group`` is then only what people read."""
 
 
 class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,10 +86,19 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[Dependency, ...] = ()
     mpi: str = "none"
     """How the tasks of a parallel job find each other: ``none``, ``pmi1``, ``pmix``."""
+    submitted: bool = False
+    """Submitted while the instance ran: not in the workflow file, and its name may be another group's too."""
+
+    on: tuple[int, ...] = ()
+    """Nodes of a ``per: node`` group, as numbers in the instance's table; see :meth:`node_of`."""
 
     @property
     def stop_id(self) -> int:
         return self.first_id + self.count
+
+    def node_of(self, index: int) -> int:
+        """The only node where an element may run; −1: any."""
+        return self.on[index % len(self.on)] if self.on else -1
 
 
 class PolicySpec(msgspec.Struct, frozen=True):

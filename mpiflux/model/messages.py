@@ -101,6 +101,37 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """The run is over: the rank that gets it leaves, and its supervisors end what they still run."""
 
 
+class Borrow(msgspec.Struct, frozen=True, tag="borrow"):
+    """A parent needs these resources for a job that none of its children can hold: free them, then :class:`Lend`."""
+
+    token: int
+    shares: tuple[NodeShare, ...]
+
+
+class Lend(msgspec.Struct, frozen=True, tag="lend"):
+    """Everything that :class:`Borrow` named is free and the sender's no more."""
+
+    token: int
+    idle: float = 0.0
+    """Core-seconds for which cores lay idle until the last one was free."""
+
+
+class Return(msgspec.Struct, frozen=True, tag="return"):
+    """Borrowed resources go back to whom they were borrowed from."""
+
+    shares: tuple[NodeShare, ...]
+
+
+class Borrowed(msgspec.Struct, frozen=True, tag="borrowed"):
+    """For the record: a scheduler has borrowed ``cores`` cores, which took ``waited`` seconds and cost ``idle``
+    core-seconds."""
+
+    sched: int
+    cores: int
+    waited: float
+    idle: float
+
+
 # -- scheduler to executor ---------------------------------------------------------------------------------------
 
 
@@ -115,6 +146,12 @@ class Grant(msgspec.Struct, frozen=True, tag="grant"):
     shape: int
     r_id: int
     r: ResourceSet
+
+
+class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
+    """End a lease with the job that runs on it now. A lease that has ended meanwhile is none: nothing to answer."""
+
+    lease: int
 
 
 class Feed(msgspec.Struct, frozen=True, tag="feed"):
@@ -176,8 +213,102 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     rank: int
 
 
-Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Grant | Feed | Report | Output | NewR
-           | ExecutorLost | Fault)
+# -- clients: between a rank's door and the broker beside the master ---------------------------------------------------
+
+
+class ClientRequest(msgspec.Struct, frozen=True, tag="client_request"):
+    """Frames of a client, as they came (:mod:`mpiflux.model.requests`). ``client`` is the door's number for it."""
+
+    client: int
+    frames: tuple[bytes, ...]
+
+
+class ClientGone(msgspec.Struct, frozen=True, tag="client_gone"):
+    """A client has hung up, or was dropped."""
+
+    client: int
+
+
+class ClientReply(msgspec.Struct, frozen=True, tag="client_reply"):
+    """Frames for clients of one door, the same for each of them; ``close``: and nothing after them."""
+
+    clients: tuple[int, ...]
+    frames: tuple[bytes, ...]
+    close: bool = False
+
+
+# -- jobs that span nodes: between a scheduler and the executors of their parts -------------------------------------------
+
+
+class Part(msgspec.Struct, frozen=True, tag="part"):
+    """Start the tasks that one node has of a job that spans nodes. The executor answers by :class:`PartStarted`
+    and :class:`PartEnded`; a :class:`Cancel` with the job's id ends it."""
+
+    id: int
+    attempt: int
+    group: int
+    index: int
+    part: int
+    tasks: tuple[int, ...]
+    """Tasks of each part; ranks are counted through them in order."""
+    share: NodeShare
+    hosts: str
+    """Host names of all parts, in order, as a hostlist."""
+
+
+class PartStarted(msgspec.Struct, frozen=True, tag="part_started"):
+    """All tasks of a part exist; ``pid`` is the first one's."""
+
+    id: int
+    attempt: int
+    part: int
+    t_start: float
+    pid: int
+
+
+class PartFailed(msgspec.Struct, frozen=True, tag="part_failed"):
+    """Something went wrong in a part and its executor is ending it: the others are to end now."""
+
+    id: int
+    attempt: int
+    part: int
+    result: int
+    returncode: int
+    reason: str
+
+
+class PartEnded(msgspec.Struct, frozen=True, tag="part_ended"):
+    """Nothing of a part runs any more. ``record`` is of this part alone (:mod:`mpiflux.model.records`)."""
+
+    id: int
+    attempt: int
+    part: int
+    record: bytes
+    output: bytes = b""
+    reason: str = ""
+
+
+class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
+    """All tasks of a part are in PMI's barrier; what they put since the last one."""
+
+    id: int
+    attempt: int
+    part: int
+    puts: dict[bytes, bytes]
+
+
+class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
+    """All parts are in the barrier; what all of them put."""
+
+    id: int
+    attempt: int
+    puts: dict[bytes, bytes]
+
+
+Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
+           | Grant | Revoke | Feed | Report | Output | NewR
+           | ExecutorLost | Fault | ClientRequest | ClientGone | ClientReply
+           | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -7,6 +7,7 @@ from mpiflux.model.records import PACK
 from mpiflux.model.states import Result
 from mpiflux.node.capture import Pipes
 from mpiflux.node.launch import Group, Lease
+from mpiflux.node.team import Team
 
 
 class Span:
@@ -35,6 +36,8 @@ class Job:
     """When its time limit is reached; 0 without one."""
     kill_at = 0.0
     """When TERM turns into KILL; 0 while nobody wants it to end."""
+    team: Team | None = None
+    """Its tasks, where it is a parallel job."""
     result = Result.NONE
     reason = ""
     returncode = 0

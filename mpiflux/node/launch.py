@@ -11,6 +11,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Declare, NodeShare
 from mpiflux.model.template import CompiledGroup
 from mpiflux.node.spawn import Environment, Spawner, StringArray, find_program, kill_group, string_array
+from mpiflux.node.team import Team
 
 _NUMBERS = (b"MPIFLUX_JOB_ID", b"MPIFLUX_JOB_INDEX", b"MPIFLUX_ATTEMPT", b"MPIFLUX_TASK_RANK", b"MPIFLUX_LOCAL_RANK")
 """Variables that every process is given anew."""
@@ -34,7 +35,8 @@ class CannotStart(Exception):
 class Place:
     """A resource set as jobs see it."""
 
-    def __init__(self, cpus: tuple[frozenset[int], ...], variables: dict[bytes, bytes]) -> None:
+    def __init__(self, share: NodeShare, cpus: tuple[frozenset[int], ...], variables: dict[bytes, bytes]) -> None:
+        self.share = share
         self.cpus = cpus
         """CPUs of each task; an empty set binds nothing."""
         self.variables = variables
@@ -68,6 +70,8 @@ class Group:
         self.varying = len(self.compiled.env_items(0, 1))
         for name in (*_NUMBERS, *(name for name, _ in self.compiled.env_items(0, 1))):
             self.variables.pop(name, None)
+        self.parallel = spec.mpi == "pmi1"
+        """Even of one task, its jobs are parallel ones."""
         self.files = bool(spec.input or spec.output or spec.error)
         self._cwd = None if "{" in spec.cwd else self.compiled.cwd(0, 1)
         self.programs: dict[tuple[bytes, bytes], bytes] = {}
@@ -118,26 +122,31 @@ class Launcher:
             "MPIFLUX_TASK_COUNT": str(share.tasks),
             **self.gpu_environment(share.gpus),
         }
-        found = Place(cpus, _entries({os.fsencode(name): os.fsencode(value) for name, value in variables.items()}))
+        entries = _entries({os.fsencode(name): os.fsencode(value) for name, value in variables.items()})
+        found = Place(share, cpus, entries)
         if len(self._places) >= _PLACES_KEPT:
             self._places.clear()
         self._places[share] = found
         return found
 
-    def start(self, group: Group, place: Place, index: int, attempt: int, fds: tuple[int, int, int]) -> list[int]:
-        """Start all tasks of one job; returns their pids. Raises CannotStart, with none left running."""
+    def start(self, group: Group, place: Place, index: int, attempt: int, fds: tuple[int, int, int],
+              team: Team | None = None) -> list[int]:
+        """Start all tasks of one job; returns their pids. Raises CannotStart, with none left running.
+
+        ``team`` is that of a parallel job; its first task alone reads ``fds[0]``.
+        """
         compiled = group.compiled
         cwd = group.cwd(index, attempt)
         if group.spec.script is None:
-            return self._start_tasks(group, place, index, attempt, compiled.argv(index, attempt), cwd, fds)
+            return self._start_tasks(group, place, index, attempt, compiled.argv(index, attempt), cwd, fds, team)
         script = _script_file(compiled.script(index, attempt))
         try:
-            return self._start_tasks(group, place, index, attempt, _interpreter(script), cwd, fds)
+            return self._start_tasks(group, place, index, attempt, _interpreter(script), cwd, fds, team)
         finally:
             os.close(script)
 
     def _start_tasks(self, group: Group, place: Place, index: int, attempt: int, argv: list[bytes], cwd: bytes,
-                     fds: tuple[int, int, int]) -> list[int]:
+                     fds: tuple[int, int, int], team: Team | None) -> list[int]:
         env = place.environments.get(group.number) or self._environment(group, place)
         env.set_number(_ID, group.first_id + index)
         env.set_number(_INDEX, index)
@@ -152,20 +161,46 @@ class Launcher:
         except ValueError as error:
             raise CannotStart(126, f"cannot be executed: {error}") from None
         program = argv[0] if b"/" in argv[0] else self._program(group, argv[0], cwd)
+        if team is not None:
+            return self._start_team(group, place, index, attempt, program, cwd, fds, team)
         pids: list[int] = []
-        for task, cpus in enumerate(place.cpus):
+        for cpus in place.cpus:
             if (cpus or self._allowed) != self._bound:
                 self._bind(cpus or self._allowed)
-            if len(place.cpus) > 1:
-                env.set_number(_TASK_RANK, task)
-                env.set_number(_LOCAL_RANK, task)
-            try:
-                pids.append(self._spawn(group, program, env, fds, cwd, pids[0] if pids else 0))
-            except CannotStart:
-                if pids:
-                    kill_group(pids[0], 9)
-                raise
+            pids.append(self._spawn(group, program, env, fds, cwd, 0))
         return pids
+
+    def _start_team(self, group: Group, place: Place, index: int, attempt: int, program: bytes, cwd: bytes,
+                    fds: tuple[int, int, int], team: Team) -> list[int]:
+        pids: list[int] = []
+        try:
+            for task, cpus in enumerate(place.cpus):
+                if (cpus or self._allowed) != self._bound:
+                    self._bind(cpus or self._allowed)
+                pid = 0
+                env = self._task_environment(group, self.place(slice_of(place.share, task)), team.variables(task))
+                for number, value in enumerate((group.first_id + index, index, attempt, team.first + task, task)):
+                    env.set_number(number, value)
+                for slot, (name, text) in enumerate(group.compiled.env_items(index, attempt)):
+                    env.set_slot(slot, name + b"=" + text)
+                try:
+                    pid = self._spawn(group, program, env, fds if not team.first + task else (team.null, *fds[1:]), cwd,
+                                      pids[0] if pids else 0)
+                finally:
+                    team.started(task, pid)
+                pids.append(pid)
+        except (CannotStart, OSError) as error:
+            if pids:
+                kill_group(pids[0], 9)
+            if isinstance(error, CannotStart):
+                raise
+            raise cannot(error, os.fsdecode(program)) from None
+        return pids
+
+    def _task_environment(self, group: Group, place: Place, own: Mapping[str, str]) -> Environment:
+        """That of one task of several. It is started once, and so not kept."""
+        mine = _entries({os.fsencode(name): os.fsencode(value) for name, value in own.items()})
+        return Environment(list({**group.variables, **place.variables, **mine}.values()), _NUMBERS, group.varying)
 
     def _environment(self, group: Group, place: Place) -> Environment:
         if len(place.environments) >= _ENVIRONMENTS_KEPT:
@@ -228,6 +263,13 @@ class Launcher:
                 self._bind(self._allowed)
             except CannotStart:
                 pass  # the next job's own binding tells
+
+
+def slice_of(share: NodeShare, task: int) -> NodeShare:
+    """What one task of a share has of it: a share's cores and GPUs are in the order of its tasks."""
+    cores, gpus = len(share.cores) // share.tasks, len(share.gpus) // share.tasks
+    return NodeShare(share.node, share.cores[task * cores:(task + 1) * cores],
+                     share.gpus[task * gpus:(task + 1) * gpus], share.memory // share.tasks, 1)
 
 
 def _entries(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

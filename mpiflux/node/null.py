@@ -18,6 +18,7 @@ class NullExecutors:
         self._firsts: dict[int, int] = {}
         self._leases: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._fed: dict[tuple[int, int], tuple[int, list[m.Chunk]]] = {}
+        self._parts: list[tuple[int, int, m.Part]] = []
         self._numbers = numbers
 
     def filenos(self) -> dict[int, int]:
@@ -30,6 +31,8 @@ class NullExecutors:
             self._leases.setdefault((number, message.shape), []).append((message.lease, message.r_id))
         elif isinstance(message, m.Feed):
             self._fed.setdefault((number, message.shape), (src, []))[1].extend(message.chunks)
+        elif isinstance(message, m.Part):
+            self._parts.append((number, src, message))
         elif isinstance(message, m.Stop):
             self._deliver(src, number, m.Stopped())
 
@@ -37,6 +40,12 @@ class NullExecutors:
         """Complete everything that was fed since the last call."""
         fed, self._fed = self._fed, {}
         now = self._clock()
+        parts, self._parts = self._parts, []
+        for number, src, part in parts:
+            record = PACK.pack(part.id, part.attempt, Result.COMPLETED, 0, 0, part.share.tasks, src, 0, now, now, now,
+                               0, 0, 0, 0, 0, 0)
+            self._deliver(src, number, m.PartStarted(part.id, part.attempt, part.part, now, 0))
+            self._deliver(src, number, m.PartEnded(part.id, part.attempt, part.part, record))
         for (number, shape), (src, chunks) in fed.items():
             leases = self._leases.pop((number, shape), [])
             r_id = leases[0][1] if leases else 0

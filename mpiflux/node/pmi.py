@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mpiflux.model.pmi import Abort, Action, PmiServer, Reply, mpich_segments
 
@@ -58,6 +58,11 @@ class PmiService:
 
     def rank_of(self, fd: int) -> int:
         return self._rank_of[fd]
+
+    def fd_of(self, rank: int) -> int:
+        """The descriptor of a rank's connection; −1 when it is closed."""
+        ours = self._ours.get(rank)
+        return -1 if ours is None else ours.fileno()
 
     def on_readable(self, fd: int) -> list[Action]:
         """Serve one readable descriptor. Returns what the caller must act on: everything but replies.
@@ -140,7 +145,12 @@ SHARED_MEMORY = "/dev/shm"
 
 def remove_segments(kvsname: str, nodes: int = 1) -> None:
     """Give back the memory that MPICH ranks of this key-value space shared here. All of them have ended."""
-    for name in mpich_segments(kvsname, nodes):
+    remove_named(mpich_segments(kvsname, nodes))
+
+
+def remove_named(segments: Iterable[str]) -> None:
+    """The same for segments by name (:func:`mpiflux.model.pmi.mpich_segments`)."""
+    for name in segments:
         _unlink(os.path.join(SHARED_MEMORY, name))
 
 

@@ -30,6 +30,7 @@ from mpiflux.node.capture import SPILL, Pipes, Stream
 from mpiflux.node.job import Job, Span
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot
 from mpiflux.node.link import Link, LinkClosed
+from mpiflux.node.parallel import Parallel
 from mpiflux.node.report import Report
 from mpiflux.node.spawn import kill_group, signalfd
 
@@ -53,7 +54,7 @@ _SWEEP = 0.05
 _IDLE = 60.0
 _CONGESTED = 8 << 20
 _NEVER = float("inf")
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 class Supervisor:
@@ -83,6 +84,7 @@ class Supervisor:
         self.streams: dict[int, tuple[Job, Stream]] = {}
         self.deadlines: list[tuple[float, int, Job]] = []
         self.pushed = 0
+        self.parallel = Parallel(self)
         self.strays = proctree.Strays()
         self.sweep_at = _NEVER
         self.reports: dict[int, Report] = {}
@@ -126,6 +128,8 @@ class Supervisor:
                 self.communicate(now)
             elif fd in self.streams:
                 self.read_stream(fd)
+            elif fd in self.parallel.sockets:
+                self.parallel.readable(fd, now)
         if self.idle:
             self.start_jobs()
         if now >= self.due:
@@ -203,6 +207,11 @@ class Supervisor:
             self.groups[message.group.number] = Group(message, self.launcher.base)
         elif isinstance(message, m.Cancel):
             self.cancel(message, now)
+        elif isinstance(message, m.Part):
+            if not self.stopping:
+                self.parallel.start_part(src, message)
+        elif isinstance(message, m.BarrierDone):
+            self.parallel.barrier_done(message, now)
         elif isinstance(message, m.Stop):
             self.stop(src, message.grace, now)
         elif isinstance(message, m.Shutdown):
@@ -274,18 +283,20 @@ class Supervisor:
         self.report(lease.owner).idle.append(lease.number)
         self.urgent = True
 
-    def start(self, lease: Lease, group: Group, index: int, attempt: int) -> None:
+    def start(self, lease: Lease, group: Group, index: int, attempt: int, part: m.Part | None = None) -> None:
         now = self.clock()
         self.moved[lease.shape] = now
         pipes = self.spare.pop() if self.spare else Pipes()
         job = Job(group, index, attempt, lease, pipes, now)
+        if lease.tasks > 1 or group.parallel or part is not None:
+            job.team = self.parallel.team(group, lease.tasks, part, attempt)
         opened: list[int] = []
         try:
             pipes.begin(group.limit)
             fds = (self.null, pipes.out.child_fd, pipes.err.child_fd)
             if group.files:
                 fds = self.open_files(job, index, fds, opened)
-            pids = self.launcher.start(group, lease.place, index, attempt, fds)
+            pids = self.launcher.start(group, lease.place, index, attempt, fds, job.team)
         except OSError as error:
             self.cannot_start(job, index, cannot(error, os.fsdecode(error.filename or "cannot start")))
             return
@@ -299,8 +310,9 @@ class Supervisor:
         job.pid = pids[0]
         for pid in pids:
             self.jobs[pid] = job
-        if len(pids) > 1:
+        if job.team is not None:
             job.running = len(pids)
+            self.parallel.started(job, job.team)
         if len(self.leases) > 1:
             self.launcher.unbind()
         self.young.append(job)
@@ -318,22 +330,25 @@ class Supervisor:
             stdin = os.open(os.path.join(cwd, name), os.O_RDONLY | os.O_CLOEXEC)
             opened.append(stdin)
         output, error = compiled.output(index, attempt), compiled.error(index, attempt)
+        create = _CREATE | self.parallel.create_flags(job)
         if output:
-            stdout = os.open(os.path.join(cwd, output), _CREATE, 0o666)
+            stdout = os.open(os.path.join(cwd, output), create, 0o666)
             opened.append(stdout)
         if error and error == output:
             stderr = stdout
         elif error:
-            stderr = os.open(os.path.join(cwd, error), _CREATE, 0o666)
+            stderr = os.open(os.path.join(cwd, error), create, 0o666)
             opened.append(stderr)
         return stdin, stdout, stderr
 
     def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
         lease, now = job.lease, self.clock()
+        if job.team is not None:
+            self.parallel.finished(job, job.team)
         if lease.tasks > 1:
             # some of its tasks may have been started, and are dying
             job.pipes.close()
-        if error.passing:
+        if error.passing and lease.number >= 0:
             self.short_since = self.short_since or now
             if now - self.short_since < PATIENCE:
                 group = job.group
@@ -376,10 +391,10 @@ class Supervisor:
             if status:
                 job.returncode = job.returncode or os.waitstatus_to_exitcode(status)
             job.running -= 1
+            if job.team is not None:
+                self.parallel.task_ended(job, job.team, pid, status, now)
             if not job.running:
                 self.process_ended(job, now)
-            elif status:
-                self.end(job, Result.FAILED, f"a task ended with status {job.returncode}", GRACE, now)
             if not jobs:
                 # strays that have ended are waited for when the next job ends, or by the sweep
                 return
@@ -429,6 +444,12 @@ class Supervisor:
             flags |= FLAG_STDERR_TRUNCATED
         if out.spilled or err.spilled:
             flags |= FLAG_STREAMED
+        if job.team is not None:
+            self.parallel.finished(job, job.team)
+            if job.team.message is not None:
+                self.parallel.ended(job, job.team, job.pack(flags, out.size, err.size), out.take() + err.take())
+                self.recycle(pipes)
+                return
         report = self.report(lease.owner)
         if job.reason:
             flags |= FLAG_REASON
@@ -497,7 +518,8 @@ class Supervisor:
 
     def grow_up(self, job: Job, now: float) -> None:
         """A job is no longer young: report that it runs, and read its output as it comes."""
-        self.report(job.lease.owner).started.append(job.pack())
+        if job.team is None or job.team.message is None:
+            self.report(job.lease.owner).started.append(job.pack())
         self.oldest = self.oldest or now
         self.next_live = self.next_live if self.streams else now + LIVE
         self.watch_streams(job)

@@ -36,6 +36,8 @@ class Setup(msgspec.Struct, frozen=True):
     """(number, vendor, id) of each GPU of the node."""
     clock_offset: float = 0.0
     """Unix time minus the monotonic clock, in seconds, read once: so that a clock set back harms nothing."""
+    instance: str = ""
+    """Tells instances apart, also on one machine."""
 
 
 class Zygote:
@@ -209,6 +211,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),
                             setup.node_name)
         supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
+        supervisor.parallel.instance = setup.instance
         supervisor.accept(frames[1:], supervisor.clock())
         supervisor.run()
         code = 0
