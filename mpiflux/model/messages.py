@@ -237,7 +237,7 @@ class ClientReply(msgspec.Struct, frozen=True, tag="client_reply"):
     close: bool = False
 
 
-# -- jobs that span nodes: between a scheduler and the executors of their parts -------------------------------------------
+# -- jobs that span nodes: between a scheduler and the executors of their parts ----------------------------------------
 
 
 class Part(msgspec.Struct, frozen=True, tag="part"):

@@ -82,7 +82,10 @@ class MpiTransport:
         self._status = MPI.Status()
 
     def send(self, scheduler: int, rank: int, batch: bytes) -> None:
-        comm, places = self._comms[scheduler]
+        comm, places = self._comms.get(scheduler, self._comms[EVERYBODY])
+        if rank not in places:
+            # an executor below a child, for a job on borrowed resources
+            comm, places = self._comms[EVERYBODY]
         self._sending.append((comm.Isend([batch, self._MPI.BYTE], places[rank], _TAG), batch))
 
     def poll(self) -> list[bytes]:

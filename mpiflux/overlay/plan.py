@@ -334,29 +334,15 @@ def owned(plan: Plan, parts: Sequence[NodeResources]) -> str:
 
 
 def explain_misfits(plan: Plan, groups: Sequence[JobGroup]) -> list[str]:
-    """For each group that no leaf scheduler can ever hold: what it asks, what the largest leaf has, what to do."""
-    leaves: dict[object, tuple[PlannedScheduler, dict[resources.NodeKind, int]]] = {}
-    for s in plan.leaves:
-        found = resources.kinds(s.resources)
-        leaves.setdefault((tuple(sorted(found.items())), tuple(sorted(s.consumables.items()))), (s, found))
+    """For each group that no scheduler can ever hold: what it asks and what the largest node has.
+
+    The root holds whatever any other does: what is larger than a child's share runs on resources borrowed back.
+    """
     root = plan.schedulers[0]
-    root_kinds = resources.kinds(root.resources)
+    found = resources.kinds(root.resources)
     out = []
     for group in groups:
-        request = group.request
-        if any(resources.misfit(found, s.consumables, request) is None for s, found in leaves.values()):
-            continue
-        whole = resources.misfit(root_kinds, root.consumables, request)
-        if whole is not None:
-            out.append(f"job {group.name!r} {whole}, in the whole instance")
-            continue
-        largest, found = max(leaves.values(), key=lambda leaf: _rank_for(request.gpus > 0, leaf[0]))
-        reason = resources.misfit(found, largest.consumables, request)
-        out.append(f"job {group.name!r} {reason}, in the largest leaf scheduler ({largest.name}: "
-                   f"{owned(plan, largest.resources)}). A hierarchy with fewer levels can hold it")
+        reason = resources.misfit(found, root.consumables, group.request)
+        if reason is not None:
+            out.append(f"job {group.name!r} {reason}, in the whole instance")
     return out
-
-
-def _rank_for(gpus_first: bool, s: PlannedScheduler) -> tuple[int, int, int]:
-    cores, gpus = core_count(s.resources), gpu_count(s.resources)
-    return (gpus, cores, -s.id) if gpus_first else (cores, gpus, -s.id)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
+from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.distribution import make
 from mpiflux.sched.pool import ResourcePool
@@ -34,6 +35,7 @@ class Child:
     def __init__(self, endpoint: int, pool: ResourcePool) -> None:
         self.endpoint = endpoint
         self._pool = pool
+        self._nodes = {one.node for one in pool.nodes}
         self._capacity: dict[tuple[object, ...], int] = {}
         self.outstanding = 0
         """Jobs sent and not reported as ended."""
@@ -61,6 +63,10 @@ class Child:
 
     def capacity_of(self, group: JobGroup) -> int:
         return self.capacity(group.request)
+
+    def has(self, node: int) -> bool:
+        """Whether some of this node is its own."""
+        return node in self._nodes
 
     def room_for(self, group: JobGroup) -> int:
         """How many more jobs of this group it should be sent now."""
@@ -90,11 +96,28 @@ class Child:
         return len(report.records) // SIZE
 
 
+class _Sublet:
+    """A part of our children's R that our parent waits for."""
+
+    __slots__ = ("idle", "missing", "token")
+
+    def __init__(self, token: int, missing: int) -> None:
+        self.token, self.missing = token, missing
+        self.idle = 0.0
+
+
 class Dealing:
     """Implements :class:`mpiflux.sched.scheduler.Below` over children."""
 
-    def __init__(self, children: Sequence[Child], distribution: str, catalog: Catalog) -> None:
+    def __init__(self, children: Sequence[Child], distribution: str, catalog: Catalog, parent: int = -1,
+                 borrower: Borrower | None = None) -> None:
         self.children = {child.endpoint: child for child in children}
+        self.parent, self.borrower = parent, borrower
+        self._sublets: dict[int, _Sublet] = {}
+        """What is being freed for our own parent, by the token of each part."""
+        self._next_token = 0
+        self.now = 0.0
+        """Set by the scheduler before it asks for anything."""
         self.catalog = catalog
         self.distribution = make(distribution)
         self._declared: set[tuple[int, int]] = set()
@@ -115,8 +138,12 @@ class Dealing:
     def start(self, entry: Entry) -> int:
         group = self.catalog.group(entry.chunk.group)
         able = self.able(group.request)
+        if group.on:
+            # all jobs of an entry are for one node (mpiflux.sched.scheduler)
+            node = group.node_of(entry.chunk.start)
+            able = [child for child in able if child.has(node)][:1]
         if not able:
-            return 0
+            return self._start_borrowed(entry)
         taken = 0
         for receiver, chunk in self.distribution.split(entry.chunk, group, able):
             child = self.children[receiver.endpoint]
@@ -125,6 +152,13 @@ class Dealing:
             taken += len(chunk)
             self._top_up(child)
         return taken
+
+    def _start_borrowed(self, entry: Entry) -> int:
+        """A job that no child can hold."""
+        if self.borrower is None:
+            return 0
+        self.borrower.at(self.now)
+        return self.borrower.start(entry)
 
     def _top_up(self, child: Child) -> None:
         """Send a child as much of its line as its window allows."""
@@ -150,6 +184,14 @@ class Dealing:
         child.held.update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
         child.to_send.append(chunk)
 
+    def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
+        """Of a job that runs on what was borrowed."""
+        return None if self.borrower is None else self.borrower.own.part(src, message, now)
+
+    def stop(self) -> None:
+        if self.borrower is not None:
+            self.borrower.own.stop()
+
     def collect(self, now: float) -> list[Action]:
         for child in self.children.values():
             if child.line:
@@ -159,7 +201,37 @@ class Dealing:
             if child.to_send:
                 out.append((child.endpoint, m.Submit(tuple(child.to_send))))
                 child.to_send = []
-        return out
+        return out + self.borrower.collect(now) if self.borrower is not None else out
+
+    # -- borrowing from children, for ourselves or for our parent ------------------------------------------------
+
+    def lend(self, message: m.Borrow, now: float) -> None:
+        """Our parent wants resources that are our children's."""
+        assert self.borrower is not None
+        parts = self.borrower.split(message.shares)
+        sublet = _Sublet(message.token, len(parts))
+        for child, shares in parts.items():
+            # never one of the borrower's, which count up from its scheduler's number
+            self._next_token -= 1
+            self._sublets[self._next_token] = sublet
+            self._out.append((child, m.Borrow(self._next_token, shares)))
+
+    def lent(self, src: int, message: m.Lend) -> None:
+        """A child has freed its part, of a place for ourselves or for our parent."""
+        sublet = self._sublets.pop(message.token, None)
+        if sublet is None:
+            assert self.borrower is not None
+            self.borrower.lent(src, message)
+            return
+        sublet.missing -= 1
+        sublet.idle += message.idle
+        if not sublet.missing:
+            self._out.append((self.parent, m.Lend(sublet.token, sublet.idle)))
+
+    def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
+        """Our parent gives back what it borrowed."""
+        assert self.borrower is not None
+        self._out += [(child, m.Return(part)) for child, part in self.borrower.split(shares).items()]
 
     def balance(self, now: float) -> list[Action]:
         """Nothing is left to deal: recall from the fullest child what an idle one could start at once."""
@@ -175,6 +247,9 @@ class Dealing:
         if excess <= 0 or now < child.recall_after:
             return []
         group = self.catalog.group(child.group)
+        if group.on:
+            # it would come back to the same child
+            return []
         free = sum(max(one.capacity_of(group) - one.outstanding, 0) for one in self.able(group.request)
                    if one is not child)
         n = min(free, math.ceil(excess / 2))
@@ -184,6 +259,9 @@ class Dealing:
         return [(child.endpoint, m.Recall(n))]
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
+        if src not in self.children:
+            assert self.borrower is not None
+            return self.borrower.own.report(src, report, now)
         child = self.children[src]
         ended = child.forget(report)
         if ended:
@@ -214,10 +292,14 @@ class Dealing:
         return taken
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
-        return [job for child in self.children.values()
-                for job in (child.held.keys() & wanted if wanted else child.held)]
+        found = [job for child in self.children.values()
+                 for job in (child.held.keys() & wanted if wanted else child.held)]
+        return found + self.borrower.own.holding(wanted) if self.borrower is not None else found
 
     def lost(self, executor: int) -> list[tuple[int, int]]:
+        if executor not in self.children:
+            assert self.borrower is not None
+            return self.borrower.own.lost(executor)
         child = self.children[executor]
         jobs = list(child.held.items())
         child.held.clear()
@@ -236,4 +318,6 @@ class Dealing:
             child.waiting = sum(map(len, child.line))
             if child.held and (not wanted or not wanted.isdisjoint(child.held)):
                 self._out.append((child.endpoint, message))
+        if self.borrower is not None:
+            self.borrower.own.cancel(message)
         return removed

@@ -2,7 +2,8 @@
 
 A lease is R for one job of some shape. While an executor has jobs of that shape it starts one after the other on the
 same lease, without asking; how many it is given ahead follows from how long such jobs take, so that a job of a
-millisecond never waits for a message and a job of a minute is placed only when its resources are free.
+millisecond never waits for a message and a job of a minute is placed only when its resources are free. A job whose R
+is on several nodes is a gang (:mod:`mpiflux.sched.gang`), placed one by one.
 
 A policy may have places held for jobs that do not fit yet (:meth:`Leasing.reserve`): then nothing is started, and
 nothing is given ahead, that would still be there when such a place is due.
@@ -13,10 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Request
 from mpiflux.model.records import SIZE
 from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.claims import Claims
+from mpiflux.sched.gang import Gang, Gangs
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
@@ -27,6 +31,8 @@ MOST_AHEAD = 128
 """Jobs for each lease, however short they are."""
 SLOW = 0.1
 """Jobs that take longer than this many seconds are never given ahead."""
+NOBODY = -1
+"""The executor of a lease that is a gang's: it has several."""
 
 Action = tuple[int, m.Message]
 
@@ -45,10 +51,12 @@ class Slot:
 class Shape:
     """Everything about equal requests."""
 
-    def __init__(self, number: int, request: Request) -> None:
+    def __init__(self, number: int, request: Request, node: int) -> None:
         self.number, self.request = number, request
+        self.node = node
+        """The only node where such jobs may run; −1: any."""
         self.slots: dict[int, Slot] = {}
-        """By executor."""
+        """By executor; gangs have none."""
         self.open: dict[int, None] = {}
         """Executors that may have room for more: a request is often asked for when none has."""
         self.each = 1
@@ -73,13 +81,13 @@ class Leasing:
     """Implements :class:`mpiflux.sched.scheduler.Below` over executors, and what policies may ask of it
     (:class:`mpiflux.sched.policies.Planner`).
 
-    ``executor_of(node, core)`` names the executor that starts processes for a core.
+    ``executor_of(node, core)`` names the executor that starts processes for a core, ``host_of(node)`` a node.
     """
 
     def __init__(self, number: int, parent: int, pool: ResourcePool, executor_of: Callable[[int, int], int],
-                 executors: tuple[int, ...], catalog: Catalog) -> None:
+                 executors: tuple[int, ...], catalog: Catalog, host_of: Callable[[int], str] = str) -> None:
         self.number, self.parent, self.pool, self.catalog = number, parent, pool, catalog
-        self._executor_of = executor_of
+        self._executor_of, self._host_of = executor_of, host_of
         self._executors = executors
         self._shapes: dict[tuple[object, ...], Shape] = {}
         self._by_number: dict[int, Shape] = {}
@@ -90,14 +98,16 @@ class Leasing:
         """How long jobs of a group take, a moving average."""
         self._held: dict[int, dict[int, int]] = {executor: {} for executor in executors}
         """Attempts that each executor has, by job id."""
+        self._gangs = Gangs()
         self._declared: set[tuple[int, int]] = set()
         self._feeds: dict[tuple[int, int], list[m.Chunk]] = {}
         self._out: list[Action] = []
-        self._now = 0.0
+        self.now = 0.0
         self._freed = self._reserved = 0
         """Counts of what may turn a refusal into a place."""
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
+        self._claims = Claims(pool)
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors
@@ -109,19 +119,23 @@ class Leasing:
             return 0
         return min(MOST_AHEAD, math.ceil(AHEAD / max(seconds, 1e-6)))
 
-    def _shape(self, request: Request) -> Shape:
-        shape = self._shapes.get(request.key)
+    def _shape(self, chunk: m.Chunk) -> Shape:
+        group = self.catalog.group(chunk.group)
+        key, node = group.request.key, group.node_of(chunk.start)
+        if node >= 0:
+            key = (*key, node)
+        shape = self._shapes.get(key)
         if shape is None:
             # executors serve several schedulers: numbers are theirs alone
-            shape = Shape((self.number << 24) + len(self._shapes), request)
-            self._shapes[request.key] = self._by_number[shape.number] = shape
+            shape = Shape((self.number << 24) + len(self._shapes), group.request, node)
+            self._shapes[key] = self._by_number[shape.number] = shape
         return shape
 
     # -- what policies ask for -----------------------------------------------------------------------------------
 
     def at(self, now: float) -> None:
         """Tell the time, before anything else is asked."""
-        self._now = now
+        self.now = now
 
     def limit(self, entry: Entry) -> float:
         """Seconds after which a job of an entry is ended."""
@@ -130,7 +144,7 @@ class Leasing:
     def start(self, entry: Entry) -> int:
         """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
         chunk = entry.chunk
-        shape = self._shape(self.catalog.group(chunk.group).request)
+        shape = self._shape(chunk)
         each = 1 + self._ahead(chunk.group)
         rest: m.Chunk | None = chunk
         if shape.slots:
@@ -139,7 +153,7 @@ class Leasing:
             r = self._place(shape, entry)
             if r is None:
                 break
-            rest = self._fill(shape, self._grant(shape, r, entry), each, rest)
+            rest = self._begin(shape, r, entry, each, rest)
         return len(chunk) - (len(rest) if rest is not None else 0)
 
     def reserve(self, entry: Entry) -> Reservation | None:
@@ -150,7 +164,10 @@ class Leasing:
             for number, lease in self._leases.items():
                 self._table.add(number, lease.end, lease.r, lease.shape.request)
         group = self.catalog.group(entry.chunk.group)
-        return self._table.reserve(group.number, group.request, self.limit(entry), self._now)
+        if group.on:
+            # the timetable holds places on any node, and these jobs have but one
+            return None
+        return self._table.reserve(group.number, group.request, self.limit(entry), self.now)
 
     def release(self, reservation: Reservation) -> None:
         """Hold a place no longer."""
@@ -161,7 +178,7 @@ class Leasing:
     def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
         """Start the first job of ``entry`` in the place held for it, which is then released. False, and nothing is
         changed, when it is not due or a job that should have ended is still there."""
-        if reservation.start > self._now:
+        if reservation.start > self.now:
             return False
         request = self.catalog.group(entry.chunk.group).request
         places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
@@ -169,8 +186,12 @@ class Leasing:
         if r is None:
             return False
         self.release(reservation)
-        shape = self._shape(request)
-        self._fill(shape, self._grant(shape, r, entry), 1, entry.chunk.split(1)[0])
+        shape, first = self._shape(entry.chunk), entry.chunk.split(1)[0]
+        if self._begin(shape, r, entry, 1, first) is not None:
+            # its executor has jobs ahead of it, for which the new lease counts too
+            executor = self._executor(r.shares[0])
+            shape.slots[executor].fed += 1
+            self._feed(executor, shape, first)
         return True
 
     @property
@@ -192,7 +213,7 @@ class Leasing:
             slot = shape.slots[executor]
             if len(slot.leases) * each <= slot.fed:
                 del shape.open[executor]
-            elif self._may_extend(slot, self._now + limit + AHEAD):
+            elif self._may_extend(slot, self.now + limit + AHEAD):
                 rest = self._fill(shape, executor, each, rest)
         return rest
 
@@ -214,15 +235,15 @@ class Leasing:
             return None
         table = self._table
         if table is None or not table.booked:
-            r = self.pool.alloc(shape.request)
+            r = self._alloc(shape)
             if r is None:
                 shape.full_at = self._freed
             return r
         limit = self.limit(entry)
-        state = (self._freed, self._reserved, self._now)
+        state = (self._freed, self._reserved, self.now)
         if shape.refused_at == state and limit >= shape.refused_limit:
             return None
-        r = self._place_beside(table, shape, self._now + limit)
+        r = self._place_beside(table, shape, self.now + limit)
         if r is None and shape.full_at != self._freed:
             shape.refused_at, shape.refused_limit = state, limit
         return r
@@ -231,18 +252,18 @@ class Leasing:
         """A place that no reservation needs before ``end``."""
         avoided: list[int] = []
         while True:
-            r = self.pool.alloc(shape.request)
+            r = self._alloc(shape)
             if r is None:
                 if not avoided:
                     shape.full_at = self._freed
                 break
-            delayed = table.stands_before(r, self._now, end)
-            shared = table.shared_lack(self._now, end)
+            delayed = table.stands_before(r, self.now, end)
+            shared = table.shared_lack(self.now, end)
             if not delayed and not shared:
                 break
             self.pool.free(r, shape.request)
             r = None
-            if shared:
+            if shared or shape.node >= 0:
                 break
             for node in delayed:
                 self.pool.drain(node)
@@ -251,24 +272,58 @@ class Leasing:
             self.pool.resume(node)
         return r
 
-    def _grant(self, shape: Shape, r: m.ResourceSet, entry: Entry) -> int:
-        share = r.shares[0]
-        executor = self._executor_of(share.node, share.cores[0] if share.cores else -1)
+    def _alloc(self, shape: Shape) -> m.ResourceSet | None:
+        return self.pool.alloc(shape.request) if shape.node < 0 else self.pool.alloc_on(shape.node, shape.request)
+
+    def _begin(self, shape: Shape, r: m.ResourceSet, entry: Entry, each: int, chunk: m.Chunk) -> m.Chunk | None:
+        """Start jobs from the front of ``chunk`` on R; what is left."""
+        if len(r.shares) == 1:
+            return self._fill(shape, self._grant(shape, r, entry), each, chunk)
+        first, rest = chunk.split(1)
+        self._start_gang(shape, r, entry, first)
+        return rest
+
+    def _executor(self, share: m.NodeShare) -> int:
+        return self._executor_of(share.node, share.cores[0] if share.cores else -1)
+
+    def _lease(self, shape: Shape, executor: int, r: m.ResourceSet, entry: Entry) -> tuple[int, int]:
+        """(number of a new lease, number of R)."""
         self._next_lease += 1
         number = (self.number << 32) + self._next_lease
-        lease = self._leases[number] = Lease(shape, executor, r, self._now + self.limit(entry))
-        slot = shape.slots.get(executor)
-        if slot is None:
-            slot = shape.slots[executor] = Slot()
-        slot.leases[number] = lease
+        lease = self._leases[number] = Lease(shape, executor, r, self.now + self.limit(entry))
         if self._table is not None:
             self._table.add(number, lease.end, r, shape.request)
         r_id = self._r_ids.get(r)
         if r_id is None:
             r_id = self._r_ids[r] = len(self._r_ids)
             self._out.append((self.parent, m.NewR(self.number, r_id, r)))
+        return number, r_id
+
+    def _grant(self, shape: Shape, r: m.ResourceSet, entry: Entry) -> int:
+        executor = self._executor(r.shares[0])
+        number, r_id = self._lease(shape, executor, r, entry)
+        slot = shape.slots.get(executor)
+        if slot is None:
+            slot = shape.slots[executor] = Slot()
+        slot.leases[number] = self._leases[number]
         self._out.append((executor, m.Grant(number, shape.number, r_id, r)))
         return executor
+
+    def _start_gang(self, shape: Shape, r: m.ResourceSet, entry: Entry, chunk: m.Chunk) -> None:
+        """Start one job on several nodes."""
+        declared = self.catalog.declared[chunk.group]
+        number, r_id = self._lease(shape, NOBODY, r, entry)
+        names = [self._host_of(share.node) for share in r.shares]
+        hosts, tasks = hostlist.encode(names), tuple(share.tasks for share in r.shares)
+        parts = []
+        for at, share in enumerate(r.shares):
+            executor = self._executor(share)
+            self._declare(executor, chunk.group)
+            parts.append((executor, names[at], m.Part(declared.group.first_id + chunk.start, chunk.attempt,
+                                                      chunk.group, chunk.start, at, tasks, share, hosts)))
+        self._out += self._gangs.add(Gang(
+            number, parts, sched=self.number, r_id=r_id, parent=self.parent, limit=declared.output_limit,
+            in_turn=bool(declared.group.output or declared.group.error), now=self.now))
 
     def _fill(self, shape: Shape, executor: int, each: int, chunk: m.Chunk) -> m.Chunk | None:
         """Feed an executor what its leases may have; what is left."""
@@ -284,11 +339,14 @@ class Leasing:
         return rest
 
     def _feed(self, executor: int, shape: Shape, chunk: m.Chunk) -> None:
-        if (executor, chunk.group) not in self._declared:
-            self._declared.add((executor, chunk.group))
-            self._out.append((executor, self.catalog.declared[chunk.group]))
+        self._declare(executor, chunk.group)
         self._held[executor].update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
         self._feeds.setdefault((executor, shape.number), []).append(chunk)
+
+    def _declare(self, executor: int, group: int) -> None:
+        if (executor, group) not in self._declared:
+            self._declared.add((executor, group))
+            self._out.append((executor, self.catalog.declared[group]))
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -299,6 +357,28 @@ class Leasing:
         self._feeds.clear()
         return out
 
+    # -- lending to the parent -----------------------------------------------------------------------------------
+
+    def lend(self, message: m.Borrow, now: float) -> None:
+        """Free what the parent wants: nothing new starts there, what runs there ends in its own time."""
+        self._claims.add(message.token, message.shares, now)
+        for number, lease in self._leases.items():
+            if any(self._claims.wants(share) for share in lease.r.shares):
+                self._out.append((lease.executor, m.Revoke(number)))
+        self.now = now
+        self._lend_freed()
+
+    def lent(self, src: int, message: m.Lend) -> None:
+        raise AssertionError(f"executor {src} was asked to lend nothing")
+
+    def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
+        """The parent gives back what it borrowed."""
+        self.pool.restore(m.ResourceSet(shares))
+        self._freed += 1
+        if self._claims:
+            self._lend_freed()
+
+
     def balance(self, now: float) -> list[Action]:
         return []
 
@@ -306,7 +386,7 @@ class Leasing:
         return []
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
-        self._now = now
+        self.now = now
         held = self._held[src]
         if report.records:
             # the id is the first of the eight-byte words of a record
@@ -328,6 +408,22 @@ class Leasing:
             self._end_lease(number)
         return back
 
+    def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
+        """See :meth:`mpiflux.sched.scheduler.Below.part`."""
+        if not len(self._gangs):
+            return None if isinstance(message, m.Output) else []
+        self.now = now
+        out = self._gangs.receive(src, message, now)
+        self._free_gangs()
+        return out
+
+    def stop(self) -> None:
+        self._gangs.stop()
+
+    def _free_gangs(self) -> None:
+        for gang in self._gangs.over():
+            self._end_lease(gang.token)
+
     def _ended(self, shape: int, executor: int, count: int) -> None:
         found = self._by_number[shape]
         found.slots[executor].fed -= count
@@ -337,11 +433,18 @@ class Leasing:
         lease = self._leases.pop(number, None)
         if lease is None:
             return
-        del lease.shape.slots[lease.executor].leases[number]
+        if lease.executor != NOBODY:
+            del lease.shape.slots[lease.executor].leases[number]
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
+        if self._claims:
+            # before anybody looks for a place
+            self._lend_freed()
         if self._table is not None:
-            self._table.remove(number, self._now)
+            self._table.remove(number, self.now)
+
+    def _lend_freed(self) -> None:
+        self._out += [(self.parent, m.Lend(token, idle)) for token, idle in self._claims.collect(self.now)]
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
         return [job for held in self._held.values() for job in (held.keys() & wanted if wanted else held)]
@@ -355,13 +458,18 @@ class Leasing:
         for key in [key for key in self._feeds if key[0] == executor]:
             # not sent yet: its leases are over all the same
             del self._feeds[key]
+        self._out += self._gangs.lost(executor, self.now)
+        self._free_gangs()
         jobs = list(self._held[executor].items())
         self._held[executor].clear()
         return jobs
 
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         wanted = set(message.ids)
+        executors, out = self._gangs.cancel(message, self.now)
+        self._out += out
+        self._free_gangs()
         for executor, held in self._held.items():
-            if held and (not wanted or not wanted.isdisjoint(held)):
+            if executor in executors or (held and (not wanted or not wanted.isdisjoint(held))):
                 self._out.append((executor, message))
         return []

@@ -166,6 +166,15 @@ class ResourcePool:
             NodeShare(node.spec.node, bits(node.cores), bits(node.gpus), node.memory, 0)
             for node in self._nodes if node.up and (node.cores or node.gpus)))
 
+    def is_free(self, rset: ResourceSet) -> bool:
+        """Whether all of this is here and no job holds any of it."""
+        for share in rset.shares:
+            node = self._state(share.node)
+            cores, gpus = _mask(share.cores), _mask(share.gpus)
+            if (node.cores & cores) != cores or (node.gpus & gpus) != gpus or node.memory < share.memory:
+                return False
+        return True
+
     # -- giving back ---------------------------------------------------------------------------------------------
 
     def free(self, rset: ResourceSet, request: Request) -> None:

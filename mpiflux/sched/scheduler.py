@@ -8,6 +8,7 @@ and returns what is to be sent. The same code runs under MPI, in one process, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -24,6 +25,9 @@ Action = tuple[int, m.Message]
 
 class Below(Protocol):
     """What a scheduler gives its jobs to."""
+
+    now: float
+    """The time, which the scheduler sets before it asks for anything."""
 
     catalog: Catalog
 
@@ -42,6 +46,13 @@ class Below(Protocol):
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         """Pass a cancellation on; returns jobs that had not been sent yet."""
 
+    def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
+        """A message about a part of a job that spans nodes, or a piece of output: what is to be sent; None when it
+        is output of no such job."""
+
+    def stop(self) -> None:
+        """Start nothing more."""
+
     def collect(self, now: float) -> list[Action]:
         """What has to be sent below since the last call."""
 
@@ -50,6 +61,15 @@ class Below(Protocol):
 
     def recall(self, n: int) -> list[m.Chunk]:
         """Up to ``n`` jobs that nobody below has been sent."""
+
+    def lend(self, message: m.Borrow, now: float) -> None:
+        """Free resources that the parent wants."""
+
+    def lent(self, src: int, message: m.Lend) -> None:
+        """A child has freed what it was asked for."""
+
+    def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
+        """The parent gives back what it borrowed."""
 
     def everybody(self) -> Sequence[int]:
         """All endpoints below."""
@@ -72,13 +92,14 @@ class Scheduler:
 
     def receive(self, src: int, message: m.Message, now: float) -> None:
         """Take one message. Nothing is decided before :meth:`settle`."""
-        self.queue.now = now
+        self.queue.now = self.below.now = now
         if isinstance(message, m.Report):
             self._report(src, message, now)
         elif isinstance(message, m.Submit):
             if not self.stopped:
                 for chunk in message.chunks:
-                    self.queue.push(chunk)
+                    for part in self._by_node(chunk):
+                        self.queue.push(part)
         elif isinstance(message, m.Declare):
             self.catalog.add(message)
         elif isinstance(message, m.Cancel):
@@ -91,13 +112,26 @@ class Scheduler:
             self._stop(message)
         elif isinstance(message, m.Stopped):
             self._stopped_below(src)
-        elif isinstance(message, (m.Output, m.NewR, m.Fault)):
+        elif isinstance(message, m.Borrow):
+            self.below.lend(message, now)
+        elif isinstance(message, m.Lend):
+            self.below.lent(src, message)
+        elif isinstance(message, m.Return):
+            self.below.regain(message.shares)
+        elif isinstance(message, (m.PartStarted, m.PartFailed, m.PartEnded, m.Barrier)):
+            self._out += self.below.part(src, message, now) or ()
+        elif isinstance(message, m.Output):
+            pieces = self.below.part(src, message, now)
+            self._out += [(self.parent, message)] if pieces is None else pieces
+            return
+        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed)):
             self._out.append((self.parent, message))
             return
         self._changed = True
 
     def settle(self, now: float) -> list[Action]:
         """Let the policy start what may start; everything that is to be sent, in order."""
+        self.below.now = now
         if self._changed:
             self._changed = False
             if self.queue.jobs:
@@ -111,6 +145,7 @@ class Scheduler:
 
     def _stop(self, message: m.Stop) -> None:
         self.stopped = True
+        self.below.stop()
         self.queue.clear()
         self._stopping = set(self.below.everybody())
         self._out += [(endpoint, message) for endpoint in self.below.everybody()]
@@ -133,6 +168,18 @@ class Scheduler:
             # leases, and chunks that were queued again here, concern nobody above
             up = m.Report(report.records, report.output, report.reasons, report.started)
             self._out.append((self.parent, up))
+
+    def _by_node(self, chunk: m.Chunk) -> list[m.Chunk]:
+        """A chunk of jobs that run on one node each, as one for each node; any other as it is."""
+        nodes = len(self.catalog.group(chunk.group).on)
+        if nodes < 2 or len(chunk) < 2:
+            return [chunk]
+        indices = range(chunk.start, chunk.stop, chunk.step)
+        parts: dict[int, list[int]] = {}
+        for index in indices:
+            parts.setdefault(index % nodes, []).append(index)
+        stride = math.lcm(chunk.step, nodes)
+        return [m.Chunk(chunk.group, part[0], part[-1] + 1, stride, chunk.attempt) for part in parts.values()]
 
     def _recall(self, n: int) -> None:
         """Give back what would start last."""

@@ -16,9 +16,8 @@ from mpiflux.model.jobspec import (
     Request,
     Workflow,
 )
-from mpiflux.model.resources import kinds, misfit
 from mpiflux.model.states import Result
-from mpiflux.overlay.plan import Plan, explain_misfits, make_plan
+from mpiflux.overlay.plan import explain_misfits, make_plan
 from mpiflux.sim.cluster import START, Cluster
 from mpiflux.sim.costs import Costs
 from mpiflux.sim.engine import Delay
@@ -78,7 +77,7 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
     for number in range(rng.choice((1, 1, 2, 3, 4, 6))):
         count = rng.choice((1, 2, 7, 30, 100, 300))
         gpus = rng.choice((0, 0, 0, 1))
-        request = Request(cores=rng.choice((1, 1, 1, 2, leaf_cores)), gpus=gpus,
+        request = Request(cores=rng.choice((1, 1, 1, 2, leaf_cores, 2 * leaf_cores)), gpus=gpus,
                           tasks=rng.choice((1, 1, 1, 1, 2)), exclusive=rng.random() < 0.05,
                           layout=rng.choice(("pack", "pack", "spread")))
         after = tuple(Dependency(f"g{other}", rng.choice(("ok", "any", "any", "not_ok")))
@@ -88,30 +87,25 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
             retries=rng.choice((0, 0, 1, 3)), time_limit=rng.choice((0.0, 0.0, 0.05, 2.0)),
             priority=rng.choice((16, 16, 8, 31)), after=after))
         first += count
-    policy = PolicySpec("fcfs", {"queue_depth": rng.choice((1, 2, 32))})
+    policy = rng.choice((PolicySpec("fcfs", {"queue_depth": rng.choice((1, 2, 32))}), PolicySpec("easy"),
+                         PolicySpec("conservative"), PolicySpec("priority")))
     workflow = Workflow(name=f"seed-{rng.random()}", hierarchy=hierarchy, policy=policy, groups=tuple(groups))
     return _fitting(workflow, machine)
 
 
 def _fitting(workflow: Workflow, machine: Machine) -> Workflow:
-    """Jobs that no leaf can hold become jobs of one core, as a run would refuse them."""
+    """Jobs that the whole machine cannot hold become jobs of one core, as a run would refuse them."""
     plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
     groups = tuple(
-        group if not explain_misfits(plan, (group,)) and _finds_a_leaf(plan, group.request) else JobGroup(
+        group if not explain_misfits(plan, (group,)) else JobGroup(
             number=group.number, name=group.name, first_id=group.first_id, count=group.count, after=group.after,
             retries=group.retries)
         for group in workflow.groups)
     return Workflow(name=workflow.name, hierarchy=workflow.hierarchy, policy=workflow.policy, groups=groups)
 
 
-def _finds_a_leaf(plan: Plan, request: Request) -> bool:
-    """Whether a job that is dealt to a child by what the child's whole R can hold always comes to a leaf that can."""
-    able = [misfit(kinds(s.resources), s.consumables, request) is None for s in plan.schedulers]
-    return all(not able[s.id] or not s.children or any(able[child] for child in s.children) for s in plan.schedulers)
-
-
 def _hierarchy(rng: random.Random, machine: Machine) -> HierarchySpec:
-    distribution = rng.choice(("pull", "pull", "round_robin"))
+    distribution = rng.choice(("pull", "pull", "round_robin", "least_loaded", "by_key"))
     kind = rng.randrange(6)
     if kind == 0:
         return HierarchySpec(levels=(), distribution=distribution)

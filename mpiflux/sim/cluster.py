@@ -15,11 +15,9 @@ from mpiflux.model.jobspec import Workflow
 from mpiflux.model.records import SIZE
 from mpiflux.overlay import address
 from mpiflux.overlay.plan import Plan, PlannedScheduler, make_plan
-from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.assembly import assemble
+from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
-from mpiflux.sched.policies import make
-from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Below, Scheduler
 from mpiflux.sim.costs import Costs
 from mpiflux.sim.engine import Delay, Engine, Network
@@ -353,21 +351,8 @@ class Cluster:
 
 def make_scheduler(planned: PlannedScheduler, plan: Plan, table: dict[tuple[int, int], int]) -> Scheduler:
     """A scheduler of the plan, wired as a real instance wires it."""
-    parent = planned.parent if planned.parent >= 0 else address.MASTER
-    catalog = Catalog()
-    below: Below
-    if planned.children:
-        children = [Child(child, ResourcePool(plan.schedulers[child].resources)) for child in planned.children]
-        below = Dealing(children, planned.distribution, catalog)
-    else:
-        first = {r.node: r.cores[0] for r in planned.resources if r.cores}
-        executors = tuple(dict.fromkeys(table[r.node, core] for r in planned.resources for core in r.cores))
-
-        def executor_of(where: int, core: int) -> int:
-            return table[where, core if core >= 0 else first[where]]
-
-        below = Leasing(planned.id, parent, ResourcePool(planned.resources), executor_of, executors, catalog)
-    return Scheduler(planned.id, parent, make(planned.policy), below, catalog)
+    return assemble(planned, planned.parent if planned.parent >= 0 else address.MASTER,
+                    lambda child: plan.schedulers[child].resources, table)
 
 
 def _communicator(dst: int, src: int) -> int:

@@ -63,11 +63,12 @@ class _Span:
 
 
 class _Lease:
-    __slots__ = ("number", "owner", "r_id", "shape", "tasks")
+    __slots__ = ("number", "owner", "r_id", "revoked", "shape", "tasks")
 
     def __init__(self, grant: m.Grant, owner: int) -> None:
         self.number, self.owner, self.shape, self.r_id = grant.lease, owner, grant.shape, grant.r_id
         self.tasks = sum(share.tasks for share in grant.r.shares)
+        self.revoked = False
 
 
 class _Job:
@@ -216,6 +217,9 @@ class SimExecutor:
             self.watcher.leased(self.number, message.lease, message.r)
             self.leases[message.lease] = lease
             self._idle.setdefault(message.shape, []).append(lease)
+        elif isinstance(message, m.Revoke):
+            if message.lease in self.leases:
+                self.leases[message.lease].revoked = True
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = message.group
         elif isinstance(message, m.Cancel):
@@ -255,6 +259,10 @@ class SimExecutor:
     def _start_jobs(self, now: float) -> float:
         for shape, leases in self._idle.items():
             spans = self.backlog.get(shape)
+            revoked = [lease for lease in leases if lease.revoked]
+            if revoked:
+                leases[:] = [lease for lease in leases if not lease.revoked]
+                self._end_leases(revoked)
             while leases:
                 if not spans:
                     self._end_leases(leases)

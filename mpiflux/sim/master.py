@@ -34,6 +34,7 @@ class SimMaster:
         self.submitted = np.zeros(len(self.table), "f8")
         """When each job was handed to the root scheduler for the first time; 0: never."""
         self.records: list[bytes] = []
+        self.borrowed: list[m.Borrowed] = []
         self.rsets: dict[tuple[int, int], m.ResourceSet] = {}
         self.refused = 0
         """Late records of superseded attempts."""
@@ -86,6 +87,8 @@ class SimMaster:
                 self._ended(message.records, now)
         elif isinstance(message, m.NewR):
             self.rsets[message.sched, message.r_id] = message.r
+        elif isinstance(message, m.Borrowed):
+            self.borrowed.append(message)
         elif isinstance(message, m.Stopped):
             self.stopped = True
 

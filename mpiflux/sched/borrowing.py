@@ -1,0 +1,138 @@
+"""The borrower's side: jobs that none of a scheduler's children can hold.
+
+The lowest scheduler whose R holds such a job chooses a place for it on its whole R, asks the children for exactly
+that, waits until all have lent it, runs the job there by itself, and gives everything back. One place is borrowed at
+a time, in the order of the queue, so that two large jobs never hold half of what the other needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mpiflux.model import messages as m
+from mpiflux.model.jobspec import Request
+from mpiflux.sched.leasing import Leasing
+from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.queue import Entry
+
+Action = tuple[int, m.Message]
+
+
+class Borrower:
+    """Runs oversized jobs on what it borrows. ``own`` starts with nothing free."""
+
+    def __init__(self, number: int, parent: int, own: Leasing, whole: ResourcePool,
+                 child_of_core: Mapping[tuple[int, int], int], child_of_gpu: Mapping[tuple[int, int], int]) -> None:
+        self.number, self.parent, self.own = number, parent, own
+        self._whole = whole
+        """All of R, less what is borrowed: where places are chosen."""
+        self._child_of_core, self._child_of_gpu = child_of_core, child_of_gpu
+        self._next_token = number << 24
+        self._asked: dict[int, int] = {}
+        """Who has not lent yet, by token."""
+        self._place: m.ResourceSet | None = None
+        """What is being borrowed; None while nothing is."""
+        self._began = 0.0
+        self._idle = 0.0
+        self._held: list[m.ResourceSet] = []
+        """What is borrowed and was not returned."""
+        self._now = 0.0
+        self._out: list[Action] = []
+        own.pool.remove(own.pool.free_set())
+
+    def can_ever(self, request: Request) -> bool:
+        return self._whole.can_ever(request) is None
+
+    def start(self, entry: Entry) -> int:
+        """Start jobs on what is borrowed already; else begin to borrow for the first one."""
+        started = self.own.start(entry)
+        if started or self._place is not None:
+            return started
+        request = self.own.catalog.group(entry.chunk.group).request
+        place = self._whole.alloc(request)
+        if place is None:
+            return 0
+        # only chosen, not taken: what is borrowed leaves ``_whole`` when it has been lent
+        self._whole.free(place, request)
+        self._ask(place)
+        return 0
+
+    def _ask(self, place: m.ResourceSet) -> None:
+        self._place, self._began, self._idle = place, self._now, 0.0
+        for child, shares in self._by_child(place).items():
+            self._next_token += 1
+            self._asked[self._next_token] = child
+            self._out.append((child, m.Borrow(self._next_token, shares)))
+
+    def _by_child(self, place: m.ResourceSet) -> dict[int, tuple[m.NodeShare, ...]]:
+        parts: dict[int, list[m.NodeShare]] = {}
+        for share in place.shares:
+            cores: dict[int, list[int]] = {}
+            gpus: dict[int, list[int]] = {}
+            for core in share.cores:
+                cores.setdefault(self._child_of_core[share.node, core], []).append(core)
+            for gpu in share.gpus:
+                gpus.setdefault(self._child_of_gpu[share.node, gpu], []).append(gpu)
+            children = list(dict.fromkeys([*cores, *gpus]))
+            for n, child in enumerate(children):
+                # the first few bytes of a remainder to the first few children: nothing may be lost
+                memory = share.memory // len(children) + (n < share.memory % len(children))
+                parts.setdefault(child, []).append(m.NodeShare(
+                    share.node, tuple(cores.get(child, ())), tuple(gpus.get(child, ())), memory, 0))
+        return {child: tuple(shares) for child, shares in parts.items()}
+
+    def lent(self, src: int, message: m.Lend) -> None:
+        """A child has freed its part."""
+        if self._asked.pop(message.token, None) is None:
+            return
+        self._idle += message.idle
+        if self._asked or self._place is None:
+            return
+        place, self._place = self._place, None
+        whole = _without_tasks(place)
+        self.own.regain(whole.shares)
+        self._whole.remove(whole)
+        self._held.append(whole)
+        cores = sum(len(share.cores) for share in place.shares)
+        self._out.append((self.parent, m.Borrowed(self.number, cores, self._now - self._began, self._idle)))
+
+    def give_back(self) -> None:
+        """Return every place on which nothing runs any more."""
+        for place in list(self._held):
+            if not self.own.pool.is_free(place):
+                continue
+            self._held.remove(place)
+            self.own.pool.remove(place)
+            self._whole.restore(place)
+            self._out += [(child, m.Return(shares)) for child, shares in self._by_child(place).items()]
+
+    def split(self, shares: tuple[m.NodeShare, ...]) -> dict[int, tuple[m.NodeShare, ...]]:
+        """Resources by the child that owns them."""
+        return self._by_child(m.ResourceSet(shares))
+
+    def at(self, now: float) -> None:
+        self._now = now
+        self.own.at(now)
+
+    def collect(self, now: float) -> list[Action]:
+        self.at(now)
+        if self._held:
+            self.give_back()
+        out, self._out = self._out, []
+        return out + self.own.collect(now)
+
+
+def _without_tasks(place: m.ResourceSet) -> m.ResourceSet:
+    return m.ResourceSet(tuple(m.NodeShare(s.node, s.cores, s.gpus, s.memory, 0) for s in place.shares))
+
+
+def owners(children: Sequence[tuple[int, ResourcePool]]) -> tuple[dict[tuple[int, int], int],
+                                                                  dict[tuple[int, int], int]]:
+    """Whose each (node, core) and each (node, GPU) is."""
+    cores: dict[tuple[int, int], int] = {}
+    gpus: dict[tuple[int, int], int] = {}
+    for endpoint, pool in children:
+        for node in pool.nodes:
+            cores.update(dict.fromkeys(((node.node, core) for core in node.cores), endpoint))
+            gpus.update(dict.fromkeys(((node.node, gpu) for gpu in node.gpus), endpoint))
+    return cores, gpus

@@ -1,0 +1,101 @@
+"""Jobs larger than any child's share: borrowed for, run, and given back, while small jobs keep coming."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, NestedSpec, PolicySpec, Request, Workflow
+from mpiflux.model.states import Result
+from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.executor import Outcome
+from mpiflux.sim.invariants import Invariants
+from mpiflux.sim.machine import build, parse_cluster
+
+
+class Lengths:
+    """Every job of a group takes as long."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = seconds
+
+    def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:
+        return Outcome(self.seconds[group.name], Result.COMPLETED, 0, False)
+
+
+def group(number: int, name: str, first: int, count: int, **fields: object) -> JobGroup:
+    return JobGroup(number=number, name=name, first_id=first, count=count, command=("x",), **fields)
+
+
+def levels(*names: str | int) -> HierarchySpec:
+    return HierarchySpec(levels=tuple(
+        LevelSpec(by="width", width=name) if isinstance(name, int) else LevelSpec(by=name) for name in names))
+
+
+def play(machine: str, hierarchy: HierarchySpec, lengths: Lengths, *groups: JobGroup,
+         policy: str = "fcfs") -> Cluster:
+    invariants = Invariants()
+    workflow = Workflow(name="w", hierarchy=hierarchy, groups=groups, policy=PolicySpec(policy))
+    cluster = Cluster(build(parse_cluster(machine)), workflow, lengths, watcher=invariants)
+    cluster.run()
+    cluster.check_over()
+    invariants.finish(cluster)
+    assert cluster.master.table.counts().completed == sum(one.count for one in groups)
+    return cluster
+
+
+def times(cluster: Cluster, number: int) -> list[tuple[float, float]]:
+    """(start, end) of the jobs of a group, from the records."""
+    from mpiflux.model.records import PACK, SIZE
+
+    first = cluster.master.table.groups[number]
+    found = []
+    for data in cluster.master.records:
+        for at in range(0, len(data), SIZE):
+            record = PACK.unpack_from(data, at)
+            if first.first_id <= record[0] < first.stop_id:
+                found.append((record[9], record[10]))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "easy", "conservative", "priority"])
+@pytest.mark.parametrize("names", [("core",), (2,), (2, 2), ("node", "core")])
+def test_a_job_of_the_whole_node_runs_among_small_ones(names, policy):
+    play("1x(8c)", levels(*names), Lengths(small=1.0, large=2.0), group(0, "small", 1, 64),
+         group(1, "large", 65, 3, request=Request(cores=8)), policy=policy)
+
+
+def test_a_stream_of_small_jobs_cannot_starve_a_large_one():
+    """A thousand seconds of small jobs wait behind and around it; it starts when the longest of them has ended."""
+    cluster = play("1x(8c)", levels("core"), Lengths(small=1.0, large=1.0), group(0, "small", 1, 8 * 300, priority=16),
+                   group(1, "large", 2401, 1, request=Request(cores=8), priority=20))
+    begin = times(cluster, 0)[0][0]
+    (start, _), = times(cluster, 1)
+    assert start - begin < 3.5
+
+
+def test_the_rest_of_the_machine_works_on_while_a_part_is_borrowed():
+    cluster = play("1x(8c)", levels("core"), Lengths(small=0.5, large=20.0), group(0, "small", 1, 100),
+                   group(1, "large", 101, 1, request=Request(cores=4), priority=20))
+    (start, end), = times(cluster, 1)
+    meanwhile = [one for one in times(cluster, 0) if start < one[0] and one[1] < end]
+    assert len(meanwhile) > 50
+
+
+def test_uneven_children_lend_only_what_is_asked():
+    children = (NestedSpec(name="big", share_cores=6), NestedSpec(name="small"))
+    play("1x(8c)", HierarchySpec(nested=NestedSpec(children=children)), Lengths(a=1.0, b=1.0, c=1.0),
+         group(0, "a", 1, 30), group(1, "b", 31, 5, request=Request(cores=7)),
+         group(2, "c", 36, 5, request=Request(cores=5)))
+
+
+def test_gpus_are_borrowed_with_their_cores():
+    play("2x(8c,2g)", levels("node", 2), Lengths(md=1.0, small=0.2), group(0, "small", 1, 200),
+         group(1, "md", 201, 6, request=Request(tasks=1, cores=4, gpus=2)))
+
+
+def test_the_cost_in_idle_cores_is_told():
+    cluster = play("1x(4c)", levels("core"), Lengths(small=1.0, large=1.0), group(0, "small", 1, 16),
+                   group(1, "large", 17, 2, request=Request(cores=4), priority=20))
+    assert cluster.master.borrowed
+    for message in cluster.master.borrowed:
+        assert message.cores == 4 and 0 <= message.idle <= 4 * message.waited
