@@ -206,6 +206,33 @@ class _Index:
         return bisect_right(self.by_node[pos][0], time)
 
 
+class _Steps:
+    """What is free of one node, over time: ``free[i]`` from ``times[i]`` on."""
+
+    __slots__ = ("free", "times")
+
+    def __init__(self, now: float, free: list[int], changes: list[tuple[float, int, Need]]) -> None:
+        self.times, self.free = [now], [free]
+        for time, sign, need in changes:
+            if time > self.times[-1]:
+                self.times.append(time)
+                self.free.append(free := free.copy())
+            for dimension, amount in need:
+                free[dimension] += sign * amount
+
+    def _between(self, start: float, end: float) -> list[list[int]]:
+        return self.free[bisect_right(self.times, start) - 1:bisect_left(self.times, end)]
+
+    def lowest(self, start: float, end: float) -> list[int]:
+        """The least of everything between two times."""
+        return list(map(min, *between)) if len(between := self._between(start, end)) > 1 else between[0]
+
+    def has(self, need: Need, start: float, end: float) -> bool:
+        """Whether so much is free all the time between two times."""
+        between = self._between(start, end)
+        return all(free[dimension] >= amount for dimension, amount in need for free in between)
+
+
 class Timetable:
     """See the module's text. Leases are told by number; ``now`` never goes back."""
 
@@ -217,6 +244,8 @@ class Timetable:
         self._releases: dict[int, list[tuple[float, int, Need]]] = {}
         self._leases: dict[int, tuple[float, list[tuple[int, Need]]]] = {}
         self._indexes: dict[tuple[object, ...], _Index] = {}
+        self._steps: dict[int, _Steps] = {}
+        """What was found out of the future of nodes, until something about them changes."""
         self.booked: dict[int, list[Reservation]] = {}
         """Reservations by position of the node."""
         self.early = 0
@@ -266,6 +295,7 @@ class Timetable:
 
     def touch(self, pos: int) -> None:
         """Something about a node changed. To be called by whoever drains, lends or restores parts of the pool."""
+        self._steps.pop(pos, None)
         for index in self._indexes.values():
             index.dirty.add(pos)
 
@@ -289,11 +319,13 @@ class Timetable:
         found = Reservation(group, now, start, limit, parts)
         for pos in parts:
             self.booked.setdefault(pos, []).append(found)
+            self._steps.pop(pos, None)
         return found
 
     def release(self, reservation: Reservation) -> None:
         """Give a place up again."""
         for pos in reservation.parts:
+            self._steps.pop(pos, None)
             here = self.booked[pos]
             here.remove(reservation)
             if not here:
@@ -301,12 +333,11 @@ class Timetable:
 
     def stands_before(self, r: ResourceSet, now: float, end: float) -> list[int]:
         """Whose reservations what was just taken delays, if it is given back at ``end``: node numbers."""
-        return [share.node for share in r.shares
-                if self._position[share.node] in self.booked and self._lacks(self._position[share.node], now, end)]
+        return [share.node for share in r.shares if self._lacks(self._position[share.node], now, end)]
 
     def shared_lack(self, now: float, end: float) -> bool:
         """The same of the scheduler's own named resources."""
-        return SHARED in self.booked and self._lacks(SHARED, now, end)
+        return self._lacks(SHARED, now, end)
 
     def first_start(self, r: ResourceSet) -> float:
         """The earliest reservation on any of the nodes; infinity when there is none."""
@@ -388,66 +419,47 @@ class Timetable:
                 times.append(time)
         return found
 
-    def _future(self, pos: int, now: float) -> tuple[list[int], list[tuple[float, int, Need]]]:
-        """What is free of a node now, as if everything overdue had ended, and (time, sign, amounts) of changes."""
+    def _future(self, pos: int, now: float) -> _Steps:
+        """What is free of a node from now on, as if everything overdue had ended."""
+        steps = self._steps.get(pos)
+        if steps is not None and steps.times[0] == now:
+            return steps
         free = self._free(pos)
-        changes: list[tuple[float, int, Need]] = []
-        for end, _, need in self._releases.get(pos, ()):
-            if end > now:
-                changes.append((end, 1, need))
-            else:
-                for dimension, amount in need:
-                    free[dimension] += amount
+        changes: list[tuple[float, int, Need]] = [
+            (end if end > now else now, 1, need) for end, _, need in self._releases.get(pos, ())]
         for one in self.booked.get(pos, ()):
             need = one.parts[pos][1]
-            if one.start > now:
-                changes.append((one.start, -1, need))
-            else:
-                for dimension, amount in need:
-                    free[dimension] -= amount
+            changes.append((max(one.start, now), -1, need))
             changes.append((max(one.end, now), 1, need))
         changes.sort(key=_time)
-        return free, changes
+        steps = self._steps[pos] = _Steps(now, free, changes)
+        return steps
 
     def _lacks(self, pos: int, now: float, end: float) -> bool:
         """Whether reservations need more than there is at some time before ``end``."""
-        return min(self._lowest(pos, now, now, end)) < 0
-
-    def _lowest(self, pos: int, now: float, start: float, end: float) -> list[int]:
-        """The least of everything that is free between two times."""
-        free, changes = self._future(pos, now)
-        lowest: list[int] | None = None
-        for time, sign, need in changes:
-            if time >= end:
-                break
-            if time > start:
-                # what changes at one time changes at once: look before the next later time only
-                lowest = free.copy() if lowest is None else list(map(min, lowest, free))
-                start = time
-            for dimension, amount in need:
-                free[dimension] += sign * amount
-        return free if lowest is None else list(map(min, lowest, free))
+        if pos not in self.booked:
+            return False
+        self._steps.pop(pos, None)
+        lowest = self._future(pos, now).lowest(now, end)
+        del self._steps[pos]  # what was taken for a try may be given back
+        return min(lowest) < 0
 
     def _slot(self, pos: int, need: Need, limit: float, now: float) -> float:
         """The earliest time from which a node has room for so long."""
-        free, changes = self._future(pos, now)
-        start: float | None = None
-        time = now
-        for i in range(len(changes) + 1):
-            following = changes[i][0] if i < len(changes) else math.inf
-            if following > time:
-                if any(free[dimension] < amount for dimension, amount in need):
-                    start = None
-                elif start is None:
+        steps = self._future(pos, now)
+        start = -1.0
+        for i, time in enumerate(steps.times):
+            if start >= 0 and time >= start + limit:
+                break
+            free = steps.free[i]
+            for dimension, amount in need:
+                if free[dimension] < amount:
+                    start = -1.0
+                    break
+            else:
+                if start < 0:
                     start = time
-                if start is not None and following >= start + limit:
-                    return start
-                time = following
-            if i < len(changes):
-                _, sign, amounts = changes[i]
-                for dimension, amount in amounts:
-                    free[dimension] += sign * amount
-        return math.inf
+        return start if start >= 0 else math.inf
 
     def _earliest_node(self, index: _Index, limit: float, now: float) -> tuple[float, Parts | None]:
         """For a job on one node."""
@@ -475,7 +487,7 @@ class Timetable:
         demand = index.demand
         parts: Parts = {}
         if demand.shared:
-            lowest = self._lowest(SHARED, now, start, start + limit)
+            lowest = self._future(SHARED, now).lowest(start, start + limit)
             if any(lowest[dimension] < amount for dimension, amount in demand.shared):
                 return None
             parts[SHARED] = (0, demand.shared)
@@ -506,22 +518,35 @@ class Timetable:
                 continue
             seen.add(pos)
             tasks = min(index.tasks_at(pos, start), left)
-            need = self._need(demand, pos, tasks)
-            while tasks and (need is None or not self._has_room(pos, need, start, limit, now)):
-                tasks -= 1
-                need = self._need(demand, pos, tasks)
-            if tasks and need is not None:
+            if pos in self.booked:
+                tasks = self._tasks_beside(pos, demand, tasks, self._future(pos, now).lowest(start, start + limit))
+            need = self._need(demand, pos, tasks) if tasks else None
+            if need is not None:
                 parts[pos] = (tasks, need)
                 left -= tasks
                 if not left:
                     return parts
         return None
 
+    def _tasks_beside(self, pos: int, demand: _Demand, most: int, free: list[int]) -> int:
+        """How many tasks, up to ``most``, find so much free on a node."""
+        tasks = most
+        if not demand.exclusive:
+            for dimension, amount in demand.need(1) or ():
+                if dimension < _JOBS:
+                    tasks = min(tasks, free[dimension] // amount)
+        while tasks > 0:
+            need = self._need(demand, pos, tasks)
+            if need is not None and all(free[dimension] >= amount for dimension, amount in need):
+                return tasks
+            # what is left to differ: named resources, rounded up; or a whole node, which fewer tasks do not change
+            tasks = 0 if demand.exclusive else tasks - 1
+        return 0
+
     def _has_room(self, pos: int, need: Need, start: float, limit: float, now: float) -> bool:
         if pos not in self.booked:
             return True
-        lowest = self._lowest(pos, now, start, start + limit)
-        return all(lowest[dimension] >= amount for dimension, amount in need)
+        return self._future(pos, now).has(need, start, start + limit)
 
     def _next(self, index: _Index, time: float) -> float:
         """The next time at which anything becomes free that matters."""

@@ -66,8 +66,8 @@ class Conservative(Policy):
                 at += self._admit(plan, entry, places, min(jobs - placed, self.queue_depth - blocked - (at - first)))
             blocked += at - first
             passed[group] = at
-        for places in self._held.values():
-            places.sort(key=lambda place: place.start)
+        for group in passed:
+            self._held[group].sort(key=lambda place: place.start)
 
     def _drop_gone(self, queue: WorkQueue, plan: Planner) -> int:
         """Release places of jobs that are no longer queued; how many places are left."""
