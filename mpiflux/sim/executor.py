@@ -72,12 +72,14 @@ class _Lease:
 
 
 class _Job:
-    __slots__ = ("attempt", "ended", "finish", "group", "id", "killed", "lease", "reason", "result", "returncode",
-                 "stubborn", "t_start")
+    __slots__ = ("attempt", "ended", "finish", "group", "id", "killed", "lease", "part", "reason", "result",
+                 "returncode", "stubborn", "t_start")
 
     def __init__(self, group: JobGroup, index: int, attempt: int, lease: _Lease, now: float) -> None:
         self.group, self.attempt, self.lease, self.t_start = group, attempt, lease, now
         self.id = group.first_id + index
+        self.part: m.Part | None = None
+        """Of a job that spans nodes: what runs here."""
         self.finish = now
         self.result = Result.NONE
         self.returncode = 0
@@ -133,6 +135,8 @@ class SimExecutor:
         self._reports: dict[int, _Report] = {}
         self._oldest = 0.0
         self._urgent = False
+        self._told: list[Item] = []
+        """Messages about parts, sent before any report."""
         self._inbox: list[Item] = []
         self._due = math.inf
 
@@ -220,6 +224,9 @@ class SimExecutor:
         elif isinstance(message, m.Revoke):
             if message.lease in self.leases:
                 self.leases[message.lease].revoked = True
+        elif isinstance(message, m.Part):
+            if not self.stopping:
+                self._start_part(src, message, now)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = message.group
         elif isinstance(message, m.Cancel):
@@ -280,18 +287,49 @@ class SimExecutor:
         self._moved[lease.shape] = now
         job = _Job(group, index, attempt, lease, now)
         self.watcher.job_started(self.number, lease.number, job.id, attempt)
-        outcome = self.behaviour.outcome(group, index, attempt)
+        self._run(job, self.behaviour.outcome(group, index, attempt), now)
+        if job.finish > now + YOUNG:
+            self._young.append(job)
+
+    def _run(self, job: _Job, outcome: Outcome, now: float) -> None:
+        """Decide how and when a job that starts now ends, if nobody interferes."""
         seconds, job.result, job.returncode = outcome.seconds, outcome.result, outcome.returncode
         job.stubborn = outcome.stubborn
-        limit = group.time_limit
+        limit = job.group.time_limit
         if limit and seconds > limit:
             job.killed, job.result = True, Result.TIMEOUT
             job.reason = f"exceeded its time limit of {limit:g} s"
             seconds = min(seconds, limit + (GRACE if job.stubborn else _TERM))
         self.running[job.id] = job
         self._due_at(job, now + self.costs.spawn + self.costs.process + seconds)
-        if job.finish > now + YOUNG:
-            self._young.append(job)
+
+    def _start_part(self, src: int, part: m.Part, now: float) -> None:
+        """Start this node's tasks. A job that fails does so in one of its parts; the others would go on."""
+        group = self.groups[part.group]
+        r = m.ResourceSet((part.share,))
+        # the watcher tells leases by number, and a part has none
+        number = (1 << 62) + (part.id << 20) + (part.attempt << 10) + part.part
+        job = _Job(group, part.index, part.attempt, _Lease(m.Grant(number, -1, 0, r), src), now)
+        job.part = part
+        self.watcher.leased(self.number, number, r)
+        self.watcher.part_started(self.number, part)
+        outcome = self.behaviour.outcome(group, part.index, part.attempt)
+        if outcome.result is Result.FAILED and part.part != part.attempt % len(part.tasks):
+            outcome = Outcome(2 * outcome.seconds + 1.0, stubborn=outcome.stubborn)
+        self._run(job, outcome, now)
+        self._told.append((src, self.number, m.PartStarted(job.id, job.attempt, part.part, now, 1)))
+
+    def _end_part(self, job: _Job, part: m.Part, now: float) -> None:
+        lease = job.lease
+        self.watcher.part_ended(self.number, part)
+        self.watcher.released(self.number, lease.number)
+        record = PACK.pack(job.id, job.attempt, job.result, FLAG_REASON if job.reason else 0, job.returncode,
+                           lease.tasks, lease.owner, 0, job.t_start, job.t_start, now, 0, 0, 0, 0, 0, 1)
+        if job.result is Result.FAILED:
+            failed = m.PartFailed(job.id, job.attempt, part.part, job.result, job.returncode, job.reason)
+            self._told.append((lease.owner, self.number, failed))
+        self._told.append((lease.owner, self.number,
+                           m.PartEnded(job.id, job.attempt, part.part, record, b"", job.reason)))
 
     def _due_at(self, job: _Job, when: float) -> None:
         job.finish = when
@@ -320,6 +358,9 @@ class SimExecutor:
         lease = job.lease
         job.ended = True
         del self.running[job.id]
+        if job.part is not None:
+            self._end_part(job, job.part, now)
+            return
         report = self._report(lease.owner)
         flags = 0
         if job.reason:
@@ -368,10 +409,11 @@ class SimExecutor:
 
     def _flush(self, now: float) -> float:
         stopped = bool(self.stopping) and not self.running
-        if not (self._urgent or stopped
+        if not (self._urgent or stopped or self._told
                 or (self._oldest and (now >= self._oldest + FLUSH or not self.running))):
             return now
-        items: list[Item] = [(owner, self.number, report.message()) for owner, report in self._reports.items()]
+        items = self._told + [(owner, self.number, report.message()) for owner, report in self._reports.items()]
+        self._told = []
         self._reports.clear()
         self._oldest = 0.0
         self._urgent = False

@@ -61,7 +61,10 @@ class Invariants(Watcher):
         """Scheduler to the jobs that it was told to cancel."""
         self.running: dict[int, tuple[int, int]] = {}
         """Job to (executor, attempt)."""
-        self.tried: set[tuple[int, int]] = set()
+        self.tried: set[tuple[int, ...]] = set()
+        """(job, attempt), and (job, attempt, part) of jobs that span nodes."""
+        self.parts: dict[int, dict[int, tuple[int, int]]] = {}
+        """Job to its parts, each with (executor, attempt)."""
         self.finals: dict[int, int] = {}
         self.ended: dict[tuple[int, int], int] = {}
         """How attempts really ended."""
@@ -109,8 +112,9 @@ class Invariants(Watcher):
     def job_started(self, executor: int, lease: int, job: int, attempt: int) -> None:
         self.steps += 1
         self.starts += 1
-        if job in self.running:
-            raise Violation(f"job {job} started as attempt {attempt} while {self.running[job]} runs")
+        if job in self.running or self.parts.get(job):
+            raise Violation(f"job {job} started as attempt {attempt} while "
+                            f"{self.running.get(job) or self.parts[job]} runs")
         if (job, attempt) in self.tried:
             raise Violation(f"attempt {attempt} of job {job} started twice")
         if job in self.finals:
@@ -125,12 +129,33 @@ class Invariants(Watcher):
             raise Violation(f"job {job} ended and did not run")
         self.ended[job, attempt] = result
 
+    def part_started(self, executor: int, part: m.Part) -> None:
+        self.steps += 1
+        self.starts += 1
+        others = self.parts.setdefault(part.id, {})
+        if part.id in self.running or any(attempt != part.attempt for _, attempt in others.values()):
+            raise Violation(f"job {part.id} started part {part.part} of attempt {part.attempt} while "
+                            f"{self.running.get(part.id) or others} runs")
+        if (part.id, part.attempt, part.part) in self.tried or (part.id, part.attempt) in self.tried:
+            raise Violation(f"part {part.part} of attempt {part.attempt} of job {part.id} started twice")
+        if part.id in self.finals:
+            raise Violation(f"job {part.id} started after its end was recorded")
+        others[part.part] = (executor, part.attempt)
+        self.tried.add((part.id, part.attempt, part.part))
+
+    def part_ended(self, executor: int, part: m.Part) -> None:
+        if self.parts[part.id].pop(part.part, None) != (executor, part.attempt):
+            raise Violation(f"part {part.part} of job {part.id} ended and did not run")
+
     def executor_died(self, executor: int) -> None:
         self.deaths += 1
         for lease in self.lease_of.pop(executor, ()):
             self.used.drop(lease)
         for job in [job for job, (where, _) in self.running.items() if where == executor]:
             del self.running[job]
+        for parts in self.parts.values():
+            for number in [number for number, (where, _) in parts.items() if where == executor]:
+                del parts[number]
 
     def final(self, job: int, result: int) -> None:
         if job in self.finals:
@@ -142,7 +167,9 @@ class Invariants(Watcher):
     def finish(self, cluster: Cluster) -> None:
         """Nothing is left anywhere, and what was recorded is what happened. Raises Violation."""
         stopped = cluster.master.stopping
-        left = [("running", self.running), ("leases in use", self.used.held), ("leases given", self.granted.held)]
+        left: list[tuple[str, object]] = [
+            ("running", self.running), ("running in parts", [job for job, parts in self.parts.items() if parts]),
+            ("leases in use", self.used.held), ("leases given", self.granted.held)]
         for number, executor in cluster.executors.items():
             left += [(f"executor {number:#x}", executor.leases),
                      (f"backlog of {number:#x}", any(executor.backlog.values()))]

@@ -22,6 +22,11 @@ class Watcher:
 
     def job_ended(self, executor: int, job: int, attempt: int, result: int) -> None: ...
 
+    def part_started(self, executor: int, part: m.Part) -> None:
+        """A node's part of a job that spans nodes."""
+
+    def part_ended(self, executor: int, part: m.Part) -> None: ...
+
     def executor_died(self, executor: int) -> None:
         """With all of its leases and jobs."""
 
