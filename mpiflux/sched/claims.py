@@ -64,6 +64,10 @@ class Claims:
         return any(wanted.node == share.node and (wanted.cores & cores or wanted.gpus & gpus)
                    for claim in self._claims.values() for wanted in claim.missing)
 
+    def nodes(self) -> set[int]:
+        """Where something is missing of any claim."""
+        return {wanted.node for claim in self._claims.values() for wanted in claim.missing if wanted}
+
     def collect(self, now: float) -> list[tuple[int, float]]:
         """Take what is free; the claims that are complete by that: (token, idle core-seconds)."""
         done: list[tuple[int, float]] = []

@@ -375,9 +375,10 @@ class Leasing:
         """The parent gives back what it borrowed."""
         self.pool.restore(m.ResourceSet(shares))
         self._freed += 1
+        if self._table is not None:
+            self._table.changed({share.node for share in shares})
         if self._claims:
             self._lend_freed()
-
 
     def balance(self, now: float) -> list[Action]:
         return []
@@ -444,6 +445,8 @@ class Leasing:
             self._table.remove(number, self.now)
 
     def _lend_freed(self) -> None:
+        if self._table is not None:
+            self._table.changed(self._claims.nodes())
         self._out += [(self.parent, m.Lend(token, idle)) for token, idle in self._claims.collect(self.now)]
 
     def holding(self, wanted: frozenset[int]) -> list[int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mpiflux.model import resources
 from mpiflux.model.jobspec import Request
@@ -266,7 +266,7 @@ class Timetable:
         self._leases[lease] = (end, held)
         for pos, need in held:
             insort(self._releases.setdefault(pos, []), (end, lease, need))
-            self.touch(pos)
+            self._touch(pos)
 
     def remove(self, lease: int, now: float) -> None:
         """It has ended."""
@@ -279,7 +279,7 @@ class Timetable:
         for pos, need in held:
             releases = self._releases[pos]
             del releases[bisect_left(releases, (end, lease, need))]
-            self.touch(pos)
+            self._touch(pos)
 
     def extend(self, lease: int, end: float) -> None:
         """It will be in use for longer."""
@@ -291,10 +291,15 @@ class Timetable:
             releases = self._releases[pos]
             del releases[bisect_left(releases, (was, lease, need))]
             insort(releases, (end, lease, need))
-            self.touch(pos)
+            self._touch(pos)
 
-    def touch(self, pos: int) -> None:
-        """Something about a node changed. To be called by whoever drains, lends or restores parts of the pool."""
+    def changed(self, nodes: Iterable[int]) -> None:
+        """Parts of these nodes were drained, lent or restored."""
+        for node in nodes:
+            self._touch(self._position[node])
+        self.early += 1
+
+    def _touch(self, pos: int) -> None:
         self._steps.pop(pos, None)
         for index in self._indexes.values():
             index.dirty.add(pos)
