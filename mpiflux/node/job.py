@@ -1,26 +1,12 @@
-"""What a supervisor keeps of the jobs it has: those that wait as index ranges, those that run one by one."""
+"""What a supervisor keeps of a job that runs."""
 
 from __future__ import annotations
 
-from mpiflux.model import messages as m
 from mpiflux.model.records import PACK
 from mpiflux.model.states import Result
 from mpiflux.node.capture import Pipes
 from mpiflux.node.launch import Group, Lease
 from mpiflux.node.team import Team
-
-
-class Span:
-    """What is left of a chunk that was fed."""
-
-    __slots__ = ("attempt", "group", "next", "step", "stop")
-
-    def __init__(self, group: Group, chunk: m.Chunk) -> None:
-        self.group, self.attempt = group, chunk.attempt
-        self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
-
-    def chunk(self) -> m.Chunk:
-        return m.Chunk(self.group.spec.number, self.next, self.stop, self.step, self.attempt)
 
 
 class Job:

@@ -63,7 +63,8 @@ class Parallel:
         """Start this node's tasks of a job that spans nodes."""
         supervisor = self._supervisor
         lease = Lease(-1, src, -1, 0, message.share.tasks, supervisor.launcher.place(message.share))
-        supervisor.start(lease, supervisor.groups[message.group], message.index, message.attempt, message)
+        supervisor.start(lease, supervisor.groups[message.group], message.index, message.attempt, supervisor.clock(),
+                         message)
 
     def started(self, job: Job, team: Team) -> None:
         """All tasks of a job exist."""
@@ -157,4 +158,4 @@ class Parallel:
         self._tell(job, m.PartEnded(job.id, job.attempt, team.part, record, output, job.reason))
 
     def _tell(self, job: Job, message: m.Message) -> None:
-        self._supervisor.send([(job.lease.owner, self._supervisor.number, message)])
+        self._supervisor.outbox.tell(job.lease.owner, message)

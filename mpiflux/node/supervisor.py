@@ -26,24 +26,24 @@ from mpiflux.model.records import (
 )
 from mpiflux.model.states import Result
 from mpiflux.node import proctree
-from mpiflux.node.capture import SPILL, Pipes, Stream
-from mpiflux.node.job import Job, Span
+from mpiflux.node.backlog import Backlog, Span, Waiting
+from mpiflux.node.capture import Pipes
+from mpiflux.node.job import Job
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot
 from mpiflux.node.link import Link, LinkClosed
+from mpiflux.node.outbox import Outbox
+from mpiflux.node.outputs import Outputs
 from mpiflux.node.parallel import Parallel
-from mpiflux.node.report import Report
 from mpiflux.node.spawn import kill_group, signalfd
 
 YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
-FLUSH = 0.02
-"""Longest time in seconds that a finished record waits while there is work left to do."""
+FLUSH = 0.05
+"""Longest time in seconds that the record of a job waits while others run; jobs that last longer do not wait."""
 STALE = 0.05
 """A backlog that has not moved for this long goes back to the scheduler, which may know an idle lease elsewhere."""
 LINGER = 2.0
 """Seconds that a job may keep its output open through processes that outlive its own."""
-LIVE = 0.5
-"""Seconds between pieces of a running job's output."""
 GRACE = 5.0
 """Seconds between TERM and KILL."""
 SHORT = 0.1
@@ -52,7 +52,6 @@ PATIENCE = 10.0
 """Seconds of such trying, after which the job fails."""
 _SWEEP = 0.05
 _IDLE = 60.0
-_CONGESTED = 8 << 20
 _NEVER = float("inf")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
@@ -70,10 +69,8 @@ class Supervisor:
         """Leases whose next job could not be started for want of something that may come back."""
         self.short_since = self.short_at = 0.0
         """When that began, and when to try again."""
-        self.backlog: dict[int, deque[Span]] = {}
-        self.owner_of_shape: dict[int, int] = {}
-        self.moved: dict[int, float] = {}
-        """When a shape's backlog last moved."""
+        self.backlog: dict[int, Backlog] = {}
+        """By shape."""
         self.jobs: dict[int, Job] = {}
         """Running tasks by pid."""
         self.lingering: dict[int, Job] = {}
@@ -81,28 +78,22 @@ class Supervisor:
         self.young: deque[Job] = deque()
         self.spare: list[Pipes] = []
         """Pipes that wait for their next job."""
-        self.streams: dict[int, tuple[Job, Stream]] = {}
         self.deadlines: list[tuple[float, int, Job]] = []
         self.pushed = 0
         self.parallel = Parallel(self)
         self.strays = proctree.Strays()
         self.sweep_at = _NEVER
-        self.reports: dict[int, Report] = {}
-        self.oldest = 0.0
-        """Time of the oldest record that waits to be sent; 0 when none does."""
-        self.urgent = False
         self.due = 0.0
         """When :meth:`timers` has something to do, or earlier."""
-        self.next_live = 0.0
         self.done = False
         self.stopping: set[int] = set()
         """Schedulers that wait to hear that nothing runs any more."""
         self.signals = signalfd({signal.SIGCHLD})
         self.link_fd = link.fileno()
-        self.sending = False
         self.epoll = select.epoll()
         self.epoll.register(self.signals, select.EPOLLIN)
-        self.epoll.register(self.link_fd, select.EPOLLIN)
+        self.outbox = Outbox(link, number, self.epoll)
+        self.outputs = Outputs(self.epoll, self.outbox)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -126,15 +117,15 @@ class Supervisor:
                 self.reap(now)
             elif fd == self.link_fd:
                 self.communicate(now)
-            elif fd in self.streams:
-                self.read_stream(fd)
+            elif fd in self.outputs.streams:
+                self.read_output(fd, now)
             elif fd in self.parallel.sockets:
                 self.parallel.readable(fd, now)
         if self.idle:
             self.start_jobs()
         if now >= self.due:
             self.timers(now)
-        if self.urgent or not self.jobs:
+        if self.outbox.urgent or not self.jobs:
             self.flush()
 
     def soon(self, when: float) -> None:
@@ -154,22 +145,20 @@ class Supervisor:
             self.return_stale(now)
         if self.short and now >= self.short_at:
             self.retry_short()
-        if now >= self.next_live:
-            self.next_live = now + LIVE
-            for job, stream in self.streams.values():
-                if stream.size:
-                    self.spill(job, stream)
+        outbox, outputs = self.outbox, self.outputs
+        if outputs.streams and now >= outputs.next_live:
+            outputs.send_pieces(now)
         if now >= self.sweep_at:
             self.sweep(now)
-        if self.oldest and now >= self.oldest + FLUSH:
-            self.flush()
+        if outbox.oldest and now >= outbox.oldest + FLUSH:
+            outbox.flush()
         self.due = min(
             young[0].t_start + YOUNG if young else _NEVER,
             self.deadlines[0][0] if self.deadlines else _NEVER,
             now + STALE if self.backlog else _NEVER,
             self.short_at if self.short else _NEVER,
-            self.next_live if self.streams else _NEVER,
-            self.oldest + FLUSH if self.oldest else _NEVER,
+            outputs.next_live if outputs.streams else _NEVER,
+            outbox.oldest + FLUSH if outbox.oldest else _NEVER,
             self.sweep_at,
             now + _IDLE,
         )
@@ -178,9 +167,8 @@ class Supervisor:
 
     def communicate(self, now: float) -> None:
         """Send what waits, take what came."""
-        if self.sending:
-            self.link.flush()
-            self.watch_link()
+        self.outbox.go_on()
+        self.outputs.relieve()
         self.accept(self.link.receive(), now)
 
     def accept(self, frames: list[bytes], now: float) -> None:
@@ -192,10 +180,8 @@ class Supervisor:
         if isinstance(message, m.Feed):
             if self.stopping:
                 return
-            self.owner_of_shape[message.shape] = src
-            spans = self.backlog.setdefault(message.shape, deque())
-            spans.extend(Span(self.groups[chunk.group], chunk) for chunk in message.chunks)
-            self.moved[message.shape] = now
+            backlog = self.backlog.setdefault(message.shape, Backlog(src, now))
+            backlog.feed((Span(self.groups[chunk.group], chunk) for chunk in message.chunks), now)
             self.soon(now + STALE)
         elif isinstance(message, m.Grant):
             share = message.r.shares[0]
@@ -216,33 +202,21 @@ class Supervisor:
             self.stop(src, message.grace, now)
         elif isinstance(message, m.Shutdown):
             self.done = True
-        elif isinstance(message, m.Revoke):
-            if message.lease in self.leases:
-                self.leases[message.lease].revoked = True
+        elif isinstance(message, m.Revoke) and message.lease in self.leases:
+            self.leases[message.lease].revoked = True
 
     def cancel(self, message: m.Cancel, now: float) -> None:
         wanted = set(message.ids)
         for job in self.running():
             if not wanted or job.id in wanted:
                 self.end(job, Result(message.result), message.reason, GRACE, now)
-        for shape, spans in list(self.backlog.items()):
-            report = self.report(self.owner_of_shape[shape])
-            kept: deque[Span] = deque()
-            for span in spans:
-                group = span.group
-                for index in range(span.next, span.stop, span.step):
-                    if not wanted or group.first_id + index in wanted:
-                        report.unstarted(group.first_id + index, span.attempt, shape, group.number, message, now)
-                        self.urgent = True
-                    else:
-                        kept.append(Span(group, m.Chunk(group.number, index, index + 1, 1, span.attempt)))
-            self.keep_backlog(shape, kept)
-
-    def keep_backlog(self, shape: int, spans: deque[Span]) -> None:
-        if spans:
-            self.backlog[shape] = spans
-        else:
-            del self.backlog[shape]
+        for shape, backlog in list(self.backlog.items()):
+            report = self.outbox.report(backlog.owner)
+            for waiting in backlog.remove(lambda job_id: not wanted or job_id in wanted):
+                report.unstarted(waiting.id, waiting.attempt, shape, waiting.group.number, message, now)
+                self.outbox.urgent = True
+            if not backlog.count:
+                del self.backlog[shape]
 
     def stop(self, src: int, grace: float, now: float) -> None:
         """The run is interrupted: forget the backlog, end what runs."""
@@ -258,34 +232,32 @@ class Supervisor:
     # -- starting ------------------------------------------------------------------------------------------------
 
     def start_jobs(self) -> None:
-        if self.link.backlog > _CONGESTED:
-            # the rank does not keep up with our output: what is not started needs no memory
+        if self.outbox.congested:
+            # what is not started needs no memory
             return
         while self.idle:
             shape, leases = self.idle.popitem()
-            spans = self.backlog.get(shape)
             for lease in leases:
-                if not spans or lease.revoked:
+                backlog = self.backlog.get(shape)
+                if backlog is None or lease.revoked:
                     self.end_lease(lease)
                     continue
-                span = spans[0]
-                index = span.next
-                span.next = index + span.step
-                if span.next >= span.stop:
-                    spans.popleft()
-                    if not spans:
-                        del self.backlog[shape]
-                self.start(lease, span.group, index, span.attempt)
+                now = self.clock()
+                group, index, attempt = backlog.next(now)
+                if not backlog.count:
+                    del self.backlog[shape]
+                elif backlog.count == backlog.low:
+                    self.outbox.urgent = True
+                self.start(lease, group, index, attempt, now)
 
     def end_lease(self, lease: Lease) -> None:
         del self.leases[lease.number]
         self.launcher.stay_behind(len(self.leases) == 1)
-        self.report(lease.owner).idle.append(lease.number)
-        self.urgent = True
+        self.outbox.report(lease.owner).idle.append(lease.number)
+        self.outbox.urgent = True
 
-    def start(self, lease: Lease, group: Group, index: int, attempt: int, part: m.Part | None = None) -> None:
-        now = self.clock()
-        self.moved[lease.shape] = now
+    def start(self, lease: Lease, group: Group, index: int, attempt: int, now: float,
+              part: m.Part | None = None) -> None:
         pipes = self.spare.pop() if self.spare else Pipes()
         job = Job(group, index, attempt, lease, pipes, now)
         if lease.tasks > 1 or group.parallel or part is not None:
@@ -351,9 +323,8 @@ class Supervisor:
         if error.passing and lease.number >= 0:
             self.short_since = self.short_since or now
             if now - self.short_since < PATIENCE:
-                group = job.group
-                chunk = m.Chunk(group.number, index, index + 1, 1, job.attempt)
-                self.backlog.setdefault(lease.shape, deque()).appendleft(Span(group, chunk))
+                backlog = self.backlog.setdefault(lease.shape, Backlog(lease.owner, now))
+                backlog.put_back(Waiting(job.group, index, job.attempt))
                 self.short.append(lease)
                 self.short_at = now + SHORT
                 self.soon(self.short_at)
@@ -408,7 +379,7 @@ class Supervisor:
                 stream.collect()
             elif stream.fd >= 0:
                 stream.release()
-                ended = self.drain(stream) and ended
+                ended = self.outputs.drain(stream) and ended
         if ended:
             if not nobody_left:
                 self.end_background(job, now)
@@ -416,7 +387,7 @@ class Supervisor:
             return
         # somebody whom the job left behind still holds its output
         self.lingering[job.pid] = job
-        self.watch_streams(job)
+        self.watch_output(job, now)
         if not job.kill_at:
             self.wake_for(job, now + LINGER)
 
@@ -425,13 +396,6 @@ class Supervisor:
         kill_group(job.pid, signal.SIGKILL)
         self.sweep_at = now
         self.soon(now)
-
-    def drain(self, stream: Stream) -> bool:
-        """Read all that is there; True at the end of the stream."""
-        fd = stream.fd
-        if stream.read(1 << 12):
-            self.streams.pop(fd, None)
-        return stream.fd < 0
 
     def finish(self, job: Job, flags: int = 0) -> None:
         lease, pipes = job.lease, job.pipes
@@ -450,7 +414,8 @@ class Supervisor:
                 self.parallel.ended(job, job.team, job.pack(flags, out.size, err.size), out.take() + err.take())
                 self.recycle(pipes)
                 return
-        report = self.report(lease.owner)
+        outbox = self.outbox
+        report = outbox.report(lease.owner)
         if job.reason:
             flags |= FLAG_REASON
             report.reasons[job.id] = job.reason
@@ -460,10 +425,13 @@ class Supervisor:
         if err.size:
             report.output.append(err.take())
         self.recycle(pipes)
-        report.count(lease.shape, job.group.number, job.ended - job.t_start)
+        seconds = job.ended - job.t_start
+        report.count(lease.shape, job.group.number, seconds)
         self.idle.setdefault(lease.shape, []).append(lease)
-        if not self.oldest:
-            self.oldest = job.ended
+        if seconds > FLUSH:
+            outbox.urgent = True
+        elif not outbox.oldest:
+            outbox.oldest = job.ended
             self.soon(job.ended + FLUSH)
 
     def recycle(self, pipes: Pipes) -> None:
@@ -514,23 +482,6 @@ class Supervisor:
         proctree.signal_tree(orphans, signal.SIGKILL)
         self.sweep_at = now + _SWEEP if orphans else _NEVER
 
-    # -- output and reports --------------------------------------------------------------------------------------
-
-    def grow_up(self, job: Job, now: float) -> None:
-        """A job is no longer young: report that it runs, and read its output as it comes."""
-        if job.team is None or job.team.message is None:
-            self.report(job.lease.owner).started.append(job.pack())
-        self.oldest = self.oldest or now
-        self.next_live = self.next_live if self.streams else now + LIVE
-        self.watch_streams(job)
-
-    def watch_streams(self, job: Job) -> None:
-        for stream in (job.pipes.out, job.pipes.err):
-            stream.release()
-            if stream.fd >= 0 and stream.fd not in self.streams:
-                self.streams[stream.fd] = (job, stream)
-                self.epoll.register(stream.fd, select.EPOLLIN)
-
     def wake_for(self, job: Job, when: float) -> None:
         """Look at this job again at ``when``."""
         self.pushed += 1
@@ -544,59 +495,38 @@ class Supervisor:
     def is_live(self, job: Job) -> bool:
         return not job.ended or self.lingering.get(job.pid) is job
 
-    def read_stream(self, fd: int) -> None:
-        job, stream = self.streams[fd]
-        if self.link.backlog > _CONGESTED and not stream.truncated:
-            # the rank does not keep up: leave it in the pipe, the job waits
-            return
-        ended = stream.read()
-        if ended:
-            del self.streams[fd]
-        if stream.size >= SPILL:
-            self.spill(job, stream)
+    # -- output and reports --------------------------------------------------------------------------------------
+
+    def grow_up(self, job: Job, now: float) -> None:
+        """A job is no longer young: report that it runs, and read its output as it comes."""
+        if job.team is None or job.team.message is None:
+            self.outbox.report(job.lease.owner).started.append(job.pack())
+        self.outbox.oldest = self.outbox.oldest or now
+        self.watch_output(job, now)
+
+    def watch_output(self, job: Job, now: float) -> None:
+        self.outputs.watch(job, now)
+        self.soon(self.outputs.next_live)
+
+    def read_output(self, fd: int, now: float) -> None:
+        job = self.outputs.read(fd)
         if job.pipes.ended and job.pid in self.lingering:
             del self.lingering[job.pid]
-            self.end_background(job, self.clock())
+            self.end_background(job, now)
             self.finish(job)
 
-    def spill(self, job: Job, stream: Stream) -> None:
-        offset, data = stream.spill()
-        number = 1 if stream is job.pipes.out else 2
-        self.send([(job.lease.owner, self.number, m.Output(job.id, job.attempt, number, offset, data))])
-
     def return_stale(self, now: float) -> None:
-        for shape, spans in list(self.backlog.items()):
-            if now - self.moved[shape] > STALE:
-                self.report(self.owner_of_shape[shape]).returned.extend((shape, span.chunk()) for span in spans)
+        for shape, backlog in list(self.backlog.items()):
+            if now - backlog.moved > STALE:
+                report = self.outbox.report(backlog.owner)
+                report.returned.extend((shape, span.chunk()) for span in backlog.spans)
                 del self.backlog[shape]
-                self.urgent = True
-
-    def report(self, owner: int) -> Report:
-        found = self.reports.get(owner)
-        if found is None:
-            found = self.reports[owner] = Report()
-        return found
+                self.outbox.urgent = True
 
     def flush(self) -> None:
-        """Send all reports."""
-        items: list[tuple[int, int, m.Message]] = []
-        if self.reports:
-            items += [(owner, self.number, report.message()) for owner, report in self.reports.items()]
-            self.reports.clear()
+        """Send all reports, and whether everything has stopped."""
+        self.outbox.flush()
         if self.stopping and not self.jobs and not self.lingering:
-            items += [(src, self.number, m.Stopped()) for src in self.stopping]
+            for src in self.stopping:
+                self.outbox.tell(src, m.Stopped())
             self.stopping.clear()
-        self.oldest = 0.0
-        self.urgent = False
-        if items:
-            self.send(items)
-
-    def send(self, items: list[tuple[int, int, m.Message]]) -> None:
-        self.link.send(m.encode(items))
-        self.watch_link()
-
-    def watch_link(self) -> None:
-        """Hear of room on the link while something waits for it."""
-        if bool(self.link.backlog) is not self.sending:
-            self.sending = not self.sending
-            self.epoll.modify(self.link_fd, select.EPOLLIN | (select.EPOLLOUT if self.sending else 0))

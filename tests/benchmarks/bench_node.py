@@ -61,7 +61,7 @@ class Node:
             self.grant(src)
 
     def grant(self, number: int) -> None:
-        if self.next < self.total:
+        if self.left[number] or self.next < self.total:
             self.leases += 1
             share = m.NodeShare(0, (number,))
             self.executors.post(number, 0, m.Grant(self.leases, 0, 0, m.ResourceSet((share,))))

@@ -1,0 +1,107 @@
+"""What a supervisor sends to its schedulers: reports, gathered until they are worth a message, and output at once."""
+
+from __future__ import annotations
+
+import select
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
+from mpiflux.node.link import Link
+
+CONGESTED = 8 << 20
+"""Bytes that may wait to be sent before no more output is read and no more jobs are started."""
+
+
+class Report:
+    """A report to one scheduler in the making."""
+
+    __slots__ = ("done", "idle", "output", "reasons", "records", "returned", "started")
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+        self.output: list[bytes] = []
+        self.started: list[bytes] = []
+        self.reasons: dict[int, str] = {}
+        self.returned: list[tuple[int, m.Chunk]] = []
+        self.idle: list[int] = []
+        self.done: dict[tuple[int, int], list[float]] = {}
+        """(jobs, seconds) by (shape, group)."""
+
+    def unstarted(self, job: int, attempt: int, shape: int, group: int, why: m.Cancel, now: float) -> None:
+        """A job that ended in the backlog."""
+        self.records.append(PACK.pack(job, attempt, why.result, FLAG_NOT_STARTED | FLAG_REASON, 0, 0, NO_R, 0,
+                                      now, now, now, 0, 0, 0, 0, 0, 0))
+        self.reasons[job] = why.reason
+        self.count(shape, group, 0.0)
+
+    def count(self, shape: int, group: int, seconds: float) -> None:
+        """One job of a shape and a group is over."""
+        key = (shape, group)
+        done = self.done.get(key)
+        if done is None:
+            self.done[key] = [1, seconds]
+        else:
+            done[0] += 1
+            done[1] += seconds
+
+    def message(self) -> m.Report:
+        return m.Report(b"".join(self.records), b"".join(self.output), self.reasons, b"".join(self.started),
+                        tuple(self.returned), tuple(self.idle),
+                        tuple((*key, int(n), seconds) for key, (n, seconds) in self.done.items()))
+
+
+class Outbox:
+    """The sending side of a supervisor's link. ``number`` is the supervisor's endpoint."""
+
+    def __init__(self, link: Link, number: int, epoll: select.epoll) -> None:
+        self.link, self._number, self._epoll = link, number, epoll
+        self._fd = link.fileno()
+        self._sending = False
+        epoll.register(self._fd, select.EPOLLIN)
+        self.reports: dict[int, Report] = {}
+        self.oldest = 0.0
+        """Time of the oldest record that waits to be sent; 0 when none does."""
+        self.urgent = False
+        """Somebody should hear what is in the reports without delay."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the rank does not keep up."""
+        return self.link.backlog > CONGESTED
+
+    def report(self, owner: int) -> Report:
+        """The report to a scheduler that is in the making."""
+        found = self.reports.get(owner)
+        if found is None:
+            found = self.reports[owner] = Report()
+        return found
+
+    def flush(self) -> None:
+        """Send all reports. Raises LinkClosed."""
+        self.oldest = 0.0
+        self.urgent = False
+        if self.reports:
+            items: list[tuple[int, int, m.Message]] = [
+                (owner, self._number, report.message()) for owner, report in self.reports.items()]
+            self.reports.clear()
+            self._send(m.encode(items))
+
+    def tell(self, owner: int, message: m.Message) -> None:
+        """Send one message now. Raises LinkClosed."""
+        self._send(m.encode([(owner, self._number, message)]))
+
+    def _send(self, frame: bytes) -> None:
+        self.link.send(frame)
+        self._watch()
+
+    def go_on(self) -> None:
+        """Send more of what the link did not take. Raises LinkClosed."""
+        if self._sending:
+            self.link.flush()
+            self._watch()
+
+    def _watch(self) -> None:
+        # hear of room on the link only while something waits for it
+        if bool(self.link.backlog) is not self._sending:
+            self._sending = not self._sending
+            self._epoll.modify(self._fd, select.EPOLLIN | (select.EPOLLOUT if self._sending else 0))

@@ -1,0 +1,83 @@
+"""The output of jobs that live longer than a moment: read as it comes, sent on in pieces, held back under pressure."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from mpiflux.model import messages as m
+from mpiflux.node.capture import SPILL, Stream
+from mpiflux.node.outbox import Outbox
+
+if TYPE_CHECKING:
+    from mpiflux.node.job import Job
+
+LIVE = 0.5
+"""Seconds between pieces of a running job's output."""
+
+
+class Outputs:
+    """Streams that a supervisor waits on."""
+
+    def __init__(self, epoll: select.epoll, outbox: Outbox) -> None:
+        self._epoll, self._outbox = epoll, outbox
+        self.streams: dict[int, tuple[Job, Stream]] = {}
+        """By descriptor."""
+        self._held = False
+        self.next_live = 0.0
+        """When the next pieces are due, while there are streams."""
+
+    def watch(self, job: Job, now: float) -> None:
+        """Read this job's output from now on; it ends with its last writer."""
+        if not self.streams:
+            self.next_live = now + LIVE
+        for stream in (job.pipes.out, job.pipes.err):
+            stream.release()
+            if stream.fd >= 0 and stream.fd not in self.streams:
+                self.streams[stream.fd] = (job, stream)
+                if not self._held:
+                    self._epoll.register(stream.fd, select.EPOLLIN)
+
+    def read(self, fd: int) -> Job:
+        """Take what a stream has; returns its job."""
+        job, stream = self.streams[fd]
+        if stream.read():
+            del self.streams[fd]
+        if stream.size >= SPILL:
+            self._spill(job, stream)
+            if self._outbox.congested:
+                self._hold()
+        return job
+
+    def drain(self, stream: Stream) -> bool:
+        """Read all that is there; True at the end of the stream."""
+        fd = stream.fd
+        if stream.read(1 << 12):
+            self.streams.pop(fd, None)
+        return stream.fd < 0
+
+    def send_pieces(self, now: float) -> None:
+        """What has come of all streams since the last time."""
+        self.next_live = now + LIVE
+        for job, stream in self.streams.values():
+            if stream.size:
+                self._spill(job, stream)
+
+    def _spill(self, job: Job, stream: Stream) -> None:
+        offset, data = stream.spill()
+        number = 1 if stream is job.pipes.out else 2
+        self._outbox.tell(job.lease.owner, m.Output(job.id, job.attempt, number, offset, data))
+
+    def _hold(self) -> None:
+        # what is left in the pipes makes the jobs wait, instead of filling our memory
+        if not self._held:
+            self._held = True
+            for fd in self.streams:
+                self._epoll.unregister(fd)
+
+    def relieve(self) -> None:
+        """Read again, once the rank keeps up."""
+        if self._held and not self._outbox.congested:
+            self._held = False
+            for fd in self.streams:
+                self._epoll.register(fd, select.EPOLLIN)
