@@ -25,9 +25,9 @@ from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
 
-AHEAD = 0.05
+AHEAD = 0.1
 """Seconds of work that an executor is given beyond what runs."""
-MOST_AHEAD = 128
+MOST_AHEAD = 256
 """Jobs for each lease, however short they are."""
 SLOW = 0.1
 """Jobs that take longer than this many seconds are never given ahead."""
@@ -195,9 +195,9 @@ class Leasing:
         return True
 
     @property
-    def early(self) -> int:
-        """How often something became free before it was expected to: then reservations may be earlier than held."""
-        return self._table.early if self._table is not None else 0
+    def surprises(self) -> int:
+        """See :class:`mpiflux.sched.policies.Planner`."""
+        return self._table.surprises if self._table is not None else 0
 
     # -- starting ------------------------------------------------------------------------------------------------
 
