@@ -248,8 +248,8 @@ class Timetable:
         """What was found out of the future of nodes, until something about them changes."""
         self.booked: dict[int, list[Reservation]] = {}
         """Reservations by position of the node."""
-        self.early = 0
-        """How often something became free before it was expected to."""
+        self.surprises = 0
+        """How often something became free at another time than expected."""
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
@@ -274,8 +274,8 @@ class Timetable:
         if found is None:
             return
         end, held = found
-        if end > now:
-            self.early += 1
+        if end != now:
+            self.surprises += 1
         for pos, need in held:
             releases = self._releases[pos]
             del releases[bisect_left(releases, (end, lease, need))]
@@ -297,7 +297,7 @@ class Timetable:
         """Parts of these nodes were drained, lent or restored."""
         for node in nodes:
             self._touch(self._position[node])
-        self.early += 1
+        self.surprises += 1
 
     def _touch(self, pos: int) -> None:
         self._steps.pop(pos, None)

@@ -47,8 +47,8 @@ class Planner(Machine, Protocol):
         changed, when it is not due or is still in use. ``queue.take(entry, 1)`` must follow."""
 
     @property
-    def early(self) -> int:
-        """Grows when something becomes free before it was expected to: then there may be earlier places."""
+    def surprises(self) -> int:
+        """Grows when something becomes free at another time than expected: then there may be earlier places."""
 
 
 def planner(machine: Machine, now: float) -> Planner | None:

@@ -34,7 +34,7 @@ class Conservative(Policy):
         self._between = Fcfs(PolicySpec(self.name, {"queue_depth": self.queue_depth}))
         self._held: dict[int, list[Reservation]] = {}
         """By group, in order of time. The jobs of a group are alike: its k-th queued job has the k-th place."""
-        self._early = 0
+        self._surprises = 0
         self._moved = False
         """Whether a place became free since the places were last tried in order: another may do better now."""
 
@@ -44,8 +44,8 @@ class Conservative(Policy):
             self._between.schedule(queue, machine, now)
             return
         unseen = self._drop_gone(queue, plan)
-        compress = self._moved or plan.early > self._early
-        self._early, self._moved = plan.early, False
+        compress = self._moved or plan.surprises > self._surprises
+        self._surprises, self._moved = plan.surprises, False
         passed: dict[int, int] = {}
         blocked = 0
         for entry in queue:
@@ -57,7 +57,7 @@ class Conservative(Policy):
             placed = min(jobs, len(places) - at)
             unseen -= placed
             for _ in range(placed):
-                at += self._advance(queue, plan, entry, places, at, compress, now)
+                at += self._advance(queue, plan, entry, places, at, compress)
             if placed < jobs:
                 if at == first:
                     started = plan.start(entry)
@@ -92,22 +92,23 @@ class Conservative(Policy):
         return sum(map(len, self._held.values()))
 
     def _advance(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], at: int,
-                 compress: bool, now: float) -> int:
+                 compress: bool) -> int:
         """Start the job that has ``places[at]``, or find it an earlier place; 1 when it still waits, else 0."""
-        place = places[at]
-        if compress or place.start <= now:
-            plan.release(place)
-            earlier = plan.reserve(entry)
-            self._moved |= earlier is None or earlier.start < place.start
-            if earlier is None:
+        if not plan.start_reserved(entry, places[at]):
+            if not compress:
+                return 1
+            plan.release(places[at])
+            place = plan.reserve(entry)
+            self._moved |= place is None or place.start < places[at].start
+            if place is None:
                 del places[at]
                 return 0
-            place = places[at] = earlier
-        if place.start <= now and plan.start_reserved(entry, place):
-            del places[at]
-            queue.take(entry, 1)
-            return 0
-        return 1
+            places[at] = place
+            if not plan.start_reserved(entry, place):
+                return 1
+        del places[at]
+        queue.take(entry, 1)
+        return 0
 
     def _admit(self, plan: Planner, entry: Entry, places: list[Reservation], most: int) -> int:
         """Reserve for up to ``most`` jobs of an entry that have no places yet; how many."""
