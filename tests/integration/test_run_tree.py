@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mpiflux.model import idset
 from tests.support import trees
 from tests.support.runs import Place
 
@@ -18,10 +19,18 @@ def test_shape_on_one_rank(place: Place, shape: trees.Shape) -> None:
     assert f"depth {shape.depth}" in drawn
 
 
+def test_the_nth_job_belongs_to_the_nth_child(place: Place) -> None:
+    flow = {"hierarchy": {"levels": ["core"], "distribution": "round_robin"},
+            "jobs": {"a": {"command": "sleep 0.1", "parameters": {"i": {"range": 32}}}}}
+    run = place.run(flow, "--cores-per-node", "4")
+    own = [job["id"] for job in run.jobs(with_output=False) if (job["id"] - 1) % 4 == int(job["cores"])]
+    assert len(own) >= 26, f"only {own} stayed where they belong"
+
+
 def test_jobs_of_one_size_are_dealt_in_turn(place: Place) -> None:
-    shape = trees.BY_NAME["node-core"]
-    run = place.run(shape.workflow(50, 0), *shape.options(place))
-    trees.check(shape, run, place, 50, 0)
+    flow = {"hierarchy": {"levels": ["node", "core"], "distribution": "round_robin"},
+            "jobs": {"a": {"command": "sleep 0.05", "parameters": {"i": {"range": 60}}}}}
+    run = place.run(flow, "--cores-per-node", "6")
     trees.check_dealt_in_turn(run.meta()["tree"], run)
 
 
@@ -36,12 +45,19 @@ def test_pull_sends_jobs_past_a_child_that_is_busy(place: Place) -> None:
     assert len(beside) > 75, "jobs waited behind the long one"
 
 
-def test_a_job_that_no_leaf_can_hold_is_told_before_anything_starts(place: Place) -> None:
-    flow = {"jobs": {"large": {"command": "touch started", "resources": {"cores": 4}}, "small": {"command": "touch s"}}}
-    for options, word in ((("--cores-per-node", "3"), "whole instance"),
-                          (("--cores-per-node", "6", "--hierarchy", "2"), "fewer levels")):
-        name = place.new()
-        place.expected.discard(name)
-        place.write("flow.yaml", flow)
-        done = place.call("run", "flow.yaml", "--run-dir", name, *options, status=2)
-        assert "'large'" in done.stderr and word in done.stderr and "Traceback" not in done.stderr
+def test_a_job_that_nobody_can_hold_is_told_before_anything_starts(place: Place) -> None:
+    place.write("flow.yaml", {"jobs": {"large": {"command": "touch started", "resources": {"cores": 4}},
+                                       "small": {"command": "touch started"}}})
+    done = place.call("run", "flow.yaml", "--run-dir", "never", "--cores-per-node", "3", status=2)
+    assert "'large'" in done.stderr and "whole instance" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_job_larger_than_any_leaf_borrows_from_them(place: Place) -> None:
+    flow = {"jobs": {"before": {"command": "sleep 0.05", "parameters": {"i": {"range": 30}}},
+                     "large": {"command": "echo $MPIFLUX_CORES; sleep 0.2", "shell": True, "resources": {"cores": 4},
+                               "parameters": {"i": {"range": 2}}},
+                     "small": {"command": "sleep 0.05", "parameters": {"i": {"range": 30}}}}}
+    run = place.run(flow, "--cores-per-node", "6", "--hierarchy", "2")
+    assert run.results() == {"COMPLETED": 62}
+    assert all(len(idset.decode(job["cores"])) == 4 for job in run.jobs() if job["name"] == "large")
+    trees.check_cores_apart(run)

@@ -108,8 +108,7 @@ def check_shares(tree: list[dict[str, Any]]) -> None:
 
 
 def check_records(tree: list[dict[str, Any]], run: Run) -> None:
-    """Each attempt was on cores that its scheduler owns; a core's attempts do not overlap in time."""
-    busy: dict[tuple[str, int], list[tuple[float, float, int]]] = {}
+    """Each attempt was on cores that its scheduler owns, one job a core."""
     with open_run(str(run.directory)) as reader:
         owner = {int(record["id"]): int(record["r_sched"]) for record in reader.records}
         for job in reader.jobs(with_output=True):
@@ -120,8 +119,17 @@ def check_records(tree: list[dict[str, Any]], run: Run) -> None:
             assert not tree[owner[number]]["children"]
             assert cores <= cores_of(tree[owner[number]]), f"job {number} ran outside of its scheduler's cores"
             assert job["stdout"] == f"{number} {job['cores']}\n"
-            for core in cores:
-                busy.setdefault(core, []).append((job["t_start"], job["t_finish"], number))
+    check_cores_apart(run)
+
+
+def check_cores_apart(run: Run) -> None:
+    """No core had two jobs at a time."""
+    busy: dict[tuple[str, int], list[tuple[float, float, int]]] = {}
+    for job in run.jobs(with_output=False):
+        sets = [job["cores"]] if isinstance(job["cores"], str) else job["cores"]
+        for node, cores in zip(job["nodes"], sets, strict=True):
+            for core in idset.decode(cores):
+                busy.setdefault((node, core), []).append((job["t_start"], job["t_finish"], job["id"]))
     for core, spans in busy.items():
         spans.sort()
         for (_, end, first), (begin, _, second) in itertools.pairwise(spans):
@@ -129,9 +137,12 @@ def check_records(tree: list[dict[str, Any]], run: Run) -> None:
 
 
 def check_dealt_in_turn(tree: list[dict[str, Any]], run: Run) -> None:
-    """Below every scheduler that deals in turn, children got equally many jobs."""
+    """Below every scheduler that deals in turn, children got about equally many jobs.
+
+    A leaf that has nothing left to do takes over what its siblings have not started, so it is not exact.
+    """
+    counts = [0] * len(tree)
     with open_run(str(run.directory)) as reader:
-        counts = [0] * len(tree)
         for record in reader.records:
             at = int(record["r_sched"])
             while at >= 0:
@@ -140,4 +151,4 @@ def check_dealt_in_turn(tree: list[dict[str, Any]], run: Run) -> None:
     for one in tree:
         if one["children"] and one["distribution"] == "round_robin":
             got = [counts[child] for child in one["children"]]
-            assert max(got) - min(got) <= 1, f"{one['name']} dealt {got}"
+            assert max(got) - min(got) <= max(3, 0.3 * sum(got) / len(got)), f"{one['name']} dealt {got}"
