@@ -48,6 +48,8 @@ class Borrower:
         started = self.own.start(entry)
         if started or self._place is not None:
             return started
+        # now, as nothing may ever happen again after the decision that this belongs to
+        self.give_back()
         request = self.own.catalog.group(entry.chunk.group).request
         place = self._whole.alloc(request)
         if place is None:
