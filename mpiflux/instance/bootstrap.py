@@ -254,6 +254,7 @@ def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offse
     node = site.nodes[site.node_of_rank[me]]
     environ = clean_environment(os.environ)
     environ.update(MPIFLUX_RUN_DIR=config.run_dir, MPIFLUX_URI=f"rundir://{config.run_dir}")
+    raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
     gpus = tuple((number, vendor, name) for number, (vendor, name, _, _) in enumerate(node.gpus))
-    setups = [Setup(number, node.name, environ, node.cpus, gpus, offset) for number in numbers]
+    setups = [Setup(number, node.name, raw, node.cpus, gpus, offset) for number in numbers]
     return Executors(zygote, setups, rank.deliver)

@@ -147,11 +147,11 @@ class Launcher:
 
     def _start_tasks(self, group: Group, place: Place, index: int, attempt: int, argv: list[bytes], cwd: bytes,
                      fds: tuple[int, int, int], team: Team | None) -> list[int]:
-        env = place.environments.get(group.number) or self._environment(group, place)
-        env.set_number(_ID, group.first_id + index)
-        env.set_number(_INDEX, index)
-        env.set_number(_ATTEMPT, attempt)
         try:
+            env = place.environments.get(group.number) or self._environment(group, place)
+            env.set_number(_ID, group.first_id + index)
+            env.set_number(_INDEX, index)
+            env.set_number(_ATTEMPT, attempt)
             if group.varying:
                 for slot, (name, value) in enumerate(group.compiled.env_items(index, attempt)):
                     env.set_slot(slot, name + b"=" + value)

@@ -29,8 +29,8 @@ class Setup(msgspec.Struct, frozen=True):
     number: int
     """Its endpoint."""
     node_name: str
-    environ: dict[str, str]
-    """Base environment of jobs: the launcher's own variables are not in it."""
+    environ: dict[bytes, bytes]
+    """Base environment of jobs: the launcher's own variables are not in it. Bytes, as not all of it may be text."""
     cpus_of_core: tuple[tuple[int, ...], ...]
     gpus: tuple[tuple[int, str, str], ...] = ()
     """(number, vendor, id) of each GPU of the node."""
@@ -195,7 +195,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         from mpiflux.node.launch import Launcher
         from mpiflux.node.link import Link
         from mpiflux.node.supervisor import Supervisor
-        from mpiflux.node.topology.gpus import gpu_environment
+        from mpiflux.node.topology.gpus import GPU_VARIABLES, gpu_environment
         from mpiflux.node.topology.types import Gpu
 
         spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
@@ -205,7 +205,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
             select.select([sock], [], [])
             frames = link.receive()
         setup = msgspec.msgpack.decode(frames[0], type=Setup)
-        base = {os.fsencode(name): os.fsencode(value) for name, value in setup.environ.items()}
+        base = {name: value for name, value in setup.environ.items() if os.fsdecode(name) not in GPU_VARIABLES}
         gpus = {number: Gpu(number, vendor, name, -1, "") for number, vendor, name in setup.gpus}
         node = tuple(gpus.values())
         launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),

@@ -45,7 +45,7 @@ class Node:
         cpus = sorted(os.sched_getaffinity(0))
         self.cpus = tuple((cpus[i % len(cpus)],) for i in range(count))
         offset = time.time() - time.monotonic()
-        self.executors = Executors(ZYGOTE, [Setup(n, "here", dict(os.environ), self.cpus, (), offset)
+        self.executors = Executors(ZYGOTE, [Setup(n, "here", dict(os.environb), self.cpus, (), offset)
                                             for n in range(count)], self.deliver)
         self.leases = 0
         self.left: dict[int, int] = {}
