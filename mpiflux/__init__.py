@@ -9,11 +9,37 @@ TYPE_CHECKING = False  # typing itself takes longer to load than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from mpiflux.client import Event, Flux, Job, NoJob, NotConnected, connect
+    from mpiflux.client import (
+        Change,
+        Conflict,
+        ConnectionLost,
+        Counts,
+        Empty,
+        Event,
+        Flux,
+        FluxError,
+        HistoryLost,
+        InstanceEnded,
+        Job,
+        JobEvent,
+        Jobs,
+        Message,
+        NoJob,
+        NoKey,
+        NoService,
+        NotConnected,
+        Record,
+        Rejected,
+        RemoteError,
+        Result,
+        connect,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["Event", "Flux", "Job", "NoJob", "NotConnected", "__version__", "connect"]
+__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Flux", "FluxError", "HistoryLost",
+           "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey", "NoService", "NotConnected",
+           "Record", "Rejected", "RemoteError", "Result", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from mpiflux.cli.parser import Parser, fail, spoken_for, suggestion
 COMMANDS = {
     # command       module        what it does
     "run":          ("run",       "run a workflow to the end"),
+    "start":        ("start",     "run a program that steers: an instance with an initial program"),
     "validate":     ("validate",  "say everything that is wrong with a workflow file"),
     "jobs":         ("jobs",      "list the jobs of a run"),
     "job show":     ("job",       "all that is known of one job"),
@@ -27,7 +28,6 @@ COMMANDS = {
 }
 
 LATER = {
-    "start": "start an instance with an initial program",
     "submit": "hand a job to a live instance",
     "job cancel": "end a job of a live instance",
     "kvs put": "set a key in a live instance",
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
         raise SystemExit(0)
     name, rest = _command(words)
     module_name, description = COMMANDS[name]
-    parser = Parser(f"mpiflux {name}", description[0].upper() + description[1:] + ".", once=name == "run")
+    parser = Parser(f"mpiflux {name}", description[0].upper() + description[1:] + ".", once=name in ("run", "start"))
     # by name, so that a command loads no other command's module
     module = __import__(f"mpiflux.cli.{module_name}", fromlist=["define"])
     handler: Callable[[Namespace], int] = module.define(name, parser)

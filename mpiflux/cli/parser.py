@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.RawDescriptionHelpFormatter)
         self.once = once
         self.argv: list[str] = []
+        self.remainder = ""
+        """The argument that takes everything from the first word on that is no option, or after ``--``."""
 
     def examples(self, *lines: str) -> None:
         """What ``--help`` ends with."""
@@ -57,6 +59,8 @@ class Parser(argparse.ArgumentParser):
         """The arguments; a wrong line exits with 2."""
         self.argv = list(argv)
         options = [option for action in self._actions for option in action.option_strings]
+        if self.remainder:
+            return self._parse_front()
         for word in self.argv:
             if word == "--":
                 break
@@ -68,6 +72,23 @@ class Parser(argparse.ArgumentParser):
             if unknown[0].startswith("-"):
                 self._no_option(unknown[0], options)
             self.error(f"one argument too many: {unknown[0]!r}")
+        return args
+
+    def _parse_front(self) -> argparse.Namespace:
+        """Our options end where somebody else's command begins."""
+        at = 0
+        while at < len(self.argv) and self.argv[at].startswith("-") and self.argv[at] != "--":
+            name, equals, _ = self.argv[at].partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                self._no_option(self.argv[at], [o for a in self._actions for o in a.option_strings])
+            at += 1 if equals or action.nargs == 0 else 2
+        front, rest = self.argv[:at], self.argv[at:]
+        rest = rest[1:] if rest[:1] == ["--"] else rest
+        if not rest:
+            self.parse_args([*front, "-h"]) if {"-h", "--help"} & set(front) else self.error("which command?")
+        args = self.parse_args([*front, "--", *rest])
+        setattr(args, self.remainder, rest)
         return args
 
     def _no_option(self, word: str, options: list[str]) -> NoReturn:

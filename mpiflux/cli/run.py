@@ -64,7 +64,7 @@ def run(args: Namespace) -> int:
 
         return Printer(options, args.progress)
 
-    return run_instance(options, observer)
+    return run_instance(options, observer, lambda text: tell(f"mpiflux: {text}"))
 
 
 def without_ranks(argv: list[str]) -> list[str]:

@@ -1,6 +1,53 @@
-"""What user programs import: the jobs and keys of the run they are part of, or of a run directory."""
+"""What user programs import: the run they are part of, any other live instance, or a run directory.
 
-from mpiflux.client.flux import Flux, Job, Kvs, NoJob, NotConnected, connect
-from mpiflux.store.eventlog import Event
+Names are loaded when first asked for: a steering script that only submits needs no NumPy.
+"""
 
-__all__ = ["Event", "Flux", "Job", "Kvs", "NoJob", "NotConnected", "connect"]
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mpiflux.client.entry import connect
+    from mpiflux.client.errors import (
+        Conflict,
+        ConnectionLost,
+        Empty,
+        FluxError,
+        HistoryLost,
+        InstanceEnded,
+        NoJob,
+        NoKey,
+        NoService,
+        NotConnected,
+        Rejected,
+        RemoteError,
+    )
+    from mpiflux.client.live import Flux, Job, Jobs
+    from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result
+    from mpiflux.store.eventlog import Event
+
+MODULES = {
+    "mpiflux.client.entry": "connect",
+    "mpiflux.client.errors": "Conflict ConnectionLost Empty FluxError HistoryLost InstanceEnded NoJob NoKey NoService "
+                             "NotConnected Rejected RemoteError",
+    "mpiflux.client.live": "Flux Job Jobs",
+    "mpiflux.client.records": "Change Counts JobEvent Message Record Result",
+    "mpiflux.store.eventlog": "Event",
+}
+"""Where each public name is."""
+
+_HOME = {name: module for module, names in MODULES.items() for name in names.split()}
+
+__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Flux", "FluxError", "HistoryLost",
+           "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey", "NoService", "NotConnected",
+           "Record", "Rejected", "RemoteError", "Result", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

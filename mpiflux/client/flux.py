@@ -1,82 +1,34 @@
 """A run seen through its directory: what is committed there, while it goes on and after.
 
-What has to reach the live instance (submit a job, set a key, publish a message) needs a connection that this version
-does not have: it raises :class:`NotConnected`.
+What has to reach a live instance (submit a job, set a key, publish a message) raises :class:`NotConnected`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
+from mpiflux.client.errors import NoJob, NotConnected
+from mpiflux.client.records import Record
 from mpiflux.model.states import Result, State
 from mpiflux.store.eventlog import Event
 from mpiflux.store.reader import RunError, RunReader, open_run
 
-URI = "rundir://"
 
-
-class NotConnected(RuntimeError):
-    """There is no such run, or what was asked for needs the live instance."""
-
-
-class NoJob(LookupError):
-    """The run has no such job or group."""
-
-
-def connect(target: str | os.PathLike[str] | None = None) -> Flux:
-    """The run that this job is part of, or that of a run directory or a URI. Use it as a context manager.
-
-    Without ``target``: ``MPIFLUX_URI``, then ``MPIFLUX_RUN_DIR``, which every job has. Raises NotConnected.
-    """
-    chosen = os.fspath(target) if target is not None else (
-        os.environ.get("MPIFLUX_URI") or os.environ.get("MPIFLUX_RUN_DIR"))
-    if not chosen:
-        raise NotConnected("this is no mpiflux job (neither MPIFLUX_URI nor MPIFLUX_RUN_DIR is set): name a run "
-                           "directory, as in mpiflux.connect('runs/first')")
-    if chosen.startswith(URI):
-        chosen = unquote(chosen[len(URI):])
-    elif "://" in chosen:
-        raise NotConnected(f"{chosen}: this version connects to rundir:///DIRECTORY and to directories only")
+def open_directory(path: str, why: str = "") -> Flux:
+    """The run in this directory. ``why`` there is no live instance to talk to. Raises NotConnected."""
     try:
-        return Flux(open_run(chosen))
+        return Flux(open_run(path), why)
     except RunError as error:
         raise NotConnected(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job record. Times are Unix seconds, ``utime`` and ``stime`` seconds, ``maxrss`` bytes."""
+@dataclass(frozen=True)
+class Job(Record):
+    """A job record, and what the run directory has of its output and events."""
 
-    id: int
-    name: str
-    index: int
-    """Position in its group, from 0."""
-    params: dict[str, int | float | str | bool]
-    state: str
-    """``DEPEND``, ``SCHED``, ``RUN``, ``CLEANUP`` or ``INACTIVE``."""
-    result: str | None
-    """``COMPLETED``, ``FAILED``, ``CANCELED``, ``TIMEOUT``; None until it has ended."""
-    returncode: int | None
-    """As :mod:`subprocess` gives it: −N for signal N. None until it has ended."""
-    attempts: int
-    tasks: int
-    nodes: list[str]
-    cores: str | list[str]
-    """Logical core numbers as an idset such as ``0-3``; one a node where there are several nodes."""
-    gpus: str | list[str]
-    t_submit: float
-    t_start: float | None
-    t_finish: float | None
-    utime: float | None
-    stime: float | None
-    maxrss: int | None
-    reason: str
-    """Why it ended so, where there is more to say than its returncode."""
-    _reader: RunReader = field(repr=False, compare=False)
+    _reader: RunReader = field(repr=False, compare=False, kw_only=True)
     _output: tuple[str, str] | None = field(repr=False, compare=False, default=None)
 
     @property
@@ -100,8 +52,8 @@ class Job:
 class Kvs:
     """The keys of a run."""
 
-    def __init__(self, reader: RunReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: RunReader, why: str) -> None:
+        self._reader, self._why = reader, why
 
     def get(self, key: str) -> Any:
         """A value: what JSON can hold, or bytes. Raises KeyError."""
@@ -122,21 +74,21 @@ class Kvs:
             raise KeyError(str(error)) from None
 
     def put(self, key: str, value: object) -> NoReturn:
-        _needs_instance("kvs.put")
+        _needs_instance("kvs.put", self._why)
 
     def watch(self, key: str) -> NoReturn:
-        _needs_instance("kvs.watch")
+        _needs_instance("kvs.watch", self._why)
 
     def rm(self, key: str) -> NoReturn:
-        _needs_instance("kvs.rm")
+        _needs_instance("kvs.rm", self._why)
 
 
 class Flux:
-    """A run; see :func:`connect`."""
+    """A run directory; see :func:`mpiflux.connect`."""
 
-    def __init__(self, reader: RunReader) -> None:
-        self._reader = reader
-        self.kvs = Kvs(reader)
+    def __init__(self, reader: RunReader, why: str = "") -> None:
+        self._reader, self._why = reader, why
+        self.kvs = Kvs(reader, why)
 
     def close(self) -> None:
         self._reader.close()
@@ -184,22 +136,22 @@ class Flux:
         return Job(**record, _reader=self._reader, _output=output)
 
     def submit(self, *args: object, **options: object) -> NoReturn:
-        _needs_instance("submit")
+        _needs_instance("submit", self._why)
 
     def publish(self, topic: str, payload: object = None) -> NoReturn:
-        _needs_instance("publish")
+        _needs_instance("publish", self._why)
 
     def subscribe(self, topic: str) -> NoReturn:
-        _needs_instance("subscribe")
+        _needs_instance("subscribe", self._why)
 
     def serve(self, name: str, handler: object) -> NoReturn:
-        _needs_instance("serve")
+        _needs_instance("serve", self._why)
 
     def call(self, name: str, payload: object = None) -> NoReturn:
-        _needs_instance("call")
+        _needs_instance("call", self._why)
 
     def queue(self, name: str) -> NoReturn:
-        _needs_instance("queue")
+        _needs_instance("queue", self._why)
 
 
 def _code(kind: type[State] | type[Result], word: str) -> int:
@@ -210,6 +162,6 @@ def _code(kind: type[State] | type[Result], word: str) -> int:
                          f"{', '.join(member.name for member in kind)}") from None
 
 
-def _needs_instance(what: str) -> NoReturn:
-    raise NotConnected(f"{what} needs a connection to the live instance, which this version of mpiflux does not have; "
-                       "jobs and kvs.get read what the run directory holds")
+def _needs_instance(what: str, why: str) -> NoReturn:
+    raise NotConnected(f"{what} needs the live instance, and this is a run directory only"
+                       f"{f': {why}' if why else ''}; jobs and kvs.get read what it holds")

@@ -7,6 +7,7 @@ are dropped, and rank 0 alone reads the workflow, so that a wrong one is told on
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import time
@@ -15,25 +16,23 @@ from typing import Any
 
 import msgspec
 
+from mpiflux.instance.doors import Door, NoDoor, base_directory, remove_stale, socket_path
 from mpiflux.instance.launcher import Launcher, detect, mismatch
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
+from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
 from mpiflux.model import messages
 from mpiflux.model.environment import clean_environment
 from mpiflux.model.jobspec import PolicySpec
 from mpiflux.model.resources import NodeResources
+from mpiflux.node.executors import Executors
 from mpiflux.node.pmi import unlink_own_segments
 from mpiflux.node.topology import discover
 from mpiflux.node.zygote import Setup, Zygote, fork_zygote
 from mpiflux.overlay import address
 from mpiflux.overlay.transport import LocalTransport, Transport
-from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import Child, Dealing
-from mpiflux.sched.leasing import Leasing
-from mpiflux.sched.policies import make
-from mpiflux.sched.pool import ResourcePool
-from mpiflux.sched.scheduler import Below, Scheduler
+from mpiflux.sched.assembly import assemble, executors_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -59,6 +58,10 @@ class Config(msgspec.Struct, frozen=True):
     tree: tuple[TreeNode, ...] = ()
     run_dir: str = ""
     null_exec: bool = False
+    instance: str = ""
+    """Tells instances apart, also on one machine."""
+    doors: tuple[str, ...] = ()
+    """By node: the path of its socket; empty where none can be made."""
 
 
 def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
@@ -110,7 +113,7 @@ def _look_around(options: RunOptions, launcher: Launcher) -> RankReport:
     return RankReport(
         launcher.node_name or socket.gethostname(), tuple((core.pus, core.numa) for core in topology.cores),
         tuple((gpu.vendor, gpu.id, gpu.numa, gpu.name) for gpu in topology.gpus), topology.memory, topology.notes,
-        messages.VERSION)
+        messages.VERSION, base_directory(os.environ))
 
 
 def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: RankReport, MPI: Any, world: Any,
@@ -160,7 +163,11 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
         return prepared, Config(leave=True)
     tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources)
                  for s in prepared.plan.schedulers)
-    return prepared, Config(site=prepared.site, tree=tree, run_dir=prepared.run_dir, null_exec=options.null_exec)
+    instance = secrets.token_hex(4)
+    doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)
+                  for index, node in enumerate(prepared.site.nodes))
+    return prepared, Config(site=prepared.site, tree=tree, run_dir=prepared.run_dir, null_exec=options.null_exec,
+                            instance=instance, doors=doors)
 
 
 def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any, world: Any,
@@ -190,18 +197,62 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
             return address.rank_of_executor(endpoint)
         return address.rank_of_control(endpoint) if address.is_control(endpoint) else rank_of_scheduler[endpoint]
 
-    schedulers = {node.id: _scheduler(node, config.tree, table) for node in config.tree if node.rank == me}
+    schedulers = {node.id: assemble(node, node.parent if node.parent >= 0 else address.MASTER,
+                                    lambda child: config.tree[child].resources, table,
+                                    lambda number: site.nodes[number].name)
+                  for node in config.tree if node.rank == me}
     rank = Rank(transport, schedulers, rank_of, clock)
     rank.catch_signals(_SIGNALS)
     master = prepared.master(observer, clock) if prepared is not None else None
+    if master is not None:
+        master.desk = prepared.desk(master, config.instance)
+    _open_door(config, rank, me, zygote)
+    if master is not None:
+        prepared.announce(config.instance, config.doors)
     rank.attach(_executors(config, me, zygote, rank, offset), master)
+    program = None
     if master is not None:
         master.begin()
+        if prepared.options.initial_program:
+            program = Program(prepared.options.initial_program, _environ(config, me), rank, master)
     rank.run()
+    if program is not None:
+        program.close()
     transport.close()
     if master is None:
         return 0
     return int(prepared.finish(master, observer, clock()))
+
+
+def _open_door(config: Config, rank: Rank, me: int, zygote: Zygote | None) -> None:
+    """The first rank of each node lets clients in."""
+    site = config.site
+    assert site is not None
+    node = site.node_of_rank[me]
+    if site.nodes[node].ranks[0] != me:
+        return
+    try:
+        if not config.doors[node]:
+            raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or "
+                         "/tmp may be written to, with a short path; set TMPDIR to one")
+        remove_stale(os.path.dirname(os.path.dirname(config.doors[node])))
+        if zygote is not None and site.executors[me]:
+            # without supervisors it leaves at once
+            zygote.tidy(config.doors[node])
+        rank.service = Door(config.doors[node], me, rank, rank.clock)
+    except NoDoor as error:
+        rank.deliver(address.MASTER, address.control(me), messages.Fault(f"{site.nodes[node].name}: {error}", me))
+
+
+def _environ(config: Config, me: int) -> dict[str, str]:
+    """The environment of jobs and of the initial program, but for what is a job's own."""
+    site = config.site
+    assert site is not None
+    door = config.doors[site.node_of_rank[me]]
+    environ = clean_environment(os.environ)
+    environ.update(MPIFLUX_RUN_DIR=config.run_dir,
+                   MPIFLUX_URI=f"local://{door}" if door else f"rundir://{config.run_dir}")
+    return environ
 
 
 def _members(tree: tuple[TreeNode, ...], table: dict[tuple[int, int], int]) -> dict[int, list[int]]:
@@ -210,31 +261,9 @@ def _members(tree: tuple[TreeNode, ...], table: dict[tuple[int, int], int]) -> d
     members: dict[int, list[int]] = {}
     for node in tree:
         below = ([by_id[child].rank for child in node.children] if node.children else
-                 [address.rank_of_executor(endpoint) for endpoint in _executors_of(node, table)])
+                 [address.rank_of_executor(endpoint) for endpoint in executors_of(node.resources, table)])
         members[node.id] = list(dict.fromkeys([node.rank, *below]))
     return members
-
-
-def _executors_of(node: TreeNode, table: dict[tuple[int, int], int]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(table[r.node, core] for r in node.resources for core in r.cores))
-
-
-def _scheduler(node: TreeNode, tree: tuple[TreeNode, ...], table: dict[tuple[int, int], int]) -> Scheduler:
-    parent = node.parent if node.parent >= 0 else address.MASTER
-    catalog = Catalog()
-    below: Below
-    if node.children:
-        children = [Child(child, ResourcePool(tree[child].resources)) for child in node.children]
-        below = Dealing(children, node.distribution, catalog)
-    else:
-        first = {r.node: r.cores[0] for r in node.resources if r.cores}
-        executors = _executors_of(node, table)
-
-        def executor_of(where: int, core: int) -> int:
-            return table[where, core if core >= 0 else first[where]]
-
-        below = Leasing(node.id, parent, ResourcePool(node.resources), executor_of, executors, catalog)
-    return Scheduler(node.id, parent, make(node.policy), below, catalog)
 
 
 def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offset: float) -> Any:
@@ -249,12 +278,9 @@ def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offse
     if not numbers:
         zygote.close()
         return None
-    from mpiflux.node.executors import Executors
-
     node = site.nodes[site.node_of_rank[me]]
-    environ = clean_environment(os.environ)
-    environ.update(MPIFLUX_RUN_DIR=config.run_dir, MPIFLUX_URI=f"rundir://{config.run_dir}")
+    environ = _environ(config, me)
     raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
     gpus = tuple((number, vendor, name) for number, (vendor, name, _, _) in enumerate(node.gpus))
-    setups = [Setup(number, node.name, raw, node.cpus, gpus, offset) for number in numbers]
+    setups = [Setup(number, node.name, raw, node.cpus, gpus, offset, config.instance) for number in numbers]
     return Executors(zygote, setups, rank.deliver)

@@ -13,13 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mpiflux.instance.broker_feed import FINAL, STARTED, TOLD, Feed
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import Workflow
+from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FIELDS, FLAG_REASON
-from mpiflux.model.states import Result
+from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
-from mpiflux.store.jobtable import Counts, JobTable
+from mpiflux.store.eventlog import Event
+from mpiflux.store.jobtable import Applied, Counts, JobTable
 from mpiflux.store.journal import Journal
 
 RECORD = np.dtype(list(FIELDS))
@@ -39,6 +41,20 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something a person should hear of."""
+
+
+class Desk(Protocol):
+    """Who deals with clients, and hears what happens to jobs."""
+
+    def handle(self, src: int, message: m.Message, now: float) -> None: ...
+    def work(self, now: float) -> None: ...
+    def collect(self) -> list[tuple[int, m.Message]]: ...
+    def farewell(self, reason: str) -> None: ...
+    def descriptors(self) -> list[int]: ...
+    def ended(self, place: tuple[int, int], records: Any, report: m.Report, ids: Any) -> None: ...
+    def output(self, message: m.Output) -> None: ...
+    def resources(self, message: m.NewR) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -63,11 +79,21 @@ class View:
 class Master:
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
-    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *,
-                 cores: int, ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
+    def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
+                 ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
-        self.dependencies = Dependencies(workflow.groups)
+        self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
+        """Of the workflow file, and then those that were submitted."""
+        self.dependencies = Dependencies(self.groups, self._outcome)
+        self.feed = Feed()
+        self.desk: Desk | None = None
+        self.holders: set[object] = set()
+        """Whose work is not over even when all jobs are: the instance goes on for them."""
+        self.program_status: int | None = None
+        """Exit status of the initial program, once it has ended."""
+        self._doomed: set[int] = set()
+        """Jobs that were handed out and are to be cancelled: they are not tried again."""
         now = clock()
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
@@ -84,22 +110,29 @@ class Master:
 
     def begin(self) -> None:
         """Declare every group and submit what may start."""
-        for group in self.workflow.groups:
-            self._send(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
+        now = self._clock()
+        for group in self.groups:
+            self._declare(group)
+            self.feed.submitted(group, now, waits=bool(group.after))
         for verdict in self.dependencies.begin():
             self._carry_out(verdict)
-        for group in self.workflow.groups:
+        for group in self.groups:
             # what a resumed run had finished before
             completed, *others = self.table.group_ended(group.number)
             if completed or any(others):
                 for verdict in self.dependencies.ended(group.number, completed, sum(others)):
                     self._carry_out(verdict)
 
+    def _declare(self, group: JobGroup) -> None:
+        self._send(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
+
     def exit_status(self) -> int:
-        """The exit status of ``run`` (DESIGN 1.1)."""
+        """The exit status of ``run`` and ``start`` (DESIGN 1.1)."""
         counts = self.table.counts()
         if self.view.interrupted:
             return 128 + self.view.interrupted
+        if self.program_status is not None:
+            return self.program_status
         return 0 if counts.completed == counts.total else 1
 
     def state(self) -> str:
@@ -108,13 +141,17 @@ class Master:
     # -- the rank's side -----------------------------------------------------------------------------------------
 
     def descriptors(self) -> list[int]:
-        return [self.journal.wake_fd]
+        return [self.journal.wake_fd, *(self.desk.descriptors() if self.desk else ())]
 
     def readable(self, fd: int) -> None:
-        """The journal has committed, or failed."""
-        self.journal.acknowledge()
+        """The journal has committed, or failed; or the desk has something, which ``turn`` will see."""
+        if fd == self.journal.wake_fd:
+            self.journal.acknowledge()
 
     def collect(self) -> list[tuple[int, m.Message]]:
+        if self.desk is not None:
+            # what clients hear comes before the end
+            self._out[:0] = self.desk.collect()
         out, self._out = self._out, []
         return out
 
@@ -132,9 +169,19 @@ class Master:
                 self._ended(message, now)
         elif isinstance(message, m.Output):
             self.journal.append_output(message.id, message.attempt, message.stream, message.offset, message.data)
+            if self.desk is not None:
+                self.desk.output(message)
         elif isinstance(message, m.NewR):
             self.journal.append_rset(message.sched, message.r_id, message.r)
             self._cores_of[message.sched, message.r_id] = sum(len(share.cores) for share in message.r.shares)
+            if self.desk is not None:
+                self.desk.resources(message)
+        elif isinstance(message, (m.ClientRequest, m.ClientGone)):
+            if self.desk is not None and not self._over:
+                self.desk.handle(src, message, now)
+        elif isinstance(message, m.Borrowed):
+            self.journal.append_event(0, now, "borrow", {"scheduler": message.sched, "cores": message.cores,
+                                                         "waited": message.waited, "idle": message.idle})
         elif isinstance(message, m.Stopped):
             self._finish()
         elif isinstance(message, m.Fault):
@@ -149,7 +196,9 @@ class Master:
                 self._carry_out(verdict)
         if self._stop_by and now > self._stop_by:
             self._finish()
-        if not self._over and not self._verdicts and self._all_ended():
+        if self.desk is not None and not self._over:
+            self.desk.work(now)
+        if not self._over and not self._verdicts and not self.holders and self._all_ended():
             self._finish()
         if now >= self._next_beat:
             self._next_beat = now + _BEAT
@@ -173,6 +222,9 @@ class Master:
     def _finish(self) -> None:
         if not self._over:
             self._over = True
+            if self.desk is not None:
+                self.desk.farewell("the run was interrupted" if self.view.interrupted else "the run is over")
+                self._out += self.desk.collect()
             self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
     def signalled(self, number: int, now: float) -> None:
@@ -195,23 +247,57 @@ class Master:
         if news.all():
             self.journal.append_started(data)
         elif news.any():
-            self.journal.append_started(records[news].tobytes())
+            records = records[news]
+            self.journal.append_started(records.tobytes())
+        else:
+            return
+        self.feed.records(records, np.full(len(records), STARTED, "u1"), {})
 
     def _ended(self, report: m.Report, now: float) -> None:
         place = self.journal.append_results(report.records, report.output, report.reasons)
         records = np.frombuffer(report.records, RECORD)
+        told = self._is_running(records)
         applied = self.table.apply(records, *place)
         self._account(records)
+        self._feed(records, told, applied, report.reasons)
+        if self.desk is not None:
+            self.desk.ended(place, records, report, applied.ended)
+        if self._doomed:
+            self._doomed.difference_update(applied.ended.tolist())
         if len(applied.again) and not self.view.interrupted:
             self._again(applied.again, records, now)
+        verdicts: list[Verdict] = []
         for group, (completed, *others) in applied.groups.items():
             not_completed = sum(others)
             if not_completed:
                 self._note_failures(applied.ended, applied.results)
-            verdicts = self.dependencies.ended(group, completed, not_completed)
-            if verdicts:
-                seq = self.journal.flush()
-                self._verdicts += [(seq, verdict) for verdict in verdicts]
+            verdicts += self.dependencies.ended(group, completed, not_completed)
+        if self.dependencies.wants_jobs:
+            verdicts += self.dependencies.jobs_ended(
+                zip(applied.ended.tolist(), applied.results.tolist(), strict=True))
+        self._later(verdicts)
+
+    def _later(self, verdicts: list[Verdict]) -> None:
+        """Carry them out once what they rest upon is on disk."""
+        if verdicts:
+            seq = self.journal.flush()
+            self._verdicts += [(seq, verdict) for verdict in verdicts]
+
+    def _is_running(self, records: Any) -> Any:
+        rows = records["id"].astype("i8") - 1
+        rows[(rows < 0) | (rows >= len(self.table))] = 0
+        return self.table.state[rows] == State.RUN
+
+    def _feed(self, records: Any, told: Any, applied: Applied, reasons: dict[int, str]) -> None:
+        flags = told * np.uint8(TOLD)
+        if len(applied.again):
+            flags |= np.where(np.isin(records["id"], applied.again), np.uint8(0), np.uint8(FINAL))
+        else:
+            flags |= np.uint8(FINAL)
+        refused = applied.late | applied.repeated
+        if refused.any():
+            records, flags = records[~refused], flags[~refused]
+        self.feed.records(records, flags, reasons)
 
     def _account(self, records: Any) -> None:
         """Add up the core-seconds of attempts; records of a batch are mostly of few resource sets."""
@@ -232,6 +318,11 @@ class Master:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
         self.view.lost += lost
         self.view.retried += len(ids) - lost
+        if self._doomed:
+            doomed = np.isin(ids, np.fromiter(self._doomed, "i8", len(self._doomed)))
+            if doomed.any():
+                self._end_unstarted(ids[doomed], "cancelled", now)
+                ids = ids[~doomed]
         for chunk in self.table.chunks(ids):
             self.table.assign(chunk, 0)
             self._send(m.Submit((chunk,)))
@@ -249,7 +340,7 @@ class Master:
         reason = f"job {culprit} failed and the run is to fail fast"
         self.observer.note(f"{reason}: cancelling the rest")
         self._verdicts.clear()
-        for group in self.workflow.groups:
+        for group in self.groups:
             if any(self.table.state[chunk.start + group.first_id - 1] == 1
                    for chunk in self.table.unfinished(group.number)[:1]):
                 self._refuse(group.number, reason)
@@ -259,10 +350,12 @@ class Master:
         if isinstance(verdict, Refuse):
             self._refuse(verdict.group, verdict.reason)
             return
-        group = self.workflow.groups[verdict.group]
+        group = self.groups[verdict.group]
         chunks = self.table.unfinished(group.number)
         if group.after:
-            self.journal.append_group_event(group.number, self._clock(), "depend")
+            now = self._clock()
+            self.journal.append_group_event(group.number, now, "depend")
+            self.feed.jobs(group.first_id, group.count, Event("depend", now, {}))
         for chunk in chunks:
             self.table.depend(chunk)
             self.table.assign(chunk, 0)
@@ -271,20 +364,80 @@ class Master:
 
     def _refuse(self, number: int, reason: str) -> None:
         """End every job of a group that never was handed out."""
-        now = self._clock()
-        group = self.workflow.groups[number]
-        for first in range(group.first_id, group.stop_id, _REFUSED_AT_ONCE):
-            ids = np.arange(first, min(first + _REFUSED_AT_ONCE, group.stop_id))
-            records = self.table.synthesize(ids, Result.CANCELED, now)
+        group = self.groups[number]
+        self._end_unstarted(np.arange(group.first_id, group.stop_id), reason, self._clock())
+
+    def _end_unstarted(self, ids: Any, reason: str, now: float) -> None:
+        """End jobs that nobody has."""
+        for at in range(0, len(ids), _REFUSED_AT_ONCE):
+            records = self.table.synthesize(ids[at:at + _REFUSED_AT_ONCE], Result.CANCELED, now)
             if len(records):
                 records["flags"] |= FLAG_REASON
                 reasons = dict.fromkeys(records["id"].tolist(), reason)
                 self._ended(m.Report(records.tobytes(), reasons=reasons), now)
 
+    # -- what clients ask for --------------------------------------------------------------------------------------
+
+    @property
+    def ending(self) -> bool:
+        """Nothing new is started any more."""
+        return self._over or bool(self.view.interrupted)
+
+    def now(self) -> float:
+        return self._clock()
+
+    def _outcome(self, job: int) -> int:
+        return int(self.table.result[job - 1])
+
+    def submit(self, group: JobGroup, *, held: bool = False) -> None:
+        """A group that comes while the instance runs. Its number and first id are the next ones."""
+        now = self._clock()
+        self.table.add_group(group)
+        self.groups.append(group)
+        self.journal.append_group(group, now)
+        self.feed.submitted(group, now, waits=bool(group.after))
+        self._declare(group)
+        verdicts = self.dependencies.add(group, held=held)
+        if group.after:
+            self._later(verdicts)
+        else:
+            for verdict in verdicts:
+                self._carry_out(verdict)
+
+    def hold(self, group: int, held: bool) -> bool:
+        """Keep a waiting group back, or release it; False when it does not wait any more."""
+        waiting = self.dependencies.is_waiting(group)
+        self._later(self.dependencies.hold(group, held))
+        return waiting
+
+    def program_ended(self, program: object, status: int) -> None:
+        """The initial program is over, and with it the instance: what still runs is cancelled."""
+        self.program_status = status
+        self.holders.discard(program)
+        if not self.ending:
+            self.cancel(np.arange(1, len(self.table) + 1), "the initial program has ended")
+
+    def cancel(self, ids: Any, reason: str) -> int:
+        """End these jobs, wherever they are; how many that are."""
+        rows = np.asarray(ids, "i8") - 1
+        alive = self.table.state[rows] != State.INACTIVE
+        handed = alive & (self.table.attempt[rows] > 0)
+        waiting = rows[alive & ~handed] + 1
+        handed = rows[handed] + 1
+        if len(waiting):
+            self._end_unstarted(waiting, reason, self._clock())
+        if len(handed):
+            out = handed.tolist()
+            self._doomed.update(out)
+            self._send(m.Cancel(tuple(out), reason))
+        return len(waiting) + len(handed)
+
     def close(self, t_end: float) -> None:
         """Commit everything. Raises JournalError."""
         self.view.counts, self.view.now = self.table.counts(), t_end
         self.journal.set_meta(t_end=t_end, state=self.state(), busy=self.view.busy)
+        if self.desk is not None:
+            self.desk.close()
         self.journal.close()
 
 

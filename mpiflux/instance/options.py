@@ -16,6 +16,7 @@ class RunOptions:
     """The options of ``run``; see ``mpiflux run --help``."""
 
     workflow: str
+    """Path of the workflow file; empty with ``initial_program`` alone."""
     run_dir: str | None = None
     resume: bool = False
     hierarchy: str | None = None
@@ -31,6 +32,8 @@ class RunOptions:
     """Schedule everything and start nothing."""
     sync_window: float = 0.05
     """Seconds of finished work that a kill may lose."""
+    initial_program: tuple[str, ...] = ()
+    """A command that rank 0 runs beside the jobs; the instance ends with it, and with its status."""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from mpiflux import __version__
+from mpiflux.instance.broker_desk import Desk
+from mpiflux.instance.broker_results import Results
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
+from mpiflux.overlay import address
 from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
 from mpiflux.sched.distribution import DistributionError
 from mpiflux.sched.distribution import make as make_distribution
@@ -26,6 +29,7 @@ from mpiflux.spec import WorkflowError, load, load_hierarchy
 from mpiflux.store import reader as store_reader
 from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal, JournalError
+from mpiflux.store.kvs import Kvs
 from mpiflux.store.resume import resume
 from mpiflux.store.runlock import Held
 
@@ -44,13 +48,40 @@ class Prepared:
     run_dir: str = ""
     journal: Journal | None = None
     table: JobTable | None = None
+    kvs: Kvs = field(default_factory=Kvs)
+    t_submit: list[float] = field(default_factory=list)
+    """By group."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What ``instance.json`` says."""
 
     def master(self, observer: RunObserver, clock: Callable[[], float]) -> Master:
         assert self.journal is not None and self.table is not None
         limit = self.options.time_limit
-        return Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
-                      ranks=len(self.site.node_of_rank), clock=clock,
-                      fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0)
+        master = Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
+                        ranks=len(self.site.node_of_rank), clock=clock,
+                        fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0)
+        return master
+
+    def desk(self, master: Master, instance: str) -> Desk:
+        """Who deals with clients."""
+        site, hosts = self.site, [node.name for node in self.site.nodes]
+        results = Results(master.table, master.journal, hosts, self.t_submit, self.run_dir)
+
+        def misfit(group: JobGroup) -> str:
+            return "\n".join(explain_misfits(self.plan, [group]))
+
+        return Desk(master, results, self.kvs, instance=instance, run_dir=self.run_dir, cores=site.total_cores,
+                    gpus=site.total_gpus, misfit=misfit,
+                    node_of=lambda endpoint: hosts[site.node_of_rank[address.rank_of_control(endpoint)]])
+
+    def announce(self, instance: str, doors: Sequence[str]) -> None:
+        """Say in the run directory where clients can connect: a path for every node, or an empty text."""
+        assert self.journal is not None
+        names = [node.name for node in self.site.nodes]
+        facts = {"instance": instance, "doors": [{"node": name, "path": path}
+                                                 for name, path in zip(names, doors, strict=True) if path]}
+        self.journal.set_meta(**facts)
+        _write_facts(self.run_dir, {**self.facts, **facts})
 
     def finish(self, master: Master, observer: RunObserver, now: float) -> int:
         """Commit, tell, and give the exit status."""
@@ -89,7 +120,10 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
 
 def _workflow(options: RunOptions) -> Workflow:
     try:
-        workflow = load(options.workflow, overrides=options.overrides)
+        if options.initial_program and not options.workflow:
+            workflow = Workflow(name="start", directory=os.getcwd())
+        else:
+            workflow = load(options.workflow, overrides=options.overrides)
         if options.hierarchy is not None:
             workflow = msgspec.structs.replace(workflow, hierarchy=load_hierarchy(options.hierarchy))
     except WorkflowError as error:
@@ -136,7 +170,7 @@ def _open(prepared: Prepared) -> bool:
         raise RunError(str(error)) from None
     prepared.journal, prepared.run_dir = journal, run_dir
     try:
-        prepared.table = _resumed(prepared, now) if exists else _fresh(workflow, journal, now)
+        prepared.table = _resumed(prepared, now) if exists else _fresh(prepared, now)
         _describe(prepared, now)
     except BaseException:
         journal.close()
@@ -153,11 +187,13 @@ def _default_directory(workflow: Workflow) -> str:
     return name
 
 
-def _fresh(workflow: Workflow, journal: Journal, now: float) -> JobTable:
-    table = JobTable()
-    for group in workflow.groups:
+def _fresh(prepared: Prepared, now: float) -> JobTable:
+    table, journal = JobTable(), prepared.journal
+    assert journal is not None
+    for group in prepared.workflow.groups:
         table.add_group(group)
         journal.append_group(group, now)
+        prepared.t_submit.append(now)
     return table
 
 
@@ -167,14 +203,20 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
     assert journal is not None
     with store_reader.open_run(prepared.run_dir) as reader:
         resumed = resume(reader, now)
+    of_file = sum(not group.submitted for group in resumed.groups)
     changed = [new.name for old, new in zip(resumed.groups, workflow.groups) if not _same(old, new)]  # noqa: B905
-    if changed or len(resumed.groups) > len(workflow.groups):
+    if of_file < len(resumed.groups) and of_file != len(workflow.groups):
+        raise RunError(f"{workflow.source}: jobs cannot be added to a run that more were submitted to while it ran; "
+                       "submit them to the instance, or start a new run in another --run-dir")
+    if changed or of_file > len(workflow.groups):
         what = f"jobs {', '.join(changed)} differ" if changed else "jobs are missing"
         raise RunError(f"{workflow.source} is not the workflow that {prepared.run_dir} holds: {what}; "
                        "start a new run in another --run-dir")
     for group in workflow.groups[len(resumed.groups):]:
         resumed.table.add_group(group)
         journal.append_group(group, now)
+        resumed.t_submit.append(now)
+    prepared.kvs, prepared.t_submit = resumed.kvs, resumed.t_submit
     if len(resumed.lost):
         data = resumed.lost.tobytes()
         place = journal.append_results(data, b"", {})
@@ -204,12 +246,19 @@ def _describe(prepared: Prepared, now: float) -> None:
              "tree": _tree(prepared.plan, names),
              "schedulers": len(prepared.plan.schedulers), "cwd": os.getcwd()}
     journal.set_meta(**facts)
-    with open(os.path.join(prepared.run_dir, "instance.json"), "w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
+    prepared.facts = facts
+    _write_facts(prepared.run_dir, facts)
     try:
         shutil.copyfile(workflow.source, os.path.join(prepared.run_dir, COPY))
     except OSError:
         pass  # it was read from a pipe; the groups in the journal say the same
+
+
+def _write_facts(run_dir: str, facts: Mapping[str, Any]) -> None:
+    path = os.path.join(run_dir, "instance.json")
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1)
+    os.replace(f"{path}.new", path)
 
 
 def _tree(plan: Plan, names: list[str]) -> list[dict[str, Any]]:

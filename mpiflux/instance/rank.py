@@ -48,6 +48,22 @@ class ExecutorService(Protocol):
     def close(self) -> None: ...
 
 
+class Service(Protocol):
+    """Something else that a rank does in its loop, such as serving clients."""
+
+    def handle(self, src: int, message: m.Message, now: float) -> None:
+        """A message to the rank itself."""
+
+    def turn(self, now: float) -> None:
+        """Once a loop turn."""
+
+    def next_wake(self) -> float:
+        """When ``turn`` wants to be called even if nothing happens; infinity: never."""
+
+    def close(self) -> None:
+        """The rank leaves."""
+
+
 class Rank:
     """One rank of an instance. ``run`` returns once the master's Shutdown has come."""
 
@@ -58,7 +74,9 @@ class Rank:
         self.rank_of = rank_of
         self.executors: ExecutorService | None = None
         self.master: Master | None = None
+        self.service: Service | None = None
         self.done = False
+        self._watched: dict[int, Callable[[int, int], None]] = {}
         self._local: deque[tuple[int, int, m.Message]] = deque()
         self._dirty: set[int] = set()
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
@@ -82,6 +100,19 @@ class Rank:
         if master is not None:
             for fd in master.descriptors():
                 self._epoll.register(fd, select.EPOLLIN)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int, int], None]) -> None:
+        """Call ``callback(fd, events)`` in the loop when one of these epoll events comes; again: change them."""
+        if fd in self._watched:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._watched[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Before ``fd`` is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def _register_links(self) -> None:
         for fd in self._links:
@@ -112,7 +143,10 @@ class Rank:
                     schedulers[dst].receive(src, message, now)
                     self._dirty.add(dst)
                 elif address.is_control(dst):
-                    self.done = True
+                    if isinstance(message, m.Shutdown):
+                        self.done = True
+                    elif self.service is not None:
+                        self.service.handle(src, message, now)
                 elif dst == address.MASTER:
                     assert self.master is not None
                     self.master.handle(src, message, now)
@@ -135,6 +169,8 @@ class Rank:
         """Until Shutdown has come and everything has left."""
         while not (self.done and self.transport.idle() and not self._local):
             self.turn()
+        if self.service is not None:
+            self.service.close()
         if self.executors is not None:
             self.executors.close()
         self._epoll.close()
@@ -146,8 +182,10 @@ class Rank:
         events = self._epoll.poll(self._timeout())
         now = self.clock()
         busy = bool(events)
-        for fd, _ in events:
-            if fd in self._links:
+        for fd, what in events:
+            if fd in self._watched:
+                self._watched[fd](fd, what)
+            elif fd in self._links:
                 assert self.executors is not None
                 if not self.executors.receive(self._links[fd]):
                     self._register_links()
@@ -163,6 +201,8 @@ class Rank:
                 self._local.append((dst, src, message))
         if self.executors is not None and self.executors.pending():
             self.executors.retry()
+        if self.service is not None:
+            self.service.turn(now)
         self._dispatch(now)
         self._flush()
         self._wait = SHORTEST_WAIT if busy else min(self._wait * 2, LONGEST_WAIT)
@@ -186,14 +226,14 @@ class Rank:
             longest = min(longest, 0.001)
         if self.master is not None:
             longest = min(longest, max(self.master.next_wake() - self.clock(), 0.0))
+        if self.service is not None:
+            longest = min(longest, max(self.service.next_wake() - self.clock(), 0.0))
         return longest
-
-
 
 
 def _communicator(dst: int, src: int) -> int:
     """The scheduler whose communicator both are in: whichever of the two is above the other."""
-    if address.is_control(dst):
+    if address.is_control(dst) or address.is_control(src):
         return address.EVERYBODY
     if address.is_executor(src):
         return dst

@@ -29,6 +29,8 @@ class RankReport(msgspec.Struct, frozen=True):
     memory: int
     notes: tuple[str, ...] = ()
     version: int = 0
+    door: str = ""
+    """Directory for the socket of its node; empty when it found none."""
 
 
 class SiteNode(msgspec.Struct, frozen=True):

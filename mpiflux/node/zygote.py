@@ -21,6 +21,7 @@ from mpiflux.node import proctree, spawn
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _END_WAIT = 30.0
+_TIDY = b"tidy "
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -57,6 +58,10 @@ class Zygote:
             raise RuntimeError("the process that forks supervisors is gone; was it killed?")
         os.set_inheritable(fds[0], False)
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
+
+    def tidy(self, path: str) -> None:
+        """Have this socket and its directory taken away when the rank is gone, however it went."""
+        self.control.send(_TIDY + os.fsencode(path))
 
     def close(self, patience: float = 10.0) -> None:
         """Hang up, and wait until it has left with all that is below it; at most ``patience`` seconds."""
@@ -107,6 +112,7 @@ class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.supervisors: set[int] = set()
+        self.tidy = b""
 
     def run(self) -> NoReturn:
         signals = spawn.signalfd({signal.SIGCHLD})
@@ -130,11 +136,14 @@ class _Zygote:
     def serve(self) -> bool:
         """One request of the rank: fork a supervisor, send back its link. False when the rank is gone."""
         try:
-            request = self.control.recv(16)
+            request = self.control.recv(4096)
         except OSError:
             request = b""
         if not request:
             return False
+        if request.startswith(_TIDY):
+            self.tidy = request[len(_TIDY):]
+            return True
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -185,6 +194,12 @@ class _Zygote:
         time.sleep(0.01)
         self.supervisors.clear()
         self.end_orphans()
+        if self.tidy:
+            for remove, path in ((os.unlink, self.tidy), (os.rmdir, os.path.dirname(self.tidy))):
+                try:
+                    remove(path)
+                except OSError:
+                    pass
         os._exit(0)
 
 

@@ -1,15 +1,23 @@
-"""Which groups may start, and which never can: dependencies between whole groups.
+"""Which groups may start, and which never can: dependencies on whole groups and on single jobs, ended ones too.
 
 Told how many jobs of each group have ended and how, it answers with the groups to release and the groups whose
-dependency can no longer be met. It keeps counts only, whatever the size of a group.
+dependency can no longer be met. Of a group it keeps counts only, whatever its size; of single jobs, those that
+somebody still waits for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mpiflux.model.jobspec import Dependency, JobGroup
+from mpiflux.model.states import Result
+
+HOLD = "hold"
+"""Kind of a dependency on nothing but somebody's word: see :meth:`Dependencies.hold`."""
+
+Outcome = Callable[[int], int]
+"""The result of a job by id; Result.NONE while it has not ended."""
 
 
 @dataclass(frozen=True)
@@ -30,48 +38,147 @@ class Refuse:
 Verdict = Release | Refuse
 
 
-class Dependencies:
-    """Decides once for each group: :class:`Release` or :class:`Refuse`."""
+class _Single:
+    """A dependency on jobs given by ids: what is still to come, and what went wrong so far."""
 
-    def __init__(self, groups: Sequence[JobGroup]) -> None:
-        self._groups = {group.number: group for group in groups}
-        self._by_name = {group.name: group for group in groups}
-        self._waiting = set(self._groups)
-        self._completed = dict.fromkeys(self._groups, 0)
-        self._failed = dict.fromkeys(self._groups, 0)
-        self._followers: dict[int, list[int]] = {number: [] for number in self._groups}
+    __slots__ = ("failed", "failing", "follower", "left", "total")
+
+    def __init__(self, follower: int, total: int) -> None:
+        self.follower, self.total, self.left = follower, total, 0
+        self.failed = 0
+        self.failing = 0
+        """The first job that did not complete."""
+
+    def count(self, job: int, result: int) -> None:
+        if result != Result.COMPLETED:
+            self.failed += 1
+            self.failing = self.failing or job
+
+
+class Dependencies:
+    """Decides once for each group: :class:`Release` or :class:`Refuse`. ``outcome`` is asked for single jobs."""
+
+    def __init__(self, groups: Sequence[JobGroup], outcome: Outcome = lambda job: Result.NONE) -> None:
+        self._outcome = outcome
+        self._groups: dict[int, JobGroup] = {}
+        self._by_name: dict[str, JobGroup] = {}
+        self._waiting: set[int] = set()
+        self._held: set[int] = set()
+        self._completed: dict[int, int] = {}
+        self._failed: dict[int, int] = {}
+        self._followers: dict[int, list[int]] = {}
+        self._singles: dict[int, list[_Single]] = {}
+        """By group: one for each of its dependencies that has ids."""
+        self._by_job: dict[int, list[_Single]] = {}
         for group in groups:
-            for dependency in group.after:
-                self._followers[self._by_name[dependency.group].number].append(group.number)
+            self._enter(group)
+        for group in groups:
+            self._connect(group)
+
+    def _enter(self, group: JobGroup) -> None:
+        self._groups[group.number] = group
+        self._by_name.setdefault(group.name, group)
+        self._by_name[f"#{group.number}"] = group
+        self._waiting.add(group.number)
+        self._completed[group.number] = self._failed[group.number] = 0
+
+    def _connect(self, group: JobGroup) -> None:
+        for dependency in group.after:
+            if dependency.kind == HOLD:
+                continue
+            if dependency.ids:
+                self._singles.setdefault(group.number, []).append(self._single(group.number, dependency))
+            else:
+                self._followers.setdefault(self._by_name[dependency.group].number, []).append(group.number)
+
+    def _single(self, follower: int, dependency: Dependency) -> _Single:
+        single = _Single(follower, len(dependency.ids))
+        for job in dependency.ids:
+            result = self._outcome(job)
+            if result == Result.NONE:
+                single.left += 1
+                self._by_job.setdefault(job, []).append(single)
+            else:
+                single.count(job, result)
+        return single
 
     def begin(self) -> list[Verdict]:
         """The verdicts that need nothing to have ended."""
         return self._decide(sorted(self._waiting))
 
+    def add(self, group: JobGroup, *, held: bool = False) -> list[Verdict]:
+        """A group that comes later; ``held``: not to be released before :meth:`hold` says so."""
+        self._enter(group)
+        self._connect(group)
+        if held:
+            self._held.add(group.number)
+        return self._decide([group.number])
+
+    def hold(self, group: int, held: bool) -> list[Verdict]:
+        """Keep a group back that waits, or let it go."""
+        if held:
+            if group in self._waiting:
+                self._held.add(group)
+            return []
+        self._held.discard(group)
+        return self._decide([group])
+
+    def is_waiting(self, group: int) -> bool:
+        """Whether nothing has been decided about a group."""
+        return group in self._waiting
+
+    def is_held(self, group: int) -> bool:
+        return group in self._held
+
+    def forget(self, group: int) -> None:
+        """All jobs of a waiting group have ended otherwise."""
+        self._waiting.discard(group)
+        self._held.discard(group)
+
     def ended(self, group: int, completed: int, not_completed: int) -> list[Verdict]:
         """Of ``group``, so many more jobs ended COMPLETED, and so many in another way."""
         self._completed[group] += completed
         self._failed[group] += not_completed
-        return self._decide(self._followers[group])
+        return self._decide(self._followers.get(group, ()))
 
-    def _decide(self, candidates: list[int]) -> list[Verdict]:
+    @property
+    def wants_jobs(self) -> bool:
+        """Whether anybody waits for single jobs: only then :meth:`jobs_ended` has to be called."""
+        return bool(self._by_job)
+
+    def jobs_ended(self, jobs: Iterable[tuple[int, int]]) -> list[Verdict]:
+        """These jobs ended: (id, result)."""
+        touched: dict[int, None] = {}
+        for job, result in jobs:
+            for single in self._by_job.pop(job, ()):
+                single.left -= 1
+                single.count(job, result)
+                touched[single.follower] = None
+        return self._decide(touched)
+
+    def _decide(self, candidates: Iterable[int]) -> list[Verdict]:
         verdicts: list[Verdict] = []
         for number in candidates:
             if number not in self._waiting:
                 continue
-            answers = [self._met(dependency) for dependency in self._groups[number].after]
+            singles = iter(self._singles.get(number, ()))
+            answers = [_met_by(dependency, next(singles)) if dependency.ids else self._met(dependency)
+                       for dependency in self._groups[number].after]
             refusals = [answer for answer in answers if isinstance(answer, str)]
             if refusals:
                 verdicts.append(Refuse(number, refusals[0]))
-            elif all(answers):
+            elif all(answers) and number not in self._held:
                 verdicts.append(Release(number))
             else:
                 continue
-            self._waiting.discard(number)
+            self.forget(number)
+            self._singles.pop(number, None)
         return verdicts
 
     def _met(self, dependency: Dependency) -> bool | str:
-        """Whether a dependency is met; a text when it never can be."""
+        """Whether a dependency on a group is met; a text when it never can be."""
+        if dependency.kind == HOLD:
+            return True
         group = self._by_name[dependency.group]
         completed, failed = self._completed[group.number], self._failed[group.number]
         ended = completed + failed == group.count
@@ -84,3 +191,18 @@ class Dependencies:
         if failed:
             return f"dependency {group.name}: {failed} of its {group.count} jobs did not complete"
         return ended
+
+
+def _met_by(dependency: Dependency, single: _Single) -> bool | str:
+    """The same for a dependency on single jobs."""
+    ended = not single.left
+    if dependency.kind == "any":
+        return ended
+    if dependency.kind == "not_ok":
+        if ended and not single.failed:
+            return f"dependency on job {dependency.ids[0]}: it completed, and had to fail" if single.total == 1 else (
+                f"dependency on {single.total} jobs: all completed, and one had to fail")
+        return ended
+    if single.failed:
+        return f"dependency: job {single.failing} did not complete"
+    return ended

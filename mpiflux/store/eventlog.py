@@ -69,41 +69,50 @@ def eventlog(
         first = tried[0] if tried and group.after else None
         out.append(Event("depend", first.t_alloc or first.t_start or first.t_finish if first else t_submit, {}))
     for i, (record, reason) in enumerate(attempts):
-        out += _attempt(record, reason)
+        out += attempt_events(record, reason)
         if i < len(attempts) - 1 or not ended:
             out.append(Event("retry", record.t_finish, {"attempt": record.attempt + 1}))
         else:
             out.append(Event("clean", record.t_finish, {}))
     if running:
-        out += _begin(running)
+        out += attempt_begin(running)
     return _merge(out, extra)
 
 
-def _begin(record: Record) -> list[Event]:
+def attempt_begin(record: Record) -> list[Event]:
+    """The events with which an attempt begins."""
     start = record.t_start or record.t_finish
     return [Event("alloc", record.t_alloc or start, {"attempt": record.attempt}),
             Event("start", start, {"pid": record.pid})]
 
 
-def _attempt(record: Record, reason: str) -> list[Event]:
+def attempt_end(record: Record, reason: str) -> list[Event]:
+    """The events with which an attempt that was started ends; whether ``retry`` or ``clean`` follows, is not in it."""
     result, end = Result(record.result), record.t_finish
-    kind = _EXCEPTIONS.get(result, "exec" if record.flags & FLAG_NOT_STARTED else "")
-    trouble = Event("exception", end, {"type": kind, "severity": 0, "note": reason})
-    finish = Event("finish", end, {"returncode": record.returncode, "result": result.name})
-    if record.flags & FLAG_NOT_STARTED:
-        if not record.t_alloc:
-            return [trouble]
-        alloc = Event("alloc", record.t_alloc, {"attempt": record.attempt})
-        return [alloc, trouble, finish, Event("release", end, {})]
-    out = _begin(record)
+    kind = _EXCEPTIONS.get(result, "")
+    out: list[Event] = []
     if record.out_len or record.err_len:
         context: dict[str, Any] = {"stdout": record.out_len, "stderr": record.err_len}
         cut = [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
                if record.flags & flag]
         out.append(Event("output", end, {**context, "truncated": cut} if cut else context))
     if kind:
-        out.append(trouble)
-    return [*out, finish, Event("release", end, {})]
+        out.append(Event("exception", end, {"type": kind, "severity": 0, "note": reason}))
+    out.append(Event("finish", end, {"returncode": record.returncode, "result": result.name}))
+    return [*out, Event("release", end, {})]
+
+
+def attempt_events(record: Record, reason: str) -> list[Event]:
+    """All events of an ended attempt but the ``retry`` or ``clean`` that follows."""
+    if not record.flags & FLAG_NOT_STARTED:
+        return attempt_begin(record) + attempt_end(record, reason)
+    result, end = Result(record.result), record.t_finish
+    trouble = Event("exception", end, {"type": _EXCEPTIONS.get(result, "exec"), "severity": 0, "note": reason})
+    if not record.t_alloc:
+        return [trouble]
+    alloc = Event("alloc", record.t_alloc, {"attempt": record.attempt})
+    finish = Event("finish", end, {"returncode": record.returncode, "result": result.name})
+    return [alloc, trouble, finish, Event("release", end, {})]
 
 
 def _merge(events: list[Event], extra: list[Event]) -> list[Event]:

@@ -391,6 +391,10 @@ class JobTable:
         tally = self._tally(groups, results)
         return Applied(late, repeated, rows + 1, results, repeat + 1, tally)
 
+    def group_of(self, job: int) -> int:
+        """The number of the group that a job id is of."""
+        return int(np.searchsorted(self._first[:len(self.groups)], job - 1, "right")) - 1
+
     def _groups_of(self, rows: Array) -> Array | int:
         """Group number of each row, or one number when all are of one group."""
         if not len(rows):

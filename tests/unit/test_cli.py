@@ -77,7 +77,7 @@ def test_every_documented_line_parses(line):
 def test_every_option_is_documented(name):
     with pytest.raises(SystemExit):
         main.parse([*name.split(), "--help"])
-    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"]}.get(
+    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"], "start": ["true"]}.get(
         name, ["1"] if name.startswith("job ") else [])
     _, args = main.parse([*name.split(), *required])
     for action in args.parser._actions:
@@ -171,14 +171,14 @@ import sys
 before = set(sys.modules)
 from mpiflux.cli import main
 import mpiflux.instance.bootstrap as b
-def decide(options, observer):
+def decide(options, observer, tell):
     heavy = [m for m in ("rich", "sqlite3", "numpy", "yaml", "asyncio", "difflib") if m in sys.modules
              and m not in before]
     print("LOADED", heavy, file=sys.stderr)
     return 0
 b.run_instance = decide
 main.main({words.split()!r})
-decide(None, None)
+decide(None, None, None)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert set(re.findall("LOADED (.*)", done.stderr)) == {"[]"}, done.stderr

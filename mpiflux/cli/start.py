@@ -1,0 +1,70 @@
+"""``start``: an instance for a program. Every rank comes through here, so this loads little."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+
+from mpiflux.cli.console import tell
+from mpiflux.cli.parser import Parser, natural, positive, seconds
+from mpiflux.cli.run import without_ranks
+from mpiflux.instance.launcher import detect
+from mpiflux.instance.options import RunObserver, RunOptions
+
+
+def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
+    parser.examples(
+        "srun -N32 mpiflux start -- python steer.py",
+        "mpiexec -n 4 mpiflux start --run-dir runs/steered -- ./manager.sh",
+        "mpiflux start --ranks 2 bash")
+    parser.remainder = "command"
+    add = parser.add_argument
+    add("command", metavar="COMMAND", nargs="+", help="the initial program; when it ends, so does the instance")
+    add("--run-dir", metavar="DIR", help="directory for what happens (default: mpiflux-run-start-TIME here)")
+    add("--resume", action="store_true", help="go on in --run-dir: its jobs that did not end run again")
+    add("--hierarchy", metavar="SPEC",
+        help="the tree: levels (node,core), widths (4x8), none, a YAML or JSON file, or inline YAML or JSON")
+    add("--policy", metavar="NAME", help="the schedulers' policy")
+    add("--ranks", metavar="N", type=positive, help="start N ranks on this machine; only where no launcher does")
+    add("--progress", choices=("auto", "bar", "plain", "none"), default="none",
+        help="how to show progress (default: not at all, the terminal is the program's)")
+    add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
+        help="end it after this long: 90s, 10m, 1h30m (default: no limit)")
+    add("--cores-per-node", metavar="N", type=positive,
+        help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
+    add("--gpus-per-node", metavar="N", type=natural, help="the same for GPUs")
+    add("--sync", metavar="SECONDS", type=seconds, default=0.05,
+        help="finished work that a kill may cost, in seconds (default 0.05)")
+    return start
+
+
+def start(args: Namespace) -> int:
+    launcher = detect(os.environ)
+    if args.ranks is not None and launcher.kind != "none" and launcher.size not in (None, args.ranks):
+        args.parser.error(f"--ranks {args.ranks} under a launcher that started {launcher.size}: leave --ranks away")
+    if args.ranks is not None and args.ranks > 1 and launcher.kind == "none":
+        from mpiflux.instance.selflaunch import launch
+
+        options = args.parser.argv[:len(args.parser.argv) - len(args.command)]
+        command = [sys.executable, "-m", "mpiflux", "start", *without_ranks([w for w in options if w != "--"]), "--",
+                   *args.command]
+        return launch(command, args.ranks, os.environ, lambda line: tell(f"mpiflux: {line}"))
+    from mpiflux.instance.bootstrap import run_instance
+
+    options = options_of(args)
+
+    def observer() -> RunObserver:
+        from mpiflux.cli.progress import Printer
+
+        return Printer(options, args.progress)
+
+    return run_instance(options, observer, lambda text: tell(f"mpiflux: {text}"))
+
+
+def options_of(args: Namespace) -> RunOptions:
+    return RunOptions(
+        workflow="", initial_program=tuple(args.command), run_dir=args.run_dir, resume=args.resume,
+        hierarchy=args.hierarchy, policy=args.policy, time_limit=args.time_limit,
+        cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node, sync_window=args.sync)

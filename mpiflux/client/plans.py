@@ -1,0 +1,361 @@
+"""What each call of the Python interface asks of the instance, and what it makes of the answer.
+
+The blocking and the asynchronous interface differ in how they wait, and in nothing else: both carry out these plans.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result, Value
+from mpiflux.client.session import Plan
+from mpiflux.model import requests as r
+from mpiflux.model.jobspec import Request as Resources
+from mpiflux.model.params import Column, FloatColumn, IntColumn, ListColumn, ParamTable, RangeColumn
+from mpiflux.store import kvs as store
+
+MOST = 500_000
+"""Jobs that travel in one group of a bulk submission, and texts: what is more is cut into several groups."""
+
+
+class HasIds:
+    """A job, or several: what can stand where jobs are to be named."""
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        raise NotImplementedError
+
+
+Command = str | Sequence[str]
+Ids = int | str | HasIds | Iterable[Any]
+NO_PARAMS = ParamTable()
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of ``submit``. Names and meanings are those of the workflow file."""
+
+    name: str
+    tasks: int
+    cores: int
+    """For each task."""
+    gpus: int
+    nodes: int
+    exclusive: bool
+    memory: int
+    """Bytes for each task."""
+    time_limit: float
+    """Seconds."""
+    retries: int
+    urgency: int
+    """0–31; higher starts first; 16 unless said otherwise."""
+    after: Any
+    """Jobs, ids or names that must complete before; or a mapping from ``ok``, ``any``, ``not_ok`` to such."""
+    hold: bool
+    """Wait for ``release``."""
+    env: Mapping[str, str]
+    cwd: str
+    """Where it runs; unless said otherwise, where the submitting program is."""
+    input: str
+    output: str
+    """File to write to instead of the store; may have ``{job.id}``, ``{job.index}``, ``{job.name}``."""
+    error: str
+    shell: bool
+    """The command is a text for /bin/sh."""
+    params: Mapping[str, Sequence[Any]]
+    """Columns of values, one job for each row: the command is a template with ``{name}`` for them."""
+    sampling: str
+    """``zip`` (the default) or ``product``."""
+
+
+# -- submitting --------------------------------------------------------------------------------------------------
+
+
+def submit(groups: tuple[r.NewGroup, ...]) -> Plan[list[tuple[int, int]]]:
+    """(first id, count) of each group."""
+    return Plan(r.Submit(groups), lambda value: [(first, count) for _, first, count in value])
+
+
+def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PARAMS, *,
+              template: bool = False) -> r.NewGroup:
+    """A group from the arguments of ``submit``. Raises TypeError and ValueError."""
+    unknown = set(options) - set(JobOptions.__annotations__)
+    if unknown:
+        known = ", ".join(JobOptions.__annotations__)
+        raise TypeError(f"submit knows no option {sorted(unknown)[0]!r}; there are: {known}")
+    columns = options.get("params")
+    if columns is not None:
+        params, template = _table(columns, options.get("sampling", "zip")), True
+    shell = options.get("shell", False)
+    if isinstance(command, str):
+        if not shell:
+            raise TypeError(f"a command is a list of arguments, as in {command.split()!r}; a text needs shell=True")
+        argv: tuple[str, ...] = (command,)
+    else:
+        argv = tuple(os.fspath(word) for word in command)
+    if not argv or not all(isinstance(word, str) for word in argv):
+        raise TypeError(f"a command is a list of texts, not {command!r}")
+    keep = (lambda text: text) if template else literal
+    cwd = options.get("cwd")
+    request = Resources(
+        tasks=options.get("tasks", 1), cores=options.get("cores", 1), gpus=options.get("gpus", 0),
+        nodes=options.get("nodes", 0), memory=options.get("memory", 0), exclusive=options.get("exclusive", False))
+    return r.NewGroup(
+        name=options.get("name", ""), command=tuple(map(keep, argv)), shell=shell, params=params,
+        env={name: keep(str(value)) for name, value in options.get("env", {}).items()},
+        cwd=os.path.abspath(os.fspath(cwd)) if cwd is not None else literal(os.getcwd()),
+        input=options.get("input", ""), output=options.get("output", ""), error=options.get("error", ""),
+        resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=options.get("retries", 0),
+        urgency=options.get("urgency", 16), after=_after(options.get("after")), hold=options.get("hold", False))
+
+
+def literal(text: str) -> str:
+    """A text that as a template gives itself."""
+    return text.replace("{", "{{").replace("}", "}}") if "{" in text or "}" in text else text
+
+
+def _table(columns: Mapping[str, Sequence[Any]], sampling: str) -> ParamTable:
+    return ParamTable(tuple(columns), tuple(_column(values) for values in columns.values()), sampling)
+
+
+def _column(values: Sequence[Any]) -> Column:
+    if isinstance(values, range):
+        return RangeColumn(values.start, values.step, len(values))
+    tolist = getattr(values, "tolist", None)
+    items = list(tolist() if tolist is not None else values)
+    kinds = set(map(type, items))
+    if kinds == {float}:
+        return FloatColumn(_little("d", items))
+    if kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in items):
+        return IntColumn(_little("q", items))
+    if not kinds <= {int, float, str, bool}:
+        raise TypeError(f"parameter values are numbers, texts and booleans, not {values!r:.80}")
+    return ListColumn(tuple(items))
+
+
+def _little(code: str, items: list[Any]) -> bytes:
+    data = array.array(code, items)
+    if sys.byteorder == "big":
+        data.byteswap()
+    return data.tobytes()
+
+
+def many(commands: Iterable[Sequence[str]], options: JobOptions) -> tuple[tuple[r.NewGroup, ...], list[list[int]]]:
+    """Groups for a list of commands, and the positions in it that each group's jobs stand for.
+
+    Commands of one length become one group: what they have in common travels once.
+    """
+    if options.get("params") is not None or options.get("shell"):
+        raise TypeError("a list of commands takes neither params nor shell; submit one template with params instead")
+    by_length: dict[int, list[tuple[int, tuple[str, ...]]]] = {}
+    for place, command in enumerate(commands):
+        if isinstance(command, str):
+            raise TypeError(f"command {place} is the text {command!r}; give a list of arguments")
+        argv = tuple(os.fspath(word) for word in command)
+        by_length.setdefault(len(argv), []).append((place, argv))
+    groups, places = [], []
+    for rows in by_length.values():
+        for at in range(0, len(rows), MOST):
+            part = rows[at:at + MOST]
+            groups.append(_same_length([argv for _, argv in part], options))
+            places.append([place for place, _ in part])
+    return tuple(groups), places
+
+
+def _same_length(rows: list[tuple[str, ...]], options: JobOptions) -> r.NewGroup:
+    words: list[str] = []
+    names: list[str] = []
+    columns: list[Column] = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        if len(set(column)) == 1:
+            words.append(literal(column[0]))
+        else:
+            names.append(f"arg{i}")
+            columns.append(ListColumn(column))
+            words.append(f"{{arg{i}}}")
+    if not columns:
+        # all alike: how many they are is told by a column that nothing names
+        names, columns = ["n"], [RangeColumn(0, 1, len(rows))]
+    table = ParamTable(tuple(names), tuple(columns), "zip")
+    env = {name: literal(str(value)) for name, value in options.get("env", {}).items()}
+    return new_group(words, {**options, "env": env}, table, template=True)  # type: ignore[typeddict-item]
+
+
+def _after(given: Any) -> tuple[r.After, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, Mapping):
+        return tuple(one for kind, what in given.items() for one in _after_kind(what, _KINDS.get(kind, kind)))
+    return tuple(_after_kind(given, "ok"))
+
+
+_KINDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok"}
+
+
+def _after_kind(what: Any, kind: str) -> list[r.After]:
+    if isinstance(what, str):
+        word, colon, rest = what.partition(":")
+        if colon and word in _KINDS:
+            kind, what = _KINDS[word], rest
+        return [r.After(kind, (int(what),)) if what.isdigit() else r.After(kind, group=what)]
+    if isinstance(what, (int, HasIds)):
+        ranges = id_ranges(what)
+        return [r.After(kind, tuple(job for first, stop in ranges for job in range(first, stop)))]
+    return [one for item in what for one in _after_kind(item, kind)]
+
+
+# -- choosing and controlling --------------------------------------------------------------------------------------
+
+
+def id_ranges(jobs: Ids) -> list[tuple[int, int]]:
+    """Ranges (first, stop) of ids, of jobs, or of a list of either."""
+    if isinstance(jobs, int):
+        return [(jobs, jobs + 1)]
+    if isinstance(jobs, HasIds):
+        return jobs._ranges()
+    if isinstance(jobs, range) and jobs.step == 1:
+        return [(jobs.start, jobs.stop)] if jobs else []
+    if isinstance(jobs, str):
+        raise TypeError(f"{jobs!r} is a text; name single jobs by id, and groups by name=")
+    ranges: list[tuple[int, int]] = []
+    for one in jobs:
+        for first, stop in id_ranges(one):
+            if ranges and ranges[-1][1] == first:
+                ranges[-1] = (ranges[-1][0], stop)
+            else:
+                ranges.append((first, stop))
+    return ranges
+
+
+def select(jobs: Ids | None, *, states: Iterable[str] = ()) -> r.Select:
+    """Some jobs: a text is a group's name, None all jobs."""
+    if jobs is None:
+        return r.Select(every=True, states=tuple(states))
+    if isinstance(jobs, str):
+        if jobs.isdigit():
+            return r.Select(ids=((int(jobs), int(jobs) + 1),), states=tuple(states))
+        return r.Select(name=jobs, states=tuple(states))
+    return r.Select(ids=tuple(id_ranges(jobs)), states=tuple(states))
+
+
+def cancel(jobs: Ids | None, reason: str = "cancelled", states: Iterable[str] = ()) -> Plan[int]:
+    return Plan(r.Cancel(select(jobs, states=states), reason), int)
+
+
+def hold(jobs: Ids | None, held: bool) -> Plan[int]:
+    return Plan(r.Hold(select(jobs), held), int)
+
+
+def urgency(jobs: Ids | None, value: int) -> Plan[int]:
+    return Plan(r.Urgency(select(jobs), value), int)
+
+
+def drain(jobs: Ids | None) -> Plan[Counts]:
+    return Plan(r.Drain(select(jobs)), lambda value: Counts(*value))
+
+
+def record(id: int) -> Plan[Record]:
+    return Plan(r.Info(id), lambda value: Record(**value))
+
+
+def result(id: int) -> Plan[Result]:
+    return Plan(r.Info(id, output=True, ended=True), to_result)
+
+
+def to_result(value: dict[str, Any]) -> Result:
+    """A record with output, its bytes as text."""
+    text = {name: value.pop(name).decode("utf-8", "surrogateescape") for name in ("stdout", "stderr")}
+    return Result(**value, **text)
+
+
+def resolve(ref: int | str) -> Plan[tuple[int, int]]:
+    return Plan(r.Resolve(str(ref)), lambda value: (value[0], value[1]))
+
+
+def eventlog(id: int) -> Plan[list[JobEvent]]:
+    return Plan(r.Eventlog(id), lambda value: [JobEvent(*event, id, n) for n, event in enumerate(value)])
+
+
+def job_event(item: list[Any]) -> JobEvent:
+    number, job, name, timestamp, context = item
+    return JobEvent(name, timestamp, context, job, number)
+
+
+def status() -> Plan[dict[str, Any]]:
+    return Plan(r.Status(), dict)
+
+
+def sync() -> Plan[None]:
+    return Plan(r.Sync(), lambda value: None)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def kvs_get(key: str, *, wait: bool = False) -> Plan[Value]:
+    return Plan(r.Get(key, wait), lambda value: Value(store.decode_value(value[0]), value[1]))
+
+
+def kvs_ls(prefix: str, recursive: bool) -> Plan[list[str]]:
+    return Plan(r.Ls(prefix, recursive), list)
+
+
+def kvs_commit(ops: Iterable[store.Op]) -> Plan[int]:
+    return Plan(r.Txn(_ops(ops)), int)
+
+
+def kvs_fence(name: str, n: int, ops: Iterable[store.Op] = ()) -> Plan[int]:
+    return Plan(r.Fence(name, n, _ops(ops)), int)
+
+
+def _ops(ops: Iterable[store.Op]) -> bytes:
+    import msgspec
+
+    chosen = tuple(ops)
+    for op in chosen:
+        if isinstance(op, store.Put) and len(op.data) > r.MAX_VALUE:
+            raise ValueError(f"{op.key}: a value of {len(op.data)} bytes; at most {r.MAX_VALUE} are kept under a key: "
+                             "store a file's name, or pieces")
+    return msgspec.msgpack.encode(chosen)
+
+
+def change(item: list[Any]) -> Change:
+    key, data, version = item
+    return Change(key, None if data is None else store.decode_value(data), version, data is None)
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def pack_value(value: object) -> bytes:
+    """A payload as it travels. Raises TypeError and ValueError for what is neither JSON nor bytes, or too large."""
+    data = store.encode_value(value)
+    if len(data) > r.MAX_VALUE:
+        raise ValueError(f"a message of {len(data)} bytes; at most {r.MAX_VALUE} travel at once: send it in pieces")
+    return data
+
+
+def publish(topic: str, payload: object) -> Plan[int]:
+    return Plan(r.Publish(topic, pack_value(payload)), int)
+
+
+def message(item: list[Any]) -> Message:
+    return Message(item[0], store.decode_value(item[1]))
+
+
+def call(service: str, payload: object) -> Plan[Any]:
+    return Plan(r.Ask(service, pack_value(payload)), store.decode_value)
+
+
+def push(queue: str, values: Iterable[object], priority: float) -> Plan[int]:
+    return Plan(r.Push(queue, tuple(map(pack_value, values)), priority), int)
+
+
+def pull(queue: str, *, ack: bool, wait: bool) -> Plan[tuple[int, Any]]:
+    return Plan(r.Pull(queue, ack, wait), lambda value: (value[0], store.decode_value(value[1])))
+
+
+def queues() -> Plan[dict[str, list[int]]]:
+    return Plan(r.QueueInfo(), dict)

@@ -1,0 +1,208 @@
+"""The broker, on rank 0 beside the master: what clients ask for, and who hears of what.
+
+It is a state machine over frames: :meth:`Broker.handle` takes what doors pass on, :meth:`Broker.collect` gives what
+they are to write. What the requests mean is in the desks below it, one for jobs, one for keys, one for messages; each
+lists the requests that it answers. A wrong request is answered with an error; a frame that is no request ends its
+client's session; nothing that a client does raises here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from mpiflux.model import messages as m
+from mpiflux.model import requests as r
+
+MAX_SUBSCRIPTIONS = 10_000
+"""Of one client."""
+MAX_CALLS = 100_000
+"""Calls of one client that wait for an answer."""
+
+
+class RequestError(Exception):
+    """A request that cannot be done. ``kind`` is one of :data:`mpiflux.model.requests.ERRORS`."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
+
+
+LATER = object()
+"""What a handler returns when the answer comes later."""
+
+Handler = Callable[["Session", int, Any], Any]
+"""(session, call number, op) to the answer's value."""
+
+
+class Session:
+    """A client, as the broker knows it."""
+
+    __slots__ = ("client", "endpoint", "frames", "greeted", "keep", "subs", "waiting")
+
+    def __init__(self, endpoint: int, client: int) -> None:
+        self.endpoint, self.client = endpoint, client
+        self.greeted = self.keep = False
+        self.frames: list[bytes] = []
+        """To be sent."""
+        self.waiting: dict[int, Callable[[], None]] = {}
+        """Calls that wait for their answer, and how to forget them."""
+        self.subs: dict[int, Callable[[], None]] = {}
+        """Subscriptions, and how to end them."""
+
+    def say(self, message: r.ToClient) -> None:
+        self.frames.append(r.encode(message))
+
+    def reply(self, number: int, value: Any) -> None:
+        self.waiting.pop(number, None)
+        if number:
+            self.say(r.Reply(number, value))
+
+    def error(self, number: int, kind: str, text: str) -> None:
+        self.waiting.pop(number, None)
+        if number:
+            self.say(r.Error(number, kind, text))
+
+    def wait(self, number: int, forget: Callable[[], None]) -> Any:
+        """The answer to a call comes later; ``forget`` is called when nobody wants it any more."""
+        if len(self.waiting) >= MAX_CALLS:
+            raise RequestError("request", f"more than {MAX_CALLS} calls wait for an answer; wait for some of them")
+        if number in self.waiting or not number:
+            raise RequestError("request", f"call number {number} is in use, or 0, which wants no answer")
+        self.waiting[number] = forget
+        return LATER
+
+    def subscribe(self, sub: int, end: Callable[[], None]) -> None:
+        if sub in self.subs:
+            raise RequestError("request", f"subscription number {sub} is in use")
+        if len(self.subs) >= MAX_SUBSCRIPTIONS:
+            raise RequestError("request", f"more than {MAX_SUBSCRIPTIONS} subscriptions of one client")
+        self.subs[sub] = end
+
+    def ended(self, sub: int, reason: str = "") -> None:
+        """A subscription has come to its end by itself."""
+        if self.subs.pop(sub, None) is not None:
+            self.say(r.Ended(sub, reason))
+
+
+class DeskPart(Protocol):
+    """A part of the broker."""
+
+    def handlers(self) -> Mapping[type, Handler]:
+        """The requests that it answers."""
+
+    def turn(self, now: float) -> None:
+        """Once a loop turn, after all requests."""
+
+
+class Broker:
+    """See the module's text. ``hold`` is called with a session and whether it keeps the instance from ending."""
+
+    def __init__(self, parts: Iterable[DeskPart], *, instance: str, run_dir: str,
+                 hold: Callable[[Session, bool], None] = lambda session, keep: None,
+                 node_of: Callable[[int], str] = lambda endpoint: "") -> None:
+        self.parts = tuple(parts)
+        self.instance, self.run_dir = instance, run_dir
+        self._hold, self._node_of = hold, node_of
+        self._sessions: dict[tuple[int, int], Session] = {}
+        self._last_words: list[tuple[int, m.Message]] = []
+        self._handlers: dict[type, Handler] = {r.Unsubscribe: _unsubscribe, r.Forget: _forget}
+        for part in self.parts:
+            self._handlers.update(part.handlers())
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def handle(self, src: int, message: m.Message, now: float) -> None:
+        """Frames of a client, or its end. ``src`` is the endpoint of the rank whose door it came to."""
+        if isinstance(message, m.ClientGone):
+            self._end(self._sessions.pop((src, message.client), None))
+        elif isinstance(message, m.ClientRequest):
+            key = (src, message.client)
+            session = self._sessions.get(key)
+            if session is None:
+                session = self._sessions[key] = Session(src, message.client)
+            for frame in message.frames:
+                if not self._frame(session, frame):
+                    break
+
+    def _frame(self, session: Session, frame: bytes) -> bool:
+        try:
+            if not session.greeted:
+                self._greet(session, r.decode_hello(frame))
+                return True
+            call = r.decode_call(frame)
+        except r.BadRequest as error:
+            self.drop(session, str(error))
+            return False
+        try:
+            value = self._handlers[type(call.op)](session, call.number, call.op)
+        except RequestError as error:
+            session.error(call.number, error.kind, error.text)
+        else:
+            if value is not LATER:
+                session.reply(call.number, value)
+        return True
+
+    def _greet(self, session: Session, hello: r.Hello) -> None:
+        session.greeted = True
+        session.say(r.Welcome(r.VERSION, self.instance, self.run_dir, self._node_of(session.endpoint)))
+        if hello.keep:
+            session.keep = True
+            self._hold(session, True)
+
+    def drop(self, session: Session, reason: str) -> None:
+        """End a session, with a reason."""
+        self._sessions.pop((session.endpoint, session.client), None)
+        session.say(r.Goodbye(reason))
+        self._last_words.append((session.endpoint, m.ClientReply((session.client,), tuple(session.frames), True)))
+        session.frames.clear()
+        self._end(session)
+
+    def _end(self, session: Session | None) -> None:
+        """Nothing of it stays behind."""
+        if session is None:
+            return
+        for forget in [*session.waiting.values(), *session.subs.values()]:
+            forget()
+        session.waiting.clear()
+        session.subs.clear()
+        if session.keep:
+            self._hold(session, False)
+
+    def turn(self, now: float) -> None:
+        for part in self.parts:
+            part.turn(now)
+
+    def farewell(self, reason: str) -> None:
+        """The instance ends: tell everybody what is still to be told, and that."""
+        for part in self.parts:
+            part.turn(0.0)
+        for session in self._sessions.values():
+            for number in list(session.waiting):
+                session.error(number, "ended", reason)
+            session.say(r.Goodbye(reason, over=True))
+
+    def collect(self) -> list[tuple[int, m.Message]]:
+        """What doors are to write. Clients of one door who get the same frames share a message."""
+        out, self._last_words = self._last_words, []
+        by_frames: dict[tuple[int, tuple[bytes, ...]], list[int]] = {}
+        for session in self._sessions.values():
+            if session.frames:
+                by_frames.setdefault((session.endpoint, tuple(session.frames)), []).append(session.client)
+                session.frames = []
+        out += [(endpoint, m.ClientReply(tuple(clients), frames))
+                for (endpoint, frames), clients in by_frames.items()]
+        return out
+
+
+def _unsubscribe(session: Session, number: int, op: r.Unsubscribe) -> None:
+    end = session.subs.pop(op.sub, None)
+    if end is not None:
+        end()
+
+
+def _forget(session: Session, number: int, op: r.Forget) -> None:
+    forget = session.waiting.pop(op.call, None)
+    if forget is not None:
+        forget()

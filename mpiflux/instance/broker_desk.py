@@ -1,0 +1,130 @@
+"""The desk of the master: the broker and its parts, put together, and told of what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpiflux.instance.broker import LATER, Broker, Handler, RequestError, Session
+from mpiflux.instance.broker_events import Streams
+from mpiflux.instance.broker_jobs import Jobs
+from mpiflux.instance.broker_kvs import Keys
+from mpiflux.instance.broker_messages import Messages
+from mpiflux.instance.broker_results import Results
+from mpiflux.instance.master import Master
+from mpiflux.model import messages as m
+from mpiflux.model import requests as r
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.store import kvsview
+from mpiflux.store.kvs import BadKey, Kvs, KvsError, check_key, encode_value
+from mpiflux.store.reader import RunReader
+from mpiflux.store.schema import RunError
+
+
+class Desk:
+    """Implements :class:`mpiflux.instance.master.Desk`."""
+
+    def __init__(self, master: Master, results: Results, kvs: Kvs, *, instance: str, run_dir: str, cores: int,
+                 gpus: int, misfit: Callable[[JobGroup], str], node_of: Callable[[int], str]) -> None:
+        self._master, self._results = master, results
+        self._facts = {"instance": instance, "run_dir": run_dir, "cores": cores, "gpus": gpus,
+                       "nodes": list(results.hosts)}
+        self._jobs = Jobs(master, results, misfit)
+        self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls)
+        streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
+        parts = (self._jobs, streams, self._keys, Messages(), self)
+        self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of)
+        self.handle, self.farewell = self._broker.handle, self._broker.farewell
+        self.collect = self._broker.collect
+
+    # -- what the master says --------------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> None:
+        """A part of the broker too: nothing to do for the answers given here."""
+
+    def work(self, now: float) -> None:
+        """Once a loop turn of the rank."""
+        self._broker.turn(now)
+
+    def descriptors(self) -> list[int]:
+        return [self._results.wake_fd]
+
+    def ended(self, place: tuple[int, int], records: Any, report: m.Report, ids: Any) -> None:
+        self._results.ended(place, len(records), report)
+        self._jobs.ended(ids)
+
+    def output(self, message: m.Output) -> None:
+        """A piece of a running job's output has come."""
+
+    def resources(self, message: m.NewR) -> None:
+        self._results.resources(message)
+
+    def close(self) -> None:
+        self._results.close()
+
+    # -- what concerns several parts -------------------------------------------------------------------------------
+
+    def handlers(self) -> Mapping[type, Handler]:
+        return {r.Status: self._status}
+
+    def _hold(self, session: Session, keep: bool) -> None:
+        if keep:
+            self._master.holders.add(session)
+        else:
+            self._master.holders.discard(session)
+
+    def _status(self, session: Session, number: int, op: r.Status) -> dict[str, Any]:
+        counts, view = self._master.table.counts(), self._master.view
+        return {**self._facts, "t_start": view.t_start, "now": self._master.now(), "clients": len(self._broker),
+                "jobs": {"total": counts.total, "depend": counts.depend, "sched": counts.sched, "run": counts.run,
+                         "inactive": counts.inactive, "completed": counts.completed, "failed": counts.failed,
+                         "canceled": counts.canceled, "timeout": counts.timeout},
+                "groups": len(self._master.groups), "ending": self._master.ending}
+
+    def _job_key(self, session: Session, number: int, key: str) -> Any:
+        """``job.ID.what`` and ``job.NAME.INDEX.what``."""
+        try:
+            names = check_key(key)
+        except BadKey as error:
+            raise RequestError("value", str(error)) from None
+        if len(names) < 3 or names[-1] not in kvsview.JOB_KEYS:
+            what = ", ".join("job.ID." + name for name in kvsview.JOB_KEYS)
+            raise RequestError("key", f"there is no key {key!r}; a job has {what}")
+        first, stop = self._jobs.resolve(".".join(names[1:-1]))
+        if stop - first != 1:
+            raise RequestError("key", f"there is no key {key!r}: {stop - first} jobs are called that; say which one")
+        session.wait(number, lambda: None)
+
+        def look(reader: RunReader) -> Any:
+            return [encode_value(kvsview.get(reader, f"job.{first}.{names[-1]}")), 0]
+
+        return self._read(session, number, look)
+
+    def _job_ls(self, session: Session, number: int, op: r.Ls) -> Any:
+        session.wait(number, lambda: None)
+
+        def look(reader: RunReader) -> Any:
+            reader.by_name = {group.name: group for group in reversed(reader.groups)}
+            return kvsview.ls(reader, op.prefix, recursive=op.recursive)
+
+        return self._read(session, number, look)
+
+    def _read(self, session: Session, number: int, look: Callable[[RunReader], Any]) -> Any:
+        def answer(reader: RunReader) -> Any:
+            try:
+                return look(reader)
+            except KvsError as error:
+                return RequestError("key", str(error))
+
+        def tell(value: Any) -> None:
+            if number not in session.waiting:
+                return
+            if isinstance(value, RequestError):
+                session.error(number, value.kind, value.text)
+            elif isinstance(value, RunError):
+                session.error(number, "job", str(value))
+            else:
+                session.reply(number, value)
+
+        self._results.read(answer, tell)
+        return LATER

@@ -1,0 +1,301 @@
+"""Jobs, as clients ask for them: submitting, choosing, cancelling, holding, waiting, records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mpiflux.instance.broker import LATER, Handler, RequestError, Session
+from mpiflux.instance.broker_feed import Selection
+from mpiflux.instance.broker_results import Results
+from mpiflux.instance.master import Master
+from mpiflux.model import requests as r
+from mpiflux.model.jobspec import Dependency, JobGroup
+from mpiflux.model.states import State
+from mpiflux.model.template import CompiledGroup, TemplateError
+from mpiflux.sched.dependencies import HOLD
+from mpiflux.store.schema import RunError
+
+KINDS = ("ok", "any", "not_ok")
+Place = tuple[Session, int]
+
+
+class Jobs:
+    """Implements :class:`mpiflux.instance.broker.DeskPart`.
+
+    ``misfit`` says why a group fits nowhere, or nothing; ``cwd`` is where jobs run that name no directory.
+    """
+
+    def __init__(self, master: Master, results: Results, misfit: Callable[[JobGroup], str]) -> None:
+        self.master, self.results, self.table = master, results, master.table
+        self._misfit = misfit
+        self._fits: dict[tuple[object, ...], str] = {}
+        self._by_name: dict[str, list[int]] = {}
+        self._known = 0
+        self._waiting: dict[int, dict[Place, r.Info]] = {}
+        """Who waits for the end of a job."""
+        self._drains: dict[Place, tuple[Selection, int]] = {}
+        """Who waits for the end of many, and how many of them had not ended at the last look."""
+        self._syncs: list[tuple[int, Place]] = []
+
+    def handlers(self) -> Mapping[type, Handler]:
+        return {r.Submit: self._submit, r.Cancel: self._cancel, r.Hold: self._hold, r.Info: self._info,
+                r.Resolve: self._resolve, r.Eventlog: self._eventlog, r.Drain: self._drain, r.Sync: self._sync}
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    def _submit(self, session: Session, number: int, op: r.Submit) -> list[list[int]]:
+        if self.master.ending:
+            raise RequestError("ended", "the instance is ending and takes no more jobs")
+        if not 0 < len(op.groups) <= r.MAX_GROUPS:
+            raise RequestError("request", f"{len(op.groups)} groups in one request; from 1 to {r.MAX_GROUPS} may be")
+        groups: list[JobGroup] = []
+        index, first = len(self.table.groups), len(self.table) + 1
+        for new in op.groups:
+            group = self._group(new, index, first)
+            groups.append(group)
+            index, first = index + 1, group.stop_id
+        for new, group in zip(op.groups, groups, strict=True):
+            self.results.t_submit.append(self.master.now())
+            self.master.submit(group, held=new.hold)
+        return [[group.number, group.first_id, group.count] for group in groups]
+
+    def _group(self, new: r.NewGroup, number: int, first: int) -> JobGroup:
+        """Check one group. Raises RequestError that names what is wrong."""
+        if bool(new.command) == (new.script is not None):
+            raise RequestError("value", "a job has either a command or a script")
+        count = self._count(new)
+        name = new.name or (os.path.basename(new.command[0].split()[0]) if new.command and new.command[0].split()
+                            else "script")
+        if not 0 <= new.urgency <= 31:
+            raise RequestError("value", f"urgency {new.urgency}: it is from 0 to 31")
+        if new.time_limit < 0 or not 0 <= new.retries < 1 << 16:
+            raise RequestError("value", "time limit and retries cannot be negative, nor retries above 65535")
+        after = [self._dependency(one, first) for one in new.after]
+        if new.hold:
+            after.append(Dependency("", HOLD))
+        group = JobGroup(
+            number=number, name=name, first_id=first, count=count, command=new.command, script=new.script,
+            shell=new.shell, params=new.params, env=new.env, cwd=new.cwd, input=new.input, output=new.output,
+            error=new.error, request=new.resources, time_limit=new.time_limit, retries=new.retries,
+            priority=new.urgency, after=tuple(after), mpi=new.mpi, submitted=True)
+        self._check_templates(group)
+        key = group.request.key
+        why = self._fits.get(key)
+        if why is None:
+            why = self._fits[key] = self._misfit(group)
+        if why:
+            raise RequestError("value", why)
+        return group
+
+    @staticmethod
+    def _count(new: r.NewGroup) -> int:
+        params = new.params
+        lengths = {len(column) for column in params.columns}
+        if len(params.names) != len(params.columns) or len(set(params.names)) != len(params.names):
+            raise RequestError("value", "every parameter column has one name of its own")
+        if params.sampling not in ("zip", "product") or (params.sampling == "zip" and len(lengths) > 1):
+            raise RequestError("value", f"parameter columns of lengths {sorted(lengths)} cannot be zipped")
+        if not 0 < len(params) <= r.MAX_JOBS:
+            raise RequestError("value", f"{len(params)} jobs in one group; from 1 to {r.MAX_JOBS} may be")
+        return len(params)
+
+    def _check_templates(self, group: JobGroup) -> None:
+        texts = [*group.command, group.cwd, group.input, group.output, group.error, *group.env, *group.env.values()]
+        if any("\0" in text for text in texts):
+            raise RequestError("value", f"{group.name}: a zero byte in a command, a path or a variable")
+        try:
+            compiled = CompiledGroup(group, self.master.workflow.directory)
+            compiled.argv(0, 1), compiled.env_items(0, 1), compiled.cwd(0, 1)
+        except (TemplateError, IndexError, UnicodeError) as error:
+            raise RequestError("value", f"{group.name}: {error}") from None
+
+    def _dependency(self, after: r.After, first: int) -> Dependency:
+        if after.kind not in KINDS:
+            raise RequestError("value", f"dependency {after.kind!r}: there are {', '.join(KINDS)}")
+        if after.group:
+            found = self._groups(after.group)
+            if not found:
+                raise RequestError("job", f"dependency on {after.group!r}: there is no such group")
+            groups = [self.table.groups[number] for number in found]
+            if len(groups) == 1 and groups[0].name == after.group and not groups[0].submitted:
+                return Dependency(after.group, after.kind)
+            if len(groups) == 1:
+                return Dependency(f"#{groups[0].number}", after.kind)
+            ids = tuple(job for group in groups for job in range(group.first_id, group.stop_id))
+            return Dependency(after.group, after.kind, ids)
+        wrong = [job for job in after.ids if not 0 < job <= len(self.table)]
+        if wrong or not after.ids:
+            raise RequestError("job", f"dependency on job {wrong[0]}: there is no such job" if wrong else
+                               "a dependency on nothing")
+        return Dependency("", after.kind, tuple(dict.fromkeys(after.ids)))
+
+    # -- choosing --------------------------------------------------------------------------------------------------
+
+    def _groups(self, name: str) -> list[int]:
+        """Numbers of the groups of a name, or ``#number``."""
+        for group in self.table.groups[self._known:]:
+            self._by_name.setdefault(group.name, []).append(group.number)
+        self._known = len(self.table.groups)
+        if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < self._known:
+            return [int(name[1:])]
+        return self._by_name.get(name, [])
+
+    def selection(self, select: r.Select) -> Selection:
+        """The jobs of a Select, but for its states. Raises RequestError when one does not exist."""
+        if select.name:
+            numbers = self._groups(select.name)
+            if not numbers:
+                raise RequestError("job", f"no jobs are called {select.name!r}")
+            groups = [self.table.groups[number] for number in numbers]
+            return Selection([(group.first_id, group.stop_id) for group in groups])
+        if select.ids:
+            for first, stop in select.ids:
+                if not 0 < first < stop <= len(self.table) + 1:
+                    raise RequestError("job", f"no job {first if stop - first == 1 else f'{first}-{stop - 1}'}: there "
+                                              f"are {len(self.table)} jobs, from 1")
+            return Selection(select.ids)
+        return Selection(every=select.every)
+
+    def _chosen(self, select: r.Select) -> Any:
+        """Ids of all jobs of a Select."""
+        chosen = self.selection(select)
+        n = len(self.table)
+        ids = np.arange(1, n + 1) if chosen.every else np.fromiter(chosen.ids(), "i8", chosen.size)
+        if select.states:
+            try:
+                states = [int(State[state.upper()]) for state in select.states]
+            except KeyError as error:
+                raise RequestError("value", f"state {error}: there are {', '.join(s.name for s in State)}") from None
+            ids = ids[np.isin(self.table.state[ids - 1], states)]
+        return ids
+
+    def _resolve(self, session: Session, number: int, op: r.Resolve) -> tuple[int, int]:
+        return self.resolve(op.ref)
+
+    def resolve(self, ref: str) -> tuple[int, int]:
+        """(first, stop) of the ids that a reference means. Raises RequestError."""
+        if ref.isascii() and ref.isdigit() and len(ref) < 20:
+            job = int(ref)
+            self.selection(r.Select(ids=((job, job + 1),)))
+            return job, job + 1
+        name, index = ref, ""
+        if not self._groups(name):
+            name, _, index = ref.removesuffix("]").replace("[", ".").rpartition(".")
+        numbers = self._groups(name)
+        if not numbers or (index and not (index.isascii() and index.isdigit() and len(index) < 20)):
+            raise RequestError("job", f"no job {ref!r}: give an id, a name, or NAME.INDEX as in sim.3")
+        group = self.table.groups[numbers[0]]
+        if not index:
+            return group.first_id, group.stop_id
+        if int(index) >= group.count:
+            raise RequestError("job", f"no job {ref!r}: {name!r} has {group.count} jobs, from index 0")
+        return group.first_id + int(index), group.first_id + int(index) + 1
+
+    # -- controlling -----------------------------------------------------------------------------------------------
+
+    def _cancel(self, session: Session, number: int, op: r.Cancel) -> int:
+        ids = self._chosen(op.select)
+        return self.master.cancel(ids, op.reason) if len(ids) else 0
+
+    def _hold(self, session: Session, number: int, op: r.Hold) -> int:
+        chosen = self.selection(op.select)
+        n = 0
+        for group in list(self.table.groups):
+            if chosen.every or chosen.overlaps(group.first_id, group.stop_id - 1):
+                n += group.count if self.master.hold(group.number, op.held) else 0
+        return n
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def _info(self, session: Session, number: int, op: r.Info) -> Any:
+        self.selection(r.Select(ids=((op.id, op.id + 1),)))
+        if not op.ended or self.table.state[op.id - 1] == State.INACTIVE:
+            return self._answer(session, number, op)
+        place = (session, number)
+        waiting = self._waiting.setdefault(op.id, {})
+        waiting[place] = op
+
+        def forget() -> None:
+            waiting.pop(place, None)
+            if not waiting:
+                self._waiting.pop(op.id, None)
+
+        return session.wait(number, forget)
+
+    def _answer(self, session: Session, number: int, op: r.Info) -> Any:
+        session.wait(number, lambda: None)
+        self.results.record(op.id, output=op.output, done=_teller(session, number))
+        return LATER
+
+    def ended(self, ids: Any) -> None:
+        """These jobs are over."""
+        if not self._waiting:
+            return
+        for job in ids.tolist():
+            for (session, number), op in self._waiting.pop(job, {}).items():
+                session.waiting.pop(number, None)
+                self._answer(session, number, op)
+
+    def _eventlog(self, session: Session, number: int, op: r.Eventlog) -> Any:
+        self.selection(r.Select(ids=((op.id, op.id + 1),)))
+        session.wait(number, lambda: None)
+        self.results.read(lambda reader: [list(event) for event in reader.eventlog(op.id)], _teller(session, number))
+        return LATER
+
+    def _drain(self, session: Session, number: int, op: r.Drain) -> Any:
+        place = (session, number)
+        self._drains[place] = (self.selection(op.select), -1)
+        return session.wait(number, lambda: self._drains.pop(place, None))
+
+    def _sync(self, session: Session, number: int, op: r.Sync) -> Any:
+        answer = session.wait(number, lambda: None)
+        self._syncs.append((self.results.journal.flush(), (session, number)))
+        return answer
+
+    def turn(self, now: float) -> None:
+        self.results.turn()
+        if self._syncs:
+            committed = self.results.journal.committed_seq
+            for _, (session, number) in [one for one in self._syncs if one[0] <= committed]:
+                session.reply(number, None)
+            self._syncs = [one for one in self._syncs if one[0] > committed]
+        if self._drains:
+            inactive = self.table.counts().inactive
+            for (session, number), (chosen, seen) in list(self._drains.items()):
+                if inactive == seen:
+                    continue
+                self._drains[session, number] = (chosen, inactive)
+                if self.is_over(chosen):
+                    del self._drains[session, number]
+                    session.reply(number, self._tally(chosen))
+
+    def is_over(self, chosen: Selection) -> bool:
+        """Whether all of these jobs have ended."""
+        if chosen.every:
+            counts = self.table.counts()
+            return counts.inactive == counts.total
+        state = self.table.state
+        return all(bool((state[first - 1:stop - 1] == State.INACTIVE).all()) for first, stop in chosen.ranges)
+
+    def _tally(self, chosen: Selection) -> list[int]:
+        ranges = chosen.ranges if not chosen.every else [(1, len(self.table) + 1)]
+        total = np.zeros(5, "i8")
+        for first, stop in ranges:
+            total += np.bincount(self.table.result[first - 1:stop - 1], minlength=5)[:5]
+        return [int(n) for n in total[1:]]
+
+
+def _teller(session: Session, number: int) -> Callable[[Any], None]:
+    def tell(value: Any) -> None:
+        if number not in session.waiting:
+            return
+        if isinstance(value, RunError):
+            session.error(number, "job", str(value))
+        else:
+            session.reply(number, value)
+
+    return tell

@@ -1,0 +1,359 @@
+"""The door of a node: the unix socket through which processes of the same user talk to the instance.
+
+The first rank of each node opens it, in a directory that only the user may enter, and checks the uid of whoever
+connects. It cuts what clients send into frames, passes them on to the broker on rank 0, and writes back what the
+broker says; what the frames mean is the broker's business. Whatever a client does harms that client alone: it is
+dropped, with a reason where it still reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import socket
+import stat
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from mpiflux.model import messages as m
+from mpiflux.model import requests as r
+from mpiflux.model.frames import LIMIT, BadFrame, Unpacker, pack
+from mpiflux.overlay import address
+
+HELLO_LIMIT = 4096
+"""Bytes that a client may send before it has said who it is."""
+OUT_LIMIT = LIMIT + (16 << 20)
+"""Bytes that may wait for a client that does not read. More, and it is dropped."""
+FAREWELL = 2.0
+"""Seconds that a dropped client gets to take the reason, and all clients to take the last words at the end."""
+_READ = 1 << 18
+_SUN_PATH = 107
+_IN, _OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
+
+
+class Loop(Protocol):
+    """The part of a rank's loop that a door needs."""
+
+    def watch(self, fd: int, events: int, callback: Callable[[int, int], None]) -> None: ...
+    def unwatch(self, fd: int) -> None: ...
+    def deliver(self, dst: int, src: int, message: m.Message) -> None: ...
+
+
+class NoDoor(Exception):
+    """The socket cannot be made; the text says why and what to do."""
+
+
+def base_directory(environ: Mapping[str, str]) -> str:
+    """Where this machine's door shall be; empty when no directory will do.
+
+    TMPDIR comes before XDG_RUNTIME_DIR, which systemd removes when the user's last login ends, jobs or not.
+    """
+    for path in (environ.get("TMPDIR"), environ.get("XDG_RUNTIME_DIR"), "/tmp"):
+        if path and os.path.isabs(path) and len(path) + 40 <= _SUN_PATH and os.access(path, os.W_OK | os.X_OK):
+            return path.rstrip("/")
+    return ""
+
+
+def socket_path(base: str, instance: str, node: int) -> str:
+    """The socket of a node, given what its first rank found; empty without a directory."""
+    return f"{base}/mpiflux-{instance}-{node}/door" if base else ""
+
+
+class _Client:
+    """One connection."""
+
+    __slots__ = ("backlog", "closing", "number", "out", "pending", "sent", "sock", "unpacker", "welcome")
+
+    def __init__(self, number: int, sock: socket.socket) -> None:
+        self.number, self.sock = number, sock
+        self.unpacker = Unpacker(HELLO_LIMIT)
+        self.welcome = False
+        self.pending: list[bytes] = []
+        self.out: deque[bytes] = deque()
+        self.sent = 0
+        """Bytes of the first of ``out`` that have left."""
+        self.backlog = 0
+        self.closing = 0.0
+        """When the connection is cut whatever still waits; 0 while it is alive."""
+
+
+class Door:
+    """Implements :class:`mpiflux.instance.rank.Service` for the first rank of a node.
+
+    Raises NoDoor when the socket cannot be made at ``path``.
+    """
+
+    def __init__(self, path: str, rank: int, loop: Loop, clock: Callable[[], float]) -> None:
+        self.path, self._loop, self._clock = path, loop, clock
+        self._me = address.control(rank)
+        self._clients: dict[int, _Client] = {}
+        self._by_fd: dict[int, _Client] = {}
+        self._leaving: dict[int, _Client] = {}
+        self._fresh: dict[int, _Client] = {}
+        """Clients with frames to be passed on this turn."""
+        self._next = 0
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._listener = _listen(path)
+        except OSError as error:
+            os.close(self._spare)
+            raise NoDoor(f"no client can connect on this node: {path}: {error.strerror}; set TMPDIR to a local "
+                         "directory that you may write to") from None
+        _raise_limit()
+        loop.watch(self._listener.fileno(), _IN, self._accept)
+
+    # -- the rank's side -------------------------------------------------------------------------------------------
+
+    def handle(self, src: int, message: m.Message, now: float) -> None:
+        """What the broker says."""
+        if isinstance(message, m.ClientReply):
+            frames = [pack(frame) for frame in message.frames]
+            for number in message.clients:
+                client = self._clients.get(number)
+                if client is not None:
+                    self._send(client, frames)
+                    if message.close:
+                        self._close_later(client)
+
+    def turn(self, now: float) -> None:
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            for client in fresh.values():
+                frames, client.pending = tuple(client.pending), []
+                self._loop.deliver(address.MASTER, self._me, m.ClientRequest(client.number, frames))
+        for client in [one for one in self._leaving.values() if now >= one.closing]:
+            self._cut(client)
+
+    def next_wake(self) -> float:
+        return min((client.closing for client in self._leaving.values()), default=float("inf"))
+
+    def close(self) -> None:
+        """Say the last words, for a bounded time, and take the socket away."""
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        deadline = self._clock() + FAREWELL
+        poll = select.poll()
+        for client in list(self._by_fd.values()):
+            if client.out:
+                poll.register(client.sock.fileno(), select.POLLOUT)
+        while any(client.out for client in self._by_fd.values()) and (left := deadline - self._clock()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                client = self._by_fd[fd]
+                if not self._write(client) or not client.out:
+                    poll.unregister(fd)
+                    self._cut(client)
+        for client in list(self._by_fd.values()):
+            self._cut(client)
+        os.close(self._spare)
+        remove_socket(self.path)
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _accept(self, fd: int, events: int) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._turn_away()
+                    continue
+                return
+            sock.setblocking(False)
+            if _uid_of(sock) not in (os.getuid(), 0):
+                sock.close()
+                continue
+            self._next += 1
+            client = _Client(self._next, sock)
+            self._clients[client.number] = self._by_fd[sock.fileno()] = client
+            self._loop.watch(sock.fileno(), _IN, self._ready)
+
+    def _turn_away(self) -> None:
+        """No descriptor is left: use the spare one to close a connection that would else wake us for ever."""
+        os.close(self._spare)
+        try:
+            self._listener.accept()[0].close()
+        except OSError:
+            pass
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _ready(self, fd: int, events: int) -> None:
+        client = self._by_fd[fd]
+        if events & select.EPOLLOUT and not self._flush(client):
+            return
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            self._read(client)
+
+    def _read(self, client: _Client) -> None:
+        try:
+            data = client.sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._cut(client)
+            return
+        if client.closing:
+            return
+        try:
+            frames = client.unpacker.feed(data)
+            if frames and not client.welcome:
+                r.decode_hello(frames[0])
+                client.welcome = True
+                client.unpacker.limit = LIMIT
+                frames += client.unpacker.feed(b"")
+        except (BadFrame, r.BadRequest) as error:
+            self.drop(client, str(error))
+            return
+        if frames:
+            client.pending += frames
+            self._fresh[client.number] = client
+
+    def drop(self, client: _Client, reason: str) -> None:
+        """Tell a client why, if it reads, and be done with it. What else waits for it is forgotten."""
+        if client.closing:
+            return
+        while len(client.out) > (1 if client.sent else 0):
+            client.backlog -= len(client.out.pop())
+        self._send(client, [pack(r.encode(r.Goodbye(reason)))])
+        self._close_later(client)
+
+    def _close_later(self, client: _Client) -> None:
+        if client.number not in self._clients:
+            return
+        self._forget(client)
+        client.closing = self._clock() + FAREWELL
+        self._leaving[client.number] = client
+        if not client.out:
+            self._cut(client)
+
+    def _forget(self, client: _Client) -> None:
+        """The broker hears no more of it."""
+        self._fresh.pop(client.number, None)
+        if self._clients.pop(client.number, None) is not None and client.welcome:
+            self._loop.deliver(address.MASTER, self._me, m.ClientGone(client.number))
+
+    def _cut(self, client: _Client) -> None:
+        fd = client.sock.fileno()
+        if fd < 0:
+            return
+        if client.number in self._fresh:
+            # what it asked before it hung up still counts
+            del self._fresh[client.number]
+            self._loop.deliver(address.MASTER, self._me, m.ClientRequest(client.number, tuple(client.pending)))
+        self._forget(client)
+        self._leaving.pop(client.number, None)
+        self._loop.unwatch(fd)
+        del self._by_fd[fd]
+        client.out.clear()
+        client.sock.close()
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def _send(self, client: _Client, frames: list[bytes]) -> None:
+        waiting = bool(client.out)
+        client.out.extend(frames)
+        client.backlog += sum(map(len, frames))
+        if client.backlog > OUT_LIMIT and not client.closing:
+            self.drop(client, f"does not read what it asked for: more than {OUT_LIMIT >> 20} MiB wait")
+        elif not waiting:
+            self._flush(client)
+
+    def _flush(self, client: _Client) -> bool:
+        """Send what the socket takes and wait for the rest; False when the client is gone."""
+        if not self._write(client):
+            self._cut(client)
+            return False
+        if not client.out and client.closing:
+            self._cut(client)
+            return False
+        self._loop.watch(client.sock.fileno(), _OUT if client.out else _IN, self._ready)
+        return True
+
+    def _write(self, client: _Client) -> bool:
+        out = client.out
+        while out:
+            pieces = [memoryview(out[0])[client.sent:], *(out[i] for i in range(1, min(len(out), 64)))]
+            try:
+                n = client.sock.sendmsg(pieces)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            n += client.sent
+            while out and n >= len(out[0]):
+                n -= len(out[0])
+                client.backlog -= len(out.popleft())
+            client.sent = n
+        return True
+
+
+def _listen(path: str) -> socket.socket:
+    directory = os.path.dirname(path)
+    os.mkdir(directory, 0o700)
+    try:
+        found = os.lstat(directory)
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise OSError(errno.EPERM, "others may enter the directory")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(4096)
+        except BaseException:
+            listener.close()
+            raise
+    except BaseException:
+        remove_socket(path)
+        raise
+    return listener
+
+
+def remove_socket(path: str) -> None:
+    """Take a door's socket and its directory away, whoever made them."""
+    for remove, what in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
+        try:
+            remove(what)
+        except OSError:
+            continue
+
+
+def remove_stale(base: str) -> None:
+    """Take away the doors of this user's instances on this machine that were killed."""
+    if not base:
+        return
+    for name in os.listdir(base):
+        path = f"{base}/{name}/door"
+        if not name.startswith("mpiflux-"):
+            continue
+        try:
+            if os.lstat(f"{base}/{name}").st_uid != os.getuid():
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(0.2)
+                probe.connect(path)
+        except ConnectionRefusedError:
+            remove_socket(path)
+        except OSError:
+            continue
+
+
+def _uid_of(sock: socket.socket) -> int:
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", found)[1])
+
+
+def _raise_limit() -> None:
+    """As many clients as the system allows; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return
