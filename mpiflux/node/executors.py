@@ -39,7 +39,7 @@ class Executors:
         return dict(self._pids)
 
     def _start(self, number: int) -> None:
-        sock, self._pids[number] = self._zygote.supervisor()
+        sock, self._pids[number] = self._zygote.supervisor(self._pids.get(number, 0))
         link = self._links[number] = Link(sock)
         link.send(msgspec.msgpack.encode(self._setups[number]))
         for frame in self._declared.get(number, ()):

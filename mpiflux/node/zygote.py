@@ -47,15 +47,21 @@ class Zygote:
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.control, self.pid = control, pid
 
-    def supervisor(self) -> tuple[socket.socket, int]:
-        """A new supervisor: (link to it, its pid). Raises RuntimeError when the zygote is gone."""
+    def supervisor(self, replaces: int = 0) -> tuple[socket.socket, int]:
+        """A new supervisor: (link to it, its pid).
+
+        ``replaces`` is the pid of one that is lost: neither it nor a process of its jobs is there any more when the
+        new one is. Raises RuntimeError when the zygote is gone, or cannot fork.
+        """
+        data, fds = b"", []
         try:
-            self.control.send(b"supervisor")
-            data, fds, _, _ = socket.recv_fds(self.control, 16, 1)
+            self.control.send(b"supervisor %d" % replaces)
+            data, fds, _, _ = socket.recv_fds(self.control, 256, 1)
         except OSError:
-            fds = []
+            pass
         if not fds:
-            raise RuntimeError("the process that forks supervisors is gone; was it killed?")
+            raise RuntimeError(f"no supervisor can be started: {data.decode()}" if data else
+                               "the process that forks supervisors is gone; was it killed?")
         os.set_inheritable(fds[0], False)
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
 
@@ -144,8 +150,13 @@ class _Zygote:
         if request.startswith(_TIDY):
             self.tidy = request[len(_TIDY):]
             return True
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
+        self.bury(int(request.split()[1]))
+        try:
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            self.control.send(f"{error.strerror} (see ulimit -u and ulimit -n)".encode())
+            return True
         if pid == 0:
             self.control.close()
             ours.close()
@@ -155,6 +166,14 @@ class _Zygote:
         socket.send_fds(self.control, [pid.to_bytes(8, "little")], [ours.fileno()])
         ours.close()
         return True
+
+    def bury(self, pid: int) -> None:
+        """See to it that a supervisor that is lost is gone, with all that it had started."""
+        if pid in self.supervisors:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self.supervisors.discard(pid)
+        self.end_orphans()
 
     def reap(self) -> None:
         died = False
