@@ -1,0 +1,406 @@
+"""How jobs, and whatever they started, are brought to an end: limits, cancellation, interruption, killed runtimes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpiflux.model import messages as m
+from mpiflux.model.records import FLAG_NOT_STARTED
+from mpiflux.model.states import Result
+from mpiflux.node import supervisor
+from tests.support import procs
+from tests.support.leaks import LeakCheck
+from tests.support.node import Node
+
+PYTHON = sys.executable
+DAEMON = """\
+import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+if 'deaf' in sys.argv:
+    import signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if 'silent' in sys.argv:
+    null = os.open('/dev/null', os.O_RDWR)
+    os.dup2(null, 1); os.dup2(null, 2)
+with open(sys.argv[1] + '.new', 'w') as file: file.write(str(os.getpid()))
+os.rename(sys.argv[1] + '.new', sys.argv[1])
+if 'anonymous' in sys.argv:
+    os.execve(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(600)'], {})
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    monkeypatch.setattr(supervisor, "GRACE", 0.6)
+    with Node() as made:
+        yield made
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> str:
+    """A command, to be followed by a file for its pid and by its manners, that leaves a daemon behind."""
+    path = tmp_path / "daemon.py"
+    path.write_text(DAEMON)
+    return f"{PYTHON} -S {path}"
+
+
+def alive(pid: int) -> bool:
+    found = procs.stat(pid)
+    return found is not None and not found.zombie
+
+
+def pid_in(path: Path, limit: float = 10.0) -> int:
+    """The number that somebody will write there."""
+    deadline = time.monotonic() + limit
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+def soon_gone(*pids: int, limit: float = 5.0) -> None:
+    deadline = time.monotonic() + limit
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < deadline, f"still there: {[str(procs.stat(pid)) for pid in left]}"
+        time.sleep(0.01)
+
+
+# -- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_over_its_time_limit_is_terminated(node: Node) -> None:
+    done = node.sh("echo began; exec sleep 60", time_limit=0.2)
+    assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, -signal.SIGTERM, b"began\n")
+    assert done.reason == "exceeded its time limit of 0.2 s"
+    assert 0.2 <= done.seconds < 5
+
+
+def test_a_job_within_its_time_limit(node: Node) -> None:
+    assert node.run("sleep", "0.1", time_limit=60.0).result is Result.COMPLETED
+
+
+def test_a_job_that_ignores_term_is_killed_after_the_grace(node: Node) -> None:
+    done = node.sh("trap '' TERM; echo deaf; while :; do sleep 0.05; done", time_limit=0.2)
+    assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, -signal.SIGKILL, b"deaf\n")
+    assert done.seconds >= 0.2 + 0.6
+
+
+def test_a_job_that_tidies_up_when_terminated(node: Node) -> None:
+    done = node.sh("trap 'echo bye; exit 7' TERM; sleep 60 & wait", time_limit=0.2)
+    assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, 7, b"bye\n")
+
+
+@pytest.mark.parametrize("manners", ["", "silent", "deaf", "deaf silent", "anonymous silent"])
+def test_a_time_limit_reaches_daemons(node: Node, daemon: str, tmp_path: Path, manners: str) -> None:
+    done = node.sh(f"{daemon} {tmp_path}/pid {manners}; sleep 60", time_limit=0.7)
+    assert done.result is Result.TIMEOUT
+    soon_gone(pid_in(tmp_path / "pid"))
+
+
+def test_many_limits_of_jobs_that_have_ended_are_forgotten(node: Node) -> None:
+    group = node.declare("/bin/true", count=500, time_limit=1.0)
+    node.grant(0)
+    node.feed(group)
+    assert {done.result for done in node.wait(500)} == {Result.COMPLETED}
+    time.sleep(1.0)
+    assert node.run("/bin/true").result is Result.COMPLETED
+
+
+# -- what jobs leave behind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manners", ["silent", "deaf silent", "anonymous silent"])
+def test_a_daemon_does_not_outlive_its_job(node: Node, daemon: str, tmp_path: Path, manners: str) -> None:
+    done = node.sh(f"{daemon} {tmp_path}/pid {manners}; while ! test -e {tmp_path}/pid; do sleep 0.01; done; echo left")
+    assert (done.result, done.stdout) == (Result.COMPLETED, b"left\n")
+    soon_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_background_processes_do_not_outlive_their_job(node: Node, tmp_path: Path) -> None:
+    done = node.sh(f"sleep 600 > /dev/null 2>&1 & echo $! > {tmp_path}/pid; "
+                   f"env -i sleep 600 > /dev/null 2>&1 & echo $! > {tmp_path}/bare; echo ok")
+    assert done.stdout == b"ok\n"
+    soon_gone(int((tmp_path / "pid").read_text()), int((tmp_path / "bare").read_text()))
+
+
+def test_output_of_the_background_is_waited_for(node: Node) -> None:
+    done = node.sh("(sleep 0.4; echo later) & echo now")
+    assert (done.result, done.stdout) == (Result.COMPLETED, b"now\nlater\n")
+    assert done.seconds < 0.4, "the job itself ended at once"
+
+
+def test_a_background_that_keeps_the_output_open_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervisor, "LINGER", 0.3)
+    monkeypatch.setattr(supervisor, "GRACE", 0.3)
+    with Node() as node:
+        for command in (f"sleep 600 & echo $! > {tmp_path}/pid; echo now",
+                        f"(trap '' TERM; while :; do sleep 0.05; done) & echo $! > {tmp_path}/pid; echo now"):
+            begin = time.monotonic()
+            done = node.sh(command)
+            assert (done.result, done.stdout, done.returncode) == (Result.COMPLETED, b"now\n", 0)
+            assert time.monotonic() - begin >= 0.3
+            soon_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_endless_writer_in_the_background(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LINGER", 0.3)
+    with Node() as short:
+        done = short.sh("yes & exit 3", output_limit=1 << 16)
+    assert (done.returncode, len(done.stdout)) == (3, 1 << 16)
+
+
+def test_the_pipe_of_a_job_that_left_somebody_is_not_given_to_the_next(node: Node) -> None:
+    group = node.declare("test {job.index} = 0 && (sleep 0.2; echo late) & echo job {job.index}", shell=True, count=4)
+    node.grant(0)
+    node.feed(group)
+    outputs = [done.stdout for done in node.wait(4)]
+    assert outputs == [b"job 0\nlate\n", b"job 1\n", b"job 2\n", b"job 3\n"]
+
+
+def test_the_daemon_of_a_running_job_stays_while_others_come_and_go(node: Node, daemon: str, tmp_path: Path) -> None:
+    for name in ("marked", "anonymous"):
+        node.begin(f"{daemon} {tmp_path}/{name} silent {name}; while ! test -e {tmp_path}/end; do sleep 0.02; done",
+                   shell=True, cores=(0,), shape=1)
+    node.turn(0)
+    pids = [pid_in(tmp_path / name) for name in ("marked", "anonymous")]
+    group = node.declare("/bin/true", count=20)
+    node.grant(1, shape=2)
+    node.feed(group, shape=2)
+    node.wait(20)
+    time.sleep(0.2)
+    assert all(map(alive, pids))
+    (tmp_path / "end").touch()
+    node.wait(22)
+    soon_gone(*pids)
+
+
+# -- cancellation ----------------------------------------------------------------------------------------------------
+
+
+def test_cancel_a_running_job_and_one_that_waits(node: Node) -> None:
+    group = node.declare("sleep", "60", count=4)
+    node.feed_again = False
+    node.grant(0)
+    node.feed(group, 0, 1)
+    node.until(lambda: node.started)
+    node.feed(group, 1, 4)
+    ids = (group.first_id, group.first_id + 2)
+    node.post(m.Cancel(ids, "not needed any more"))
+    running, waiting = node.wait(2)
+    assert (running.id, running.result, running.returncode) == (ids[0], Result.CANCELED, -signal.SIGTERM)
+    assert (waiting.id, waiting.result, waiting.returncode) == (ids[1], Result.CANCELED, 0)
+    assert waiting.flags & FLAG_NOT_STARTED
+    assert {running.reason, waiting.reason} == {"not needed any more"}
+    # the others were not touched: one of them runs now
+    node.until(lambda: (group.first_id + 1, 1) in node.started)
+    node.post(m.Cancel((), "all"))
+    node.until(lambda: node.idle)
+    ended = {done.id: done.reason for done in node.ended if done.result is Result.CANCELED}
+    assert ended[group.first_id + 1] == "all"
+    assert len(ended) + sum(len(chunk) for _, chunk in node.returned) == 4
+
+
+def test_cancel_reaches_daemons(node: Node, daemon: str, tmp_path: Path) -> None:
+    group = node.begin(f"{daemon} {tmp_path}/pid; sleep 60", shell=True)
+    node.turn(0)
+    pid = pid_in(tmp_path / "pid")
+    node.post(m.Cancel((group.first_id,), "enough"))
+    assert node.wait()[0].result is Result.CANCELED
+    soon_gone(pid)
+
+
+def test_cancel_with_another_result_and_twice(node: Node) -> None:
+    group = node.begin("trap '' TERM; while :; do sleep 0.05; done", shell=True)
+    node.until(lambda: node.started)
+    node.post(m.Cancel((group.first_id,), "first", int(Result.TIMEOUT)))
+    node.post(m.Cancel((group.first_id,), "second"))
+    done = node.wait()[0]
+    assert (done.result, done.reason, done.returncode) == (Result.TIMEOUT, "first", -signal.SIGKILL)
+
+
+def test_cancel_a_job_whose_background_is_waited_for(node: Node) -> None:
+    group = node.begin("sleep 600 & echo done; exit 3", shell=True)
+    node.turn(0)
+    time.sleep(0.3)
+    begin = time.monotonic()
+    node.post(m.Cancel((group.first_id,), "enough"))
+    done = node.wait()[0]
+    assert (done.result, done.returncode, done.stdout) == (Result.FAILED, 3, b"done\n"), "it had ended by itself"
+    assert time.monotonic() - begin < supervisor.LINGER / 2
+
+
+def test_cancelling_what_is_not_there_changes_nothing(node: Node) -> None:
+    node.post(m.Cancel((999,), "no such job"))
+    assert node.run("/bin/true").result is Result.COMPLETED
+
+
+# -- interruption ----------------------------------------------------------------------------------------------------
+
+
+def test_stop_ends_what_runs_and_forgets_what_waits(node: Node) -> None:
+    group = node.declare("sleep", "60", count=10)
+    node.feed_again = False
+    node.grant(0)
+    node.grant(1)
+    node.feed(group)
+    node.until(lambda: len(node.started) == 2)
+    node.post(m.Stop(5.0))
+    node.until(lambda: node.stopped)
+    assert [(done.result, done.reason) for done in node.ended] == [(Result.LOST, "the run was interrupted")] * 2
+    # and nothing starts any more
+    node.feed(group, 5, 6)
+    node.turn(0.2)
+    assert len(node.ended) == 2
+
+
+def test_stop_kills_after_its_own_grace(node: Node) -> None:
+    node.begin("trap '' TERM; while :; do sleep 0.05; done", shell=True)
+    node.until(lambda: node.started)
+    begin = time.monotonic()
+    node.post(m.Stop(0.2))
+    node.until(lambda: node.stopped)
+    assert time.monotonic() - begin >= 0.2
+    assert node.ended[0].returncode == -signal.SIGKILL
+
+
+def test_stop_when_nothing_runs(node: Node) -> None:
+    node.post(m.Stop(5.0))
+    node.until(lambda: node.stopped)
+
+
+def test_stop_does_not_wait_for_a_background(node: Node) -> None:
+    node.begin("sleep 600 & echo done", shell=True)
+    node.turn(0)
+    time.sleep(0.3)
+    begin = time.monotonic()
+    node.post(m.Stop(5.0))
+    node.until(lambda: node.stopped)
+    assert time.monotonic() - begin < supervisor.LINGER / 2
+    assert node.ended[0].result is Result.COMPLETED
+
+
+# -- backlog and leases ----------------------------------------------------------------------------------------------
+
+
+def test_a_backlog_that_does_not_move_goes_back(node: Node) -> None:
+    node.feed_again = False
+    group = node.declare("sleep", "0.4", count=10)
+    node.grant(0)
+    node.feed(group, 0, 3)
+    node.feed(group, 3, 10)
+    node.until(lambda: node.returned)
+    assert not node.ended
+    back = [index for _, chunk in node.returned for index in range(chunk.start, chunk.stop, chunk.step)]
+    assert back == list(range(1, 10))
+    node.wait(1)
+    node.until(lambda: node.idle)
+
+
+def test_a_lease_ends_when_nothing_waits_for_it(node: Node) -> None:
+    lease = node.grant(0)
+    node.until(lambda: node.idle == [lease])
+
+
+def test_a_revoked_lease_ends_with_the_job_that_runs_on_it(node: Node) -> None:
+    node.feed_again = False
+    group = node.declare("sleep", "0.04", count=5)
+    lease = node.grant(0)
+    node.feed(group)
+    node.until(lambda: node.started)
+    node.post(m.Revoke(lease))
+    node.until(lambda: node.idle == [lease])
+    assert len(node.ended) < 5
+    assert len(node.ended) == len(node.started), "the job that ran was not waited for"
+
+
+# -- killed runtimes -------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_takes_its_jobs_along_and_is_replaced(node: Node, daemon: str, tmp_path: Path) -> None:
+    group = node.begin(f"{daemon} {tmp_path}/pid; echo $$ > {tmp_path}/main; sleep 600", shell=True)
+    node.until(lambda: node.started)
+    pids = [pid_in(tmp_path / name) for name in ("pid", "main")]
+    victim = node.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    node.until(lambda: node.lost)
+    assert node.lost == [0]
+    # the new one may start the same jobs again: nothing of the old ones may be there any more
+    assert not any(map(alive, pids))
+    assert node.pids() != [victim]
+    # what was declared to the old one need not be declared again
+    node.post(m.ExecutorLost(0))
+    (tmp_path / "pid").unlink()
+    node.grant(0)
+    node.feed(group, attempt=2)
+    node.until(lambda: (group.first_id, 2) in node.started)
+    node.post(m.Cancel())
+    assert node.wait()[0].attempt == 2
+
+
+def test_a_supervisor_that_stands_still_can_be_killed(node: Node) -> None:
+    node.begin("sleep", "600")
+    node.until(lambda: node.started)
+    victim = node.pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
+    node.until(lambda: node.lost)
+    assert node.pids() != [victim]
+
+
+def test_without_the_zygote_jobs_go_on_and_are_cleaned_up(no_leaks: LeakCheck) -> None:
+    with Node() as node:
+        assert node.run("/bin/true").result is Result.COMPLETED
+        os.kill(node.zygote.pid, signal.SIGKILL)
+        assert node.sh("echo still here").stdout == b"still here\n"
+        node.begin("sleep", "600")
+        node.until(lambda: len(node.started) >= 1)
+    assert not no_leaks.settle()
+
+
+def test_without_the_zygote_a_killed_supervisor_cannot_be_replaced(no_leaks: LeakCheck) -> None:
+    with Node() as node:
+        os.kill(node.zygote.pid, signal.SIGKILL)
+        os.kill(node.pids()[0], signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="forks supervisors is gone"):
+            node.until(lambda: node.lost)
+
+
+RANK = """\
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from tests.support.node import Node
+node = Node(supervisors=2)
+for number in (0, 1):
+    group = node.declare(*sys.argv[2:], to=number, shell=True)
+    node.grant(0, to=number, shape=number)
+    node.feed(group, to=number, shape=number)
+node.until(lambda: len(node.started) == 2)
+print('running', flush=True)
+node.until(lambda: False, 600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_rank_leaves_nothing(no_leaks: LeakCheck, daemon: str, tmp_path: Path, number: int) -> None:
+    root = str(Path(__file__).parents[2])
+    command = f"{daemon} {tmp_path}/$$.pid deaf; trap '' TERM; while :; do sleep 0.1; done"
+    with subprocess.Popen([PYTHON, "-c", RANK, root, command], stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout is not None and rank.stdout.readline() == "running\n"
+        assert len(no_leaks.processes()) >= 6
+        rank.send_signal(number)
+        rank.wait(10)
+    deadline = time.monotonic() + 5
+    while left := no_leaks.processes():
+        assert time.monotonic() < deadline, f"still there: {', '.join(map(str, left))}"
+        time.sleep(0.05)
