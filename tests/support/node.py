@@ -102,8 +102,12 @@ class Node:
         group = JobGroup(number=self._groups, name=keys.pop("name", "job"), first_id=self._next_id, count=count,
                          command=command, **keys)
         self._next_id += count
-        self.post(m.Declare(group, "", output_limit), to)
+        self.tell(group, to, output_limit)
         return group
+
+    def tell(self, group: JobGroup, to: int, output_limit: int = 16 << 20) -> None:
+        """Declare a group to one more supervisor."""
+        self.post(m.Declare(group, "", output_limit), to)
 
     def grant(self, *cores: int, to: int = 0, shape: int = 0, tasks: int = 1, gpus: Sequence[int] = ()) -> int:
         """A lease on some cores; returns its number."""
