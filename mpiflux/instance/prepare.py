@@ -17,6 +17,7 @@ from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
+from mpiflux.instance.pernode import expand
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
@@ -99,6 +100,8 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     """Check everything, make the run directory, open the journal. Raises RunError."""
     workflow = _workflow(options)
     plan = _plan(workflow, site)
+    usable = [part.node for part in plan.schedulers[0].resources if part.cores]
+    workflow = expand(workflow, usable, [site.nodes[number].name for number in usable])
     misfits = tuple(explain_misfits(plan, workflow.groups))
     prepared = Prepared(options, workflow, site, plan)
     info = _info(prepared, notes, misfits)
@@ -257,7 +260,8 @@ def _describe(prepared: Prepared, now: float) -> None:
 def _write_facts(run_dir: str, facts: Mapping[str, Any]) -> None:
     path = os.path.join(run_dir, "instance.json")
     with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
+        # what changes is in the journal
+        json.dump({key: value for key, value in facts.items() if key != "state"}, file, indent=1)
     os.replace(f"{path}.new", path)
 
 

@@ -14,6 +14,13 @@ Deliver = Callable[[int, int, m.Message], None]
 """(destination endpoint, source endpoint, message)."""
 
 
+MOST_STILLBORN = 5
+
+
+class SupervisorsFail(Exception):
+    """No supervisor can live on this node."""
+
+
 class Executors:
     """The supervisors of this rank, each an endpoint that schedulers grant leases to and feed."""
 
@@ -26,6 +33,11 @@ class Executors:
         self._schedulers: dict[int, set[int]] = {}
         """Who has used an executor, to be told when it is lost."""
         self._outgoing: dict[int, list[tuple[int, int, m.Message]]] = {}
+        self._fences: dict[tuple[int, int], int] = {}
+        """(executor, scheduler) to losses that the scheduler has not answered: what it sent before it heard of the
+        last one was meant for the supervisor that died."""
+        self._stillborn: dict[int, int] = {}
+        """Supervisors in a row that died before they said anything, by executor."""
         self.lost = 0
         """Supervisors that died and were replaced."""
         for number in self._setups:
@@ -47,8 +59,13 @@ class Executors:
 
     def post(self, number: int, src: int, message: m.Message) -> None:
         """Queue a message for an executor of this rank; sent by :meth:`flush`."""
+        if isinstance(message, m.ExecutorLost):
+            self._fences[number, src] -= 1
+            return
         if isinstance(message, m.Declare):
             self._declared.setdefault(number, []).append(m.encode([(number, src, message)]))
+        elif self._fences.get((number, src)):
+            return
         self._schedulers.setdefault(number, set()).add(src)
         self._outgoing.setdefault(number, []).append((number, src, message))
 
@@ -79,6 +96,7 @@ class Executors:
         """Deliver what an executor sent. False when it had died: it was replaced, its descriptors changed."""
         try:
             for frame in self._links[number].receive():
+                self._stillborn.pop(number, None)
                 for dst, src, message in m.decode(frame):
                     self._deliver(dst, src, message)
         except LinkClosed:
@@ -90,8 +108,14 @@ class Executors:
         self.lost += 1
         self._links.pop(number).close()
         self._outgoing.pop(number, None)
+        self._stillborn[number] = self._stillborn.get(number, 0) + 1
+        if self._stillborn[number] > MOST_STILLBORN:
+            raise SupervisorsFail(
+                f"{self._setups[number].node_name}: {MOST_STILLBORN} supervisors in a row ended before they had done "
+                "anything; what they wrote to stderr says why (too little memory, a killer of processes?)")
         self._start(number)
         for scheduler in self._schedulers.get(number, ()):
+            self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
     def close(self) -> None:

@@ -13,16 +13,22 @@ from mpiflux.overlay.address import EVERYBODY
 _TAG = 7
 
 
-def init() -> Any:
-    """Initialise MPI and return ``mpi4py.MPI``. Raises ImportError or RuntimeError with the library's words."""
+def load() -> Any:
+    """``mpi4py.MPI``, not initialised yet: its library can be asked what it is. Raises ImportError or RuntimeError."""
     import mpi4py
 
-    mpi4py.rc.thread_level = "funneled"
+    mpi4py.rc.initialize = False
     mpi4py.rc.finalize = False
     from mpi4py import MPI
 
-    MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
     return MPI
+
+
+def start(MPI: Any) -> Any:
+    """Initialise MPI, for one thread that calls it; the world."""
+    MPI.Init_thread(MPI.THREAD_FUNNELED)
+    MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
+    return MPI.COMM_WORLD
 
 
 def gather_bytes(MPI: Any, comm: Any, data: bytes) -> list[bytes]:

@@ -1,15 +1,16 @@
 """Dealing jobs to child schedulers within credit windows.
 
 A child's window is what its R holds at once plus what it gets done in a quarter of a second, measured from its own
-reports: so it never runs dry, and no queue below the root grows with the workflow. When a child has nothing left to
-do and there is nothing left to deal, jobs that a sibling has not started are recalled and dealt again.
+reports: so it never runs dry, and no queue below the root grows with the workflow. Each shape of jobs has a window of
+its own: jobs that keep all cores for hours do not keep those away that only want a GPU. When a child has nothing left
+to do and there is nothing left to deal, jobs that a sibling has not started are recalled and dealt again.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
@@ -29,6 +30,15 @@ _MEASURE = 0.02
 Action = tuple[int, m.Message]
 
 
+class _Count:
+    """Jobs of one shape that a child has."""
+
+    __slots__ = ("jobs",)
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+
 class Child:
     """What a scheduler knows of one child. Implements :class:`mpiflux.sched.distribution.Receiver`."""
 
@@ -37,6 +47,7 @@ class Child:
         self._pool = pool
         self._nodes = {one.node for one in pool.nodes}
         self._capacity: dict[tuple[object, ...], int] = {}
+        self._counts: dict[tuple[object, ...], _Count] = {}
         self.outstanding = 0
         """Jobs sent and not reported as ended."""
         self.rate = 0.0
@@ -48,8 +59,8 @@ class Child:
         self.waiting = 0
         """Number of jobs in ``line``."""
         self.to_send: list[m.Chunk] = []
-        self.held: dict[int, int] = {}
-        """Attempts sent to it, by job id."""
+        self.held: dict[int, tuple[int, _Count]] = {}
+        """(attempt, count of its shape) of what was sent to it, by job id."""
         self.group = -1
         """Group of what it was sent last."""
         self.recall_after = 0.0
@@ -72,9 +83,44 @@ class Child:
         """How many more jobs of this group it should be sent now."""
         capacity = self.capacity(group.request)
         window = capacity + max(1, math.ceil(self.rate * LOOKAHEAD))
-        room = window - self.outstanding
+        outstanding = self.outstanding_of(group)
+        room = window - outstanding
         # many small top-ups would cost a message each
-        return room if room * 4 >= window or self.outstanding < capacity else 0
+        return room if room * 4 >= window or outstanding < capacity else 0
+
+    def outstanding_of(self, group: JobGroup) -> int:
+        """Jobs of this group's shape, sent and not reported as ended."""
+        count = self._counts.get(group.request.key)
+        return 0 if count is None else count.jobs
+
+    def sent(self, group: JobGroup, chunk: m.Chunk) -> None:
+        """Count jobs as outstanding."""
+        key = group.request.key
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = _Count()
+        count.jobs += len(chunk)
+        self.outstanding += len(chunk)
+        self.group = chunk.group
+        first = group.first_id
+        ids = range(first + chunk.start, first + chunk.stop, chunk.step)
+        self.held.update(dict.fromkeys(ids, (chunk.attempt, count)))
+
+    def returned(self, ids: Iterable[int]) -> None:
+        """Jobs that it gave back unstarted."""
+        for job in ids:
+            found = self.held.pop(job, None)
+            if found is not None:
+                found[1].jobs -= 1
+            self.outstanding -= 1
+
+    def clear(self) -> list[tuple[int, int]]:
+        """It has nothing any more; what it had: (job id, attempt)."""
+        jobs = [(job, attempt) for job, (attempt, _) in self.held.items()]
+        self.held.clear()
+        self._counts.clear()
+        self.outstanding = 0
+        return jobs
 
     def ended(self, count: int, now: float) -> None:
         self.outstanding -= count
@@ -92,7 +138,9 @@ class Child:
         held = self.held
         # the id is the first of the eight-byte words of a record
         for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
-            held.pop(job, None)
+            found = held.pop(job, None)
+            if found is not None:
+                found[1].jobs -= 1
         return len(report.records) // SIZE
 
 
@@ -179,9 +227,7 @@ class Dealing:
         if (child.endpoint, chunk.group) not in self._declared:
             self._declared.add((child.endpoint, chunk.group))
             self._out.append((child.endpoint, self.catalog.declared[chunk.group]))
-        child.outstanding += len(chunk)
-        child.group = chunk.group
-        child.held.update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
+        child.sent(self.catalog.group(chunk.group), chunk)
         child.to_send.append(chunk)
 
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
@@ -235,13 +281,16 @@ class Dealing:
 
     def balance(self, now: float) -> list[Action]:
         """Nothing is left to deal: recall from the fullest child what an idle one could start at once."""
+        if getattr(self.distribution, "binding", False):
+            return []
         loads = []
         for child in self.children.values():
             if child.group < 0:
                 loads.append((-1.0 if not child.outstanding else 0.0, 0, child))
                 continue
-            capacity = max(child.capacity_of(self.catalog.group(child.group)), 1)
-            loads.append((child.outstanding / capacity, child.outstanding - capacity, child))
+            latest = self.catalog.group(child.group)
+            capacity, outstanding = max(child.capacity_of(latest), 1), child.outstanding_of(latest)
+            loads.append((outstanding / capacity, outstanding - capacity, child))
         richest = max(loads, key=lambda load: load[1])
         _, excess, child = richest
         if excess <= 0 or now < child.recall_after:
@@ -250,7 +299,7 @@ class Dealing:
         if group.on:
             # it would come back to the same child
             return []
-        free = sum(max(one.capacity_of(group) - one.outstanding, 0) for one in self.able(group.request)
+        free = sum(max(one.capacity_of(group) - one.outstanding_of(group), 0) for one in self.able(group.request)
                    if one is not child)
         n = min(free, math.ceil(excess / 2))
         if n <= 0:
@@ -268,9 +317,7 @@ class Dealing:
             child.ended(ended, now)
         back = []
         for _, chunk in report.returned:
-            for job in self.catalog.ids(chunk):
-                child.held.pop(job, None)
-            child.outstanding -= len(chunk)
+            child.returned(self.catalog.ids(chunk))
             back.append(chunk)
         return back
 
@@ -300,11 +347,7 @@ class Dealing:
         if executor not in self.children:
             assert self.borrower is not None
             return self.borrower.own.lost(executor)
-        child = self.children[executor]
-        jobs = list(child.held.items())
-        child.held.clear()
-        child.outstanding = 0
-        return jobs
+        return self.children[executor].clear()
 
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         wanted = frozenset(message.ids)

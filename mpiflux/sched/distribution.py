@@ -41,7 +41,8 @@ class Distribution(Protocol):
     """A user's own is a class with this method, named ``package.module:Class`` in the workflow file.
 
     ``split`` returns chunks that together are a prefix of ``chunk``: jobs that it leaves stay queued. Chunks may be
-    strided. It must be a function of its arguments and its own state only.
+    strided. It must be a function of its arguments and its own state only. With an attribute ``binding`` that is
+    true, a job stays with the child that it was given; else an idle child gets jobs that others have not started.
     """
 
     def split(self, chunk: Chunk, group: JobGroup, children: Sequence[Receiver]) -> list[Assignment]: ...
@@ -74,6 +75,8 @@ class LeastLoaded:
 class RoundRobin:
     """The n-th job belongs to the n-th child, whatever the others do: the paper's default."""
 
+    binding = True
+
     def __init__(self) -> None:
         self._turn = 0
 
@@ -94,6 +97,7 @@ class ByKey:
     CRC-32 of the value's text, over the children in the tree's order.
     """
 
+    binding = True
     AT_ONCE = 4096
     """Jobs looked at in one call, since each has to be looked at by itself."""
 

@@ -62,9 +62,9 @@ class Shape:
         self.each = 1
         """Jobs that a lease may have by which ``open`` was last looked through."""
         self.full_at = -1
-        """The pool's state at which there was no place for it."""
-        self.refused_at = (-1, -1, 0.0)
-        """The state of pool and reservations, and the time, at which there was none for a job so long."""
+        """The state of the pool at which there was no place for it."""
+        self.refused_at = -1
+        """The state of pool, reservations and time at which there was none for a job of ``refused_limit`` seconds."""
         self.refused_limit = 0.0
 
 
@@ -103,8 +103,12 @@ class Leasing:
         self._feeds: dict[tuple[int, int], list[m.Chunk]] = {}
         self._out: list[Action] = []
         self.now = 0.0
-        self._freed = self._reserved = 0
-        """Counts of what may turn a refusal into a place."""
+        self._freed = 0
+        """Counts what may turn a refusal into a place: something became free,"""
+        self._state = 0
+        """or a place is held no longer, or it is later."""
+        self._shape_of: dict[int, tuple[Shape, float]] = {}
+        """Shape and time limit of a group whose jobs may run anywhere."""
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
         self._claims = Claims(pool)
@@ -131,11 +135,20 @@ class Leasing:
             self._shapes[key] = self._by_number[shape.number] = shape
         return shape
 
+    def _known(self, chunk: m.Chunk) -> tuple[Shape, float]:
+        """Shape and time limit of a chunk's jobs."""
+        shape, group = self._shape(chunk), self.catalog.group(chunk.group)
+        found = shape, group.time_limit or UNLIMITED
+        if not group.on:
+            self._shape_of[chunk.group] = found
+        return found
+
     # -- what policies ask for -----------------------------------------------------------------------------------
 
     def at(self, now: float) -> None:
         """Tell the time, before anything else is asked."""
         self.now = now
+        self._state += 1
 
     def limit(self, entry: Entry) -> float:
         """Seconds after which a job of an entry is ended."""
@@ -144,13 +157,17 @@ class Leasing:
     def start(self, entry: Entry) -> int:
         """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
         chunk = entry.chunk
-        shape = self._shape(chunk)
+        shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
         each = 1 + self._ahead(chunk.group)
+        if not shape.open and each <= shape.each and (shape.full_at == self._freed or (
+                shape.refused_at == self._state and limit >= shape.refused_limit)):
+            # what a policy hears most of the time
+            return 0
         rest: m.Chunk | None = chunk
         if shape.slots:
-            rest = self._reuse(shape, each, chunk, self.limit(entry))
+            rest = self._reuse(shape, each, chunk, limit)
         while rest is not None:
-            r = self._place(shape, entry)
+            r = self._place(shape, limit)
             if r is None:
                 break
             rest = self._begin(shape, r, entry, each, rest)
@@ -173,7 +190,15 @@ class Leasing:
         """Hold a place no longer."""
         assert self._table is not None
         self._table.release(reservation)
-        self._reserved += 1
+        self._state += 1
+
+    def improve(self, entry: Entry, reservation: Reservation) -> Reservation | None:
+        """Hold an earlier place for a job of ``entry`` instead, if there is one now; None when the place is lost."""
+        assert self._table is not None
+        found = self._table.improve(reservation, self.catalog.group(entry.chunk.group).request, self.now)
+        if found is not reservation:
+            self._state += 1
+        return found
 
     def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
         """Start the first job of ``entry`` in the place held for it, which is then released. False, and nothing is
@@ -193,11 +218,6 @@ class Leasing:
             shape.slots[executor].fed += 1
             self._feed(executor, shape, first)
         return True
-
-    @property
-    def surprises(self) -> int:
-        """See :class:`mpiflux.sched.policies.Planner`."""
-        return self._table.surprises if self._table is not None else 0
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -229,7 +249,7 @@ class Leasing:
             lease.end = max(lease.end, end)
         return True
 
-    def _place(self, shape: Shape, entry: Entry) -> m.ResourceSet | None:
+    def _place(self, shape: Shape, limit: float) -> m.ResourceSet | None:
         """A place for one job; None when there is none, which is remembered until something changes."""
         if shape.full_at == self._freed:
             return None
@@ -239,13 +259,11 @@ class Leasing:
             if r is None:
                 shape.full_at = self._freed
             return r
-        limit = self.limit(entry)
-        state = (self._freed, self._reserved, self.now)
-        if shape.refused_at == state and limit >= shape.refused_limit:
+        if shape.refused_at == self._state and limit >= shape.refused_limit:
             return None
         r = self._place_beside(table, shape, self.now + limit)
         if r is None and shape.full_at != self._freed:
-            shape.refused_at, shape.refused_limit = state, limit
+            shape.refused_at, shape.refused_limit = self._state, limit
         return r
 
     def _place_beside(self, table: Timetable, shape: Shape, end: float) -> m.ResourceSet | None:
@@ -375,6 +393,7 @@ class Leasing:
         """The parent gives back what it borrowed."""
         self.pool.restore(m.ResourceSet(shares))
         self._freed += 1
+        self._state += 1
         if self._table is not None:
             self._table.changed({share.node for share in shares})
         if self._claims:
@@ -438,6 +457,7 @@ class Leasing:
             del lease.shape.slots[lease.executor].leases[number]
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
+        self._state += 1
         if self._claims:
             # before anybody looks for a place
             self._lend_freed()

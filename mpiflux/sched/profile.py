@@ -30,6 +30,8 @@ _CORES, _GPUS, _MEMORY, _SEATS, _JOBS = range(5)
 _MOST_JOBS = 1 << 40
 """Jobs on a node, as an amount that never runs out; all of it is free only on an idle node."""
 _MOST_INDEXES = 16
+_MOST_EASED = 1 << 14
+_NEVER = -1
 _BLOCK = 512
 
 Need = tuple[tuple[int, int], ...]
@@ -45,7 +47,7 @@ SHARED = -1
 class Reservation:
     """A place that is held for one job."""
 
-    __slots__ = ("end", "group", "limit", "made", "parts", "start")
+    __slots__ = ("end", "group", "limit", "made", "parts", "start", "tried")
 
     def __init__(self, group: int, made: float, start: float, limit: float, parts: Parts) -> None:
         self.group = group
@@ -56,6 +58,8 @@ class Reservation:
         self.limit = limit
         self.end = start + limit
         self.parts = parts
+        self.tried = 0
+        """Up to where :meth:`Timetable.improve` has looked for an earlier place."""
 
     @property
     def is_known(self) -> bool:
@@ -134,7 +138,7 @@ class Units:
 class _Demand:
     """A request, as amounts on nodes."""
 
-    __slots__ = ("even", "exclusive", "low", "more", "named", "nodes", "request", "shared", "single", "tasks")
+    __slots__ = ("_needs", "even", "exclusive", "low", "more", "named", "nodes", "request", "shared", "single", "tasks")
 
     def __init__(self, request: Request, names: list[str], shared: list[str]) -> None:
         self.request = request
@@ -146,11 +150,17 @@ class _Demand:
         self.even = self.nodes > 1
         asked = [(name, amount) for name, amount in sorted(request.consumables.items()) if amount]
         self.shared: Need = tuple((shared.index(name), amount) for name, amount in asked if name in shared)
+        self._needs: dict[int, Need | None] = {}
         self.named = tuple((_JOBS + 1 + names.index(name) if name in names else -1, amount)
                            for name, amount in asked if name not in shared)
 
     def need(self, tasks: int) -> Need | None:
         """What so many of its tasks take of one node, beside others; None when no node has one of the names."""
+        if tasks not in self._needs:
+            self._needs[tasks] = self._count(tasks)
+        return self._needs[tasks]
+
+    def _count(self, tasks: int) -> Need | None:
         request = self.request
         amounts = [(_CORES, tasks * request.cores), (_GPUS, tasks * request.gpus), (_MEMORY, tasks * request.memory),
                    (_SEATS, 0 if request.cores else tasks), (_JOBS, 1)]
@@ -209,16 +219,57 @@ class _Index:
 class _Steps:
     """What is free of one node, over time: ``free[i]`` from ``times[i]`` on."""
 
-    __slots__ = ("free", "times")
+    __slots__ = ("_slots", "free", "times")
 
     def __init__(self, now: float, free: list[int], changes: list[tuple[float, int, Need]]) -> None:
         self.times, self.free = [now], [free]
+        self._slots: dict[tuple[Need, float], float] = {}
         for time, sign, need in changes:
             if time > self.times[-1]:
                 self.times.append(time)
                 self.free.append(free := free.copy())
             for dimension, amount in need:
                 free[dimension] += sign * amount
+
+    def change(self, start: float, end: float, need: Need, sign: int) -> None:
+        """So much is free no more between two times (-1), or again (1)."""
+        self._slots.clear()
+        if end <= self.times[0]:
+            return
+        for i in range(self._cut(max(start, self.times[0])), self._cut(end)):
+            free = self.free[i]
+            for dimension, amount in need:
+                free[dimension] += sign * amount
+
+    def _cut(self, time: float) -> int:
+        """The position that begins at a time."""
+        at = bisect_left(self.times, time)
+        if at == len(self.times) or self.times[at] != time:
+            self.times.insert(at, time)
+            self.free.insert(at, self.free[at - 1].copy())
+        return at
+
+    def slot(self, need: Need, limit: float) -> float:
+        """The earliest time from which so much is free for so long; infinity when there is none."""
+        key = need, limit
+        found = self._slots.get(key)
+        if found is None:
+            found = self._slots[key] = self._find_slot(need, limit)
+        return found
+
+    def _find_slot(self, need: Need, limit: float) -> float:
+        start = -1.0
+        for time, free in zip(self.times, self.free, strict=True):
+            if 0 <= start <= time - limit:
+                break
+            for dimension, amount in need:
+                if free[dimension] < amount:
+                    start = -1.0
+                    break
+            else:
+                if start < 0:
+                    start = time
+        return start if start >= 0 else math.inf
 
     def _between(self, start: float, end: float) -> list[list[int]]:
         return self.free[bisect_right(self.times, start) - 1:bisect_left(self.times, end)]
@@ -244,18 +295,20 @@ class Timetable:
         self._releases: dict[int, list[tuple[float, int, Need]]] = {}
         self._leases: dict[int, tuple[float, list[tuple[int, Need]]]] = {}
         self._indexes: dict[tuple[object, ...], _Index] = {}
+        self._demands: dict[tuple[object, ...], _Demand] = {}
+        self._eased: list[int] = []
+        """Where something became free that was not expected to, in order; the first ``_forgotten`` are not kept."""
+        self._forgotten = 0
         self._steps: dict[int, _Steps] = {}
         """What was found out of the future of nodes, until something about them changes."""
         self.booked: dict[int, list[Reservation]] = {}
         """Reservations by position of the node."""
-        self.surprises = 0
-        """How often something became free at another time than expected."""
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
     def add(self, lease: int, end: float, r: ResourceSet, request: Request) -> None:
         """A lease was granted; everything of it is given back at ``end`` at the latest."""
-        demand = _Demand(request, self._names, self._shared)
+        demand = self._demand(request)
         held: list[tuple[int, Need]] = []
         for share in r.shares:
             pos = self._position[share.node]
@@ -274,12 +327,12 @@ class Timetable:
         if found is None:
             return
         end, held = found
-        if end != now:
-            self.surprises += 1
         for pos, need in held:
             releases = self._releases[pos]
             del releases[bisect_left(releases, (end, lease, need))]
             self._touch(pos)
+            if end != now:
+                self._ease(pos)
 
     def extend(self, lease: int, end: float) -> None:
         """It will be in use for longer."""
@@ -296,8 +349,17 @@ class Timetable:
     def changed(self, nodes: Iterable[int]) -> None:
         """Parts of these nodes were drained, lent or restored."""
         for node in nodes:
-            self._touch(self._position[node])
-        self.surprises += 1
+            pos = self._position[node]
+            self._touch(pos)
+            self._ease(pos)
+            for one in self.booked.get(pos, ()):
+                one.tried = _NEVER
+
+    def _ease(self, pos: int) -> None:
+        self._eased.append(pos)
+        if len(self._eased) > _MOST_EASED:
+            self._forgotten += _MOST_EASED // 2
+            del self._eased[:_MOST_EASED // 2]
 
     def _touch(self, pos: int) -> None:
         self._steps.pop(pos, None)
@@ -321,16 +383,61 @@ class Timetable:
                 start = self._next(index, start)
         if parts is None:
             return None
-        found = Reservation(group, now, start, limit, parts)
-        for pos in parts:
-            self.booked.setdefault(pos, []).append(found)
-            self._steps.pop(pos, None)
-        return found
+        return self._book(Reservation(group, now, start, limit, parts))
 
-    def release(self, reservation: Reservation) -> None:
-        """Give a place up again."""
+    def _book(self, reservation: Reservation) -> Reservation:
+        reservation.tried = self._forgotten + len(self._eased)
+        for pos, (_, need) in reservation.parts.items():
+            self.booked.setdefault(pos, []).append(reservation)
+            if pos in self._steps:
+                self._steps[pos].change(reservation.start, reservation.end, need, -1)
+        return reservation
+
+    def improve(self, held: Reservation, request: Request, now: float) -> Reservation | None:
+        """Move a place to an earlier time if there is one, else leave it; None when it is lost.
+
+        Only what became free since this was last tried is looked at, nothing else can have become better: all of it
+        is on few nodes.
+        """
+        since, held.tried = held.tried, self._forgotten + len(self._eased)
+        demand = self._demand(request)
+        if since >= self._forgotten and demand.single and not demand.shared:
+            fresh = set(self._eased[since - self._forgotten:])
+            found = self._earlier(held, demand, fresh, now) if held.start > now else None
+            if found is not None:
+                self.release(held)
+                self._book(found)
+            return found or held
+        if since == held.tried or (held.start <= now and since != _NEVER):
+            return held
+        self.release(held)
+        return self.reserve(held.group, request, held.limit, now)
+
+    def _earlier(self, held: Reservation, demand: _Demand, nodes: set[int], now: float) -> Reservation | None:
+        """An earlier place on one of these nodes."""
+        (own, (_, own_need)), = held.parts.items()
+        start, parts = held.start, None
+        for pos in sorted(nodes):
+            need = self._need(demand, pos, demand.tasks) if pos != SHARED else None
+            if need is None or not self._pool.states[pos].up:
+                continue
+            steps = self._future(pos, now)
+            if pos == own:
+                steps.change(held.start, held.end, own_need, 1)
+            slot = steps.slot(need, held.limit)
+            if pos == own:
+                steps.change(held.start, held.end, own_need, -1)
+            if slot < start:
+                start, parts = slot, {pos: (demand.tasks, need)}
+        return None if parts is None else Reservation(held.group, now, start, held.limit, parts)
+
+    def release(self, reservation: Reservation, used: bool = False) -> None:
+        """Give a place up again; ``used``: to the job that it was held for."""
         for pos in reservation.parts:
-            self._steps.pop(pos, None)
+            if not used:
+                self._ease(pos)
+            if pos in self._steps:
+                self._steps[pos].change(reservation.start, reservation.end, reservation.parts[pos][1], 1)
             here = self.booked[pos]
             here.remove(reservation)
             if not here:
@@ -383,11 +490,18 @@ class Timetable:
         return [state.cores.bit_count(), state.gpus.bit_count(), state.memory, state.seats, _MOST_JOBS - state.jobs,
                 *(state.named.get(name, 0) for name in self._names)]
 
+    def _demand(self, request: Request) -> _Demand:
+        key = request.key
+        found = self._demands.get(key)
+        if found is None:
+            found = self._demands[key] = _Demand(request, self._names, self._shared)
+        return found
+
     def _index(self, request: Request) -> _Index:
         key = request.key
         index = self._indexes.pop(key, None)
         if index is None:
-            demand = _Demand(request, self._names, self._shared)
+            demand = self._demand(request)
             index = _Index(demand, [self._times(pos, demand) for pos in range(len(self._pool.states))])
             if len(self._indexes) >= _MOST_INDEXES:
                 del self._indexes[next(iter(self._indexes))]
@@ -449,23 +563,6 @@ class Timetable:
         del self._steps[pos]  # what was taken for a try may be given back
         return min(lowest) < 0
 
-    def _slot(self, pos: int, need: Need, limit: float, now: float) -> float:
-        """The earliest time from which a node has room for so long."""
-        steps = self._future(pos, now)
-        start = -1.0
-        for i, time in enumerate(steps.times):
-            if start >= 0 and time >= start + limit:
-                break
-            free = steps.free[i]
-            for dimension, amount in need:
-                if free[dimension] < amount:
-                    start = -1.0
-                    break
-            else:
-                if start < 0:
-                    start = time
-        return start if start >= 0 else math.inf
-
     def _earliest_node(self, index: _Index, limit: float, now: float) -> tuple[float, Parts | None]:
         """For a job on one node."""
         demand, units = index.demand, index.lists[0]
@@ -478,7 +575,7 @@ class Timetable:
             if pos == SHARED or not index.by_node[pos][0] or index.by_node[pos][0][0] >= start:
                 continue
             need = self._need(demand, pos, demand.tasks)
-            slot = self._slot(pos, need, limit, now) if need is not None else math.inf
+            slot = self._future(pos, now).slot(need, limit) if need is not None else math.inf
             if slot < start:
                 start, chosen = slot, pos
         if chosen < 0:

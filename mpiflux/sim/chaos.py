@@ -65,7 +65,7 @@ def scenario(seed: int) -> Scenario:
     scale = rng.choice((0.0, 1.0, 1.0, 20.0))
     costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
                   master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
-                  commit=rng.choice((0.0, 0.05)))
+                  commit=rng.choice((0.0, 0.05)), poll=2e-4 * scale, poll_longest=5e-3 * scale)
     return Scenario(seed, machine, workflow, costs, _faults(rng, machine, workflow))
 
 
@@ -78,7 +78,8 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
         count = rng.choice((1, 2, 7, 30, 100, 300))
         gpus = rng.choice((0, 0, 0, 1))
         request = Request(cores=rng.choice((1, 1, 1, 2, leaf_cores, 2 * leaf_cores)), gpus=gpus,
-                          tasks=rng.choice((1, 1, 1, 1, 2)), exclusive=rng.random() < 0.05,
+                          tasks=rng.choice((1, 1, 1, 1, 2, 5)), exclusive=rng.random() < 0.05,
+                          nodes=rng.choice((0, 0, 0, 0, 0, 0, 1, 2, 3)),
                           layout=rng.choice(("pack", "pack", "spread")))
         after = tuple(Dependency(f"g{other}", rng.choice(("ok", "any", "any", "not_ok")))
                       for other in range(number) if rng.random() < 0.25)

@@ -6,6 +6,7 @@ are those of :mod:`mpiflux.sched`, fed the same messages that MPI would bring th
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,30 +72,52 @@ class SimRank:
         self.schedulers: dict[int, Scheduler] = {}
         self.master: SimMaster | None = None
         self.links = _Links()
-        self.busy = self.busy_until = 0.0
+        self.busy = 0.0
+        self.busy_until = cluster.engine.now
         self._inbox: list[Item | int] = []
         """Messages, or the number of an executor whose link has closed."""
         self._local: deque[Item] = deque()
-        self._waking = False
+        self._due = math.inf
         self._cost = 0.0
 
     def arrive(self, items: Sequence[Item | int]) -> None:
+        """Something has come from a supervisor, which wakes the rank."""
         self._inbox += items
         self.wake()
 
-    def wake(self) -> None:
-        if not self._waking:
-            self._waking = True
-            self.cluster.engine.at(self.busy_until, self._turn)
+    def arrive_by_mpi(self, items: Sequence[Item]) -> None:
+        """Something has come by MPI, which is noticed when the rank looks next."""
+        self._inbox += items
+        self.wake(self._next_look())
+
+    def wake(self, when: float = 0.0) -> None:
+        """Have a turn at ``when``, or as soon as it can."""
+        when = max(when, self.busy_until, self.cluster.engine.now)
+        if when < self._due:
+            self._due = when
+            self.cluster.engine.at(when, self._turn, when)
+
+    def _next_look(self) -> float:
+        """It looks ever less often since its last turn."""
+        now, costs = self.cluster.engine.now, self.cluster.costs
+        look, pause = self.busy_until, costs.poll
+        while look < now and 0 < pause < costs.poll_longest:
+            look += pause
+            pause *= 2
+        if look < now and costs.poll_longest:
+            look += math.ceil((now - look) / costs.poll_longest) * costs.poll_longest
+        return max(look, now)
 
     def stall(self, seconds: float) -> None:
         """It gets no CPU for a while."""
         self.busy_until = max(self.busy_until, self.cluster.engine.now) + seconds
 
-    def _turn(self) -> None:
+    def _turn(self, due: float) -> None:
+        if due != self._due:
+            return
         engine, costs = self.cluster.engine, self.cluster.costs
         now = engine.now
-        self._waking = False
+        self._due = math.inf
         if now < self.busy_until:
             self.wake()
             return
@@ -301,7 +324,7 @@ class Cluster:
         self.executors[number] = executor
 
     def to_rank(self, communicator: int, src: int, dst: int, items: list[Item], when: float) -> None:
-        self.network.send((communicator, src, dst), src, dst, when, self.ranks[dst].arrive, items)
+        self.network.send((communicator, src, dst), src, dst, when, self.ranks[dst].arrive_by_mpi, items)
 
     def to_executor(self, rank: int, number: int, items: list[Item], when: float) -> None:
         # bound now: what is under way to a supervisor dies with it

@@ -43,6 +43,9 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """From a started process that does nothing to its end, on its own core."""
     commit: float = 0.05
     """Longest time until the journal has committed what dependants wait for."""
+    poll: float = 0.0
+    """First pause of an idle rank between two looks at MPI; they double up to ``poll_longest``. 0: it never misses."""
+    poll_longest: float = 0.0
     local: float = 0.0
     """Delay of a message within a node."""
     remote: float = 0.0

@@ -23,6 +23,8 @@ _ELSEWHERE = {"cpus": "cores", "cpu": "cores", "ncores": "cores", "ntasks": "tas
               "ram": "memory", "nnodes": "nodes", "hosts": "nodes"}
 """What other schedulers call our resources: such a name is surely not meant as a consumable."""
 
+PER_NODE = "node"
+"""The parameter that a job with ``per: node`` has besides its own: the name of the node."""
 MAX_TASKS = 65_535
 MAX_COUNT = 1_000_000
 MAX_MEMORY = 1 << 60
@@ -55,6 +57,12 @@ class JobReader:
         if fields is None:
             return None
         params, names = self._parameters(fields)
+        if fields.get("per")[0] is not None:
+            if PER_NODE in names:
+                reader = self.reader
+                reader.problem(fields.node_of("parameters"), f"{path}.parameters", f"parameters: {PER_NODE!r} is the "
+                               "node's name in a job with 'per: node'; choose another")
+            names = [*names, PER_NODE]
         command, script, shell = self._program(fields, names, name)
         reader = self.reader
         return JobGroup(
@@ -193,7 +201,8 @@ class JobReader:
                 consumables[name] = reader.integer(value, path, 0, 0, MAX_CONSUMABLE)
         return Request(
             tasks=reader.integer(*inner.get("tasks"), 1, 1, MAX_TASKS),
-            cores=reader.integer(*inner.get("cores"), 1, 1, MAX_COUNT),
+            # only what watches a node beside everything else may do without a core
+            cores=reader.integer(*inner.get("cores"), 1, 0 if per_node else 1, MAX_COUNT),
             gpus=reader.integer(*inner.get("gpus"), 0, 0, MAX_COUNT),
             nodes=reader.integer(*inner.get("nodes"), 0, 0, MAX_COUNT),
             memory=reader.size(*inner.get("memory"), 0, MAX_MEMORY),

@@ -83,10 +83,10 @@ def test_a_wrong_name_is_told(name, words):
         make(name)
 
 
-def dealing(*cores: int) -> Dealing:
+def dealing(*cores: int, distribution: str = "round_robin") -> Dealing:
     catalog = Catalog()
     catalog.add(Declare(GROUP))
-    return Dealing(children(*cores), "round_robin", catalog)
+    return Dealing(children(*cores), distribution, catalog)
 
 
 def sent(below: Dealing, now: float) -> dict[int, int]:
@@ -94,15 +94,24 @@ def sent(below: Dealing, now: float) -> dict[int, int]:
 
 
 def test_what_a_busy_child_has_not_started_is_recalled_for_an_idle_one():
-    below = dealing(2, 2)
+    below = dealing(2, 2, distribution="pull")
     assert below.start(Entry(Chunk(0, 0, 6))) == 6
     assert sent(below, 0.0) == {1: 3, 2: 3}
-    ended = b"".join(PACK.pack(job, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) for job in (2, 4, 6))
+    ended = b"".join(PACK.pack(job, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) for job in (4, 5, 6))
     below.report(2, Report(ended), 1.0)
     assert below.balance(1.0) == [(1, Recall(1))]
     assert below.balance(1.01) == [], "not twice at once"
-    assert below.report(1, Report(returned=((-1, Chunk(0, 4, 5)),)), 1.1) == [Chunk(0, 4, 5)]
-    assert below.children[1].outstanding == 2 and 5 not in below.children[1].held
+    assert below.report(1, Report(returned=((-1, Chunk(0, 2, 3)),)), 1.1) == [Chunk(0, 2, 3)]
+    assert below.children[1].outstanding == 2 and 3 not in below.children[1].held
+
+
+def test_what_belongs_to_a_child_stays_with_it():
+    below = dealing(2, 2)
+    below.start(Entry(Chunk(0, 0, 6)))
+    below.collect(0.0)
+    ended = b"".join(PACK.pack(job, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) for job in (2, 4, 6))
+    below.report(2, Report(ended), 1.0)
+    assert below.balance(1.0) == []
 
 
 def test_recall_takes_from_the_end_of_the_lines():

@@ -42,13 +42,13 @@ class Planner(Machine, Protocol):
     def release(self, reservation: Reservation) -> None:
         """Hold a place no longer."""
 
+    def improve(self, entry: Entry, reservation: Reservation) -> Reservation | None:
+        """Hold an earlier place for a job of ``entry`` instead, if there is one now; else ``reservation`` goes on to
+        be held. None when it is lost with its node. It costs nothing when nothing became free unexpectedly."""
+
     def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
         """Start the first job of ``entry`` in the place held for it, and release that. False, and nothing is
         changed, when it is not due or is still in use. ``queue.take(entry, 1)`` must follow."""
-
-    @property
-    def surprises(self) -> int:
-        """Grows when something becomes free at another time than expected: then there may be earlier places."""
 
 
 def planner(machine: Machine, now: float) -> Planner | None:

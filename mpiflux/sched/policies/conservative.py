@@ -34,9 +34,6 @@ class Conservative(Policy):
         self._between = Fcfs(PolicySpec(self.name, {"queue_depth": self.queue_depth}))
         self._held: dict[int, list[Reservation]] = {}
         """By group, in order of time. The jobs of a group are alike: its k-th queued job has the k-th place."""
-        self._surprises = 0
-        self._moved = False
-        """Whether a place became free since the places were last tried in order: another may do better now."""
 
     def schedule(self, queue: WorkQueue, machine: Machine, now: float) -> None:
         plan = planner(machine, now)
@@ -44,8 +41,6 @@ class Conservative(Policy):
             self._between.schedule(queue, machine, now)
             return
         unseen = self._drop_gone(queue, plan)
-        compress = self._moved or plan.surprises > self._surprises
-        self._surprises, self._moved = plan.surprises, False
         passed: dict[int, int] = {}
         blocked = 0
         for entry in queue:
@@ -57,7 +52,7 @@ class Conservative(Policy):
             placed = min(jobs, len(places) - at)
             unseen -= placed
             for _ in range(placed):
-                at += self._advance(queue, plan, entry, places, at, compress)
+                at += self._advance(queue, plan, entry, places, at)
             if placed < jobs:
                 if at == first:
                     started = plan.start(entry)
@@ -86,25 +81,19 @@ class Conservative(Policy):
         for group, places in self._held.items():
             for place in places[found.get(group, 0):]:
                 plan.release(place)
-                self._moved = True
             del places[found.get(group, 0):]
         self._held = {group: places for group, places in self._held.items() if places}
         return sum(map(len, self._held.values()))
 
-    def _advance(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], at: int,
-                 compress: bool) -> int:
+    def _advance(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], at: int) -> int:
         """Start the job that has ``places[at]``, or find it an earlier place; 1 when it still waits, else 0."""
         if not plan.start_reserved(entry, places[at]):
-            if not compress:
-                return 1
-            plan.release(places[at])
-            place = plan.reserve(entry)
-            self._moved |= place is None or place.start < places[at].start
+            place = plan.improve(entry, places[at])
             if place is None:
                 del places[at]
                 return 0
-            places[at] = place
-            if not plan.start_reserved(entry, place):
+            if place is places[at] or not plan.start_reserved(entry, place):
+                places[at] = place
                 return 1
         del places[at]
         queue.take(entry, 1)

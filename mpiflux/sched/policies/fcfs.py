@@ -10,6 +10,9 @@ from mpiflux.sched.policies.base import Machine, Policy, integer_option, number_
 from mpiflux.sched.profile import Reservation
 from mpiflux.sched.queue import Entry, WorkQueue
 
+_FIRST = 8
+"""Of so many blocked entries it is remembered since when they wait: the head may not always be the same one."""
+
 
 class Fcfs(Policy):
     """Higher urgency first, then first come, first served.
@@ -46,19 +49,21 @@ class Fcfs(Policy):
         since: dict[int, float] = {}
         blocked = 0
         for entry in self.order(queue):
-            group, waiting = entry.chunk.group, len(entry)
             started = machine.start(entry)
-            queue.take(entry, started)
             if started:
+                jobs, group = len(entry), entry.chunk.group
+                queue.take(entry, started)
                 self._since[group] = now
-            if started == waiting:
-                continue
-            since.setdefault(group, self._since.get(group, now))
+                if started == jobs:
+                    continue
             blocked += 1
+            if blocked <= _FIRST:
+                group = entry.chunk.group
+                since.setdefault(group, self._since.get(group, now))
+                if blocked == 1 < self.queue_depth and plan is not None and now >= since[group] + self.patience:
+                    self._held = plan.reserve(entry)
             if blocked >= self.queue_depth:
                 break
-            if blocked == 1 and plan is not None and now >= since[group] + self.patience:
-                self._held = plan.reserve(entry)
         self._since = since
 
     @property
