@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.runs import Place, counted, marks, ready, until
+from tests.support.runs import Place, counted, ended_by, marks, ready, until
 
 RANKS = [0, pytest.param(4, marks=pytest.mark.mpi)]
 """Without a launcher, and below one."""
@@ -115,8 +115,10 @@ def test_one_signal_ends_jobs_commits_and_can_be_resumed(place: Place, ranks: in
         ready(place, 12, running)
         running.signal(number)
         done = running.wait()
-    assert done.returncode == 128 + number
-    assert "Traceback" not in done.stderr and "--resume" in done.stdout
+    assert done.returncode in ended_by(number, ranks)
+    assert "Traceback" not in done.stderr
+    if done.returncode == 128 + number:
+        assert "--resume" in done.stdout
     found = run.results()
     assert found.pop("COMPLETED") == 10
     assert set(found) <= {"SCHED", "DEPEND"} and sum(found.values()) == 5
@@ -137,7 +139,7 @@ def test_resume_after_an_interrupt_completes_and_repeats_nothing(place: Place, r
     with running:
         ready(place, 15, running)
         running.signal(signal.SIGINT)
-        assert running.wait().returncode == 130
+        assert running.wait().returncode in ended_by(signal.SIGINT, ranks)
     done_before = {job["id"] for job in run.jobs() if job["result"]}
     before = marks(place)
     assert 0 < len(done_before) < 41
@@ -175,7 +177,8 @@ def test_a_second_signal_ends_it_at_once(place: Place, ranks: int) -> None:
     with running:
         ready(place, 2, running)
         running.signal(signal.SIGINT)
-        until(lambda: "INT" in running.stderr or "interrupt" in (running.stderr + running.stdout).lower(), "it is told")
+        # Open MPI's mpiexec passes on no output any more once it got the signal, and ends the ranks at once
+        until(lambda: "SIG" in running.stderr or running.process.poll() is not None, "it is told")
         running.signal(signal.SIGINT)
         done = running.wait(20)
     if not ranks:

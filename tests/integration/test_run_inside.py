@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mpiflux.model import idset
-from tests.support.mpi import clean_environment
+from tests.support.mpi import clean_environment, installed_stack
 from tests.support.runs import ROOT, Place
 
 PY = sys.executable
@@ -44,7 +44,9 @@ def test_environment_is_the_callers_and_ours_and_no_launchers(place: Place, rank
         seen = json.loads(job["stdout"])
         env = seen["env"]
         assert not OWN - set(env)
-        wanted = {**clean_environment({"PYTHONPATH": str(ROOT), **extra}), "OMP_NUM_THREADS": "1",
+        tuning = installed_stack().settings() if ranks else {}
+        tuning = {name: value for name, value in tuning.items() if name.startswith(("OMPI_MCA_mpi_", "OMPI_ALLOW_"))}
+        wanted = {**clean_environment({"PYTHONPATH": str(ROOT), **extra, **tuning}), "OMP_NUM_THREADS": "1",
                   "WHO": f"see-{job['params']['i']}", "MORE": f"{job['id']} {{}} ψ"}
         for name in ("PMIX_FAKE", "HYDI_FAKE"):
             del wanted[name]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mpiflux.store.reader import open_run
-from tests.support.mpi import MpiRun, clean_environment, start_mpi
+from tests.support.mpi import MpiRun, clean_environment, installed_stack, start_mpi
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0
@@ -34,6 +34,15 @@ def until(true: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
             pytest.fail(f"in {seconds:g} s never: {what}")
         time.sleep(0.02)
     return value
+
+
+def ended_by(number: int, ranks: int) -> set[int]:
+    """Exit statuses of a run that a signal ended.
+
+    Open MPI's mpiexec, when it gets the signal itself, ends its ranks in its own way and with its own status.
+    """
+    own = {1} if ranks and installed_stack().name == "openmpi" else set()
+    return {128 + number} | own
 
 
 @dataclass
