@@ -6,6 +6,7 @@ Jobs of one task without MPI never come here.
 from __future__ import annotations
 
 import os
+import secrets
 import select
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from mpiflux.model.pmi import Abort, Action, BarrierEntered
 from mpiflux.model.states import Result
 from mpiflux.node.job import Job
 from mpiflux.node.launch import Group, Lease
-from mpiflux.node.pmi import kvs_name
+from mpiflux.node.pmi import remove_segments
 from mpiflux.node.team import Team, ending
 
 if TYPE_CHECKING:
@@ -33,22 +34,23 @@ class Parallel:
         """Parts that run here, by job id."""
         self.sockets: dict[int, Job] = {}
         """PMI sockets to wait on, and the job of each."""
-        self.instance = ""
+        self.instance = secrets.token_hex(4)
         """Tells instances apart."""
 
     # -- starting ------------------------------------------------------------------------------------------------
 
-    def team(self, group: Group, tasks: int, part: m.Part | None, attempt: int) -> Team:
+    def team(self, group: Group, job: int, attempt: int, tasks: int, part: m.Part | None) -> Team:
         """For a new attempt of a job that has ``tasks`` tasks here."""
         host = self._supervisor.launcher.node_name
-        pmi = group.spec.mpi == "pmi1"
-        if part is None:
-            team = Team((tasks,), 0, host, host, kvs_name() if pmi else "")
-            team.null = self._supervisor.null
-            return team
-        # all parts have to come to the same name by themselves
-        name = f"mpiflux_{self.instance}_{part.id}_{attempt}" if pmi else ""
-        team = Team(part.tasks, part.part, part.hosts, host, name)
+        counts = (tasks,) if part is None else part.tasks
+        name = ""
+        if group.spec.mpi == "pmi1":
+            # all parts have to come to the same name by themselves
+            name = f"mpiflux_{self.instance}_{job}_{attempt}"
+            if attempt > 1:
+                # when its supervisor was killed, there was nobody left to do this
+                remove_segments(f"mpiflux_{self.instance}_{job}_{attempt - 1}", len(counts))
+        team = Team(counts, part.part if part is not None else 0, part.hosts if part is not None else host, host, name)
         team.message, team.null = part, self._supervisor.null
         return team
 

@@ -261,7 +261,9 @@ class Supervisor:
         pipes = self.spare.pop() if self.spare else Pipes()
         job = Job(group, index, attempt, lease, pipes, now)
         if lease.tasks > 1 or group.parallel or part is not None:
-            job.team = self.parallel.team(group, lease.tasks, part, attempt)
+            job.team = self.parallel.team(group, job.id, attempt, lease.tasks, part)
+            # its tasks spin while they wait for our answers
+            self.launcher.stay_behind(False)
         opened: list[int] = []
         try:
             pipes.begin(group.limit)

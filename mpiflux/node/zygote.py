@@ -245,7 +245,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),
                             setup.node_name)
         supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
-        supervisor.parallel.instance = setup.instance
+        supervisor.parallel.instance = setup.instance or supervisor.parallel.instance
         supervisor.accept(frames[1:], supervisor.clock())
         supervisor.run()
         code = 0
