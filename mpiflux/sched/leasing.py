@@ -181,10 +181,8 @@ class Leasing:
             for number, lease in self._leases.items():
                 self._table.add(number, lease.end, lease.r, lease.shape.request)
         group = self.catalog.group(entry.chunk.group)
-        if group.on:
-            # the timetable holds places on any node, and these jobs have but one
-            return None
-        return self._table.reserve(group.number, group.request, self.limit(entry), self.now)
+        return self._table.reserve(group.number, group.request, self.limit(entry), self.now,
+                                   group.node_of(entry.chunk.start))
 
     def release(self, reservation: Reservation) -> None:
         """Hold a place no longer."""
@@ -200,24 +198,32 @@ class Leasing:
             self._state += 1
         return found
 
-    def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
-        """Start the first job of ``entry`` in the place held for it, which is then released. False, and nothing is
-        changed, when it is not due or a job that should have ended is still there."""
+    def start_reserved(self, entry: Entry, reservation: Reservation) -> int:
+        """Start the first job of ``entry`` in the place held for it, which is then released, and with it short ones
+        that follow there; how many. 0, and nothing is changed, when it is not due or what should have ended has not."""
         if reservation.start > self.now:
-            return False
-        request = self.catalog.group(entry.chunk.group).request
+            return 0
+        chunk = entry.chunk
+        shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
         places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
-        r = self.pool.alloc_at(places, request)
+        r = self.pool.alloc_at(places, shape.request)
         if r is None:
-            return False
-        self.release(reservation)
-        shape, first = self._shape(entry.chunk), entry.chunk.split(1)[0]
-        if self._begin(shape, r, entry, 1, first) is not None:
-            # its executor has jobs ahead of it, for which the new lease counts too
-            executor = self._executor(r.shares[0])
-            shape.slots[executor].fed += 1
-            self._feed(executor, shape, first)
-        return True
+            return 0
+        assert self._table is not None
+        self._table.release(reservation, used=True)
+        self._state += 1
+        first, rest = chunk.split(1)
+        if len(r.shares) > 1:
+            self._start_gang(shape, r, entry, first)
+            return 1
+        executor = self._grant(shape, r, entry)
+        slot = shape.slots[executor]
+        slot.fed += 1
+        self._feed(executor, shape, first)
+        ahead = self._ahead(chunk.group)
+        if rest is not None and ahead and self._may_extend(slot, self.now + limit + AHEAD, chunk.group):
+            rest = self._fill(shape, executor, 1 + ahead, rest)
+        return len(chunk) - (len(rest) if rest is not None else 0)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -233,15 +239,15 @@ class Leasing:
             slot = shape.slots[executor]
             if len(slot.leases) * each <= slot.fed:
                 del shape.open[executor]
-            elif self._may_extend(slot, self.now + limit + AHEAD):
+            elif self._may_extend(slot, self.now + limit + AHEAD, chunk.group):
                 rest = self._fill(shape, executor, each, rest)
         return rest
 
-    def _may_extend(self, slot: Slot, end: float) -> bool:
-        """Keep the leases for jobs that wait in line, unless a reservation would be due before their end."""
+    def _may_extend(self, slot: Slot, end: float, group: int) -> bool:
+        """Keep the leases for more jobs of a group, unless a place of another would be due before their end."""
         table = self._table
         if table is not None:
-            if table.booked and any(table.first_start(lease.r) < end for lease in slot.leases.values()):
+            if table.booked and any(table.first_start(lease.r, group) < end for lease in slot.leases.values()):
                 return False
             for number in slot.leases:
                 table.extend(number, end)

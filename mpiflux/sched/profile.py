@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from mpiflux.model import resources
 from mpiflux.model.jobspec import Request
 from mpiflux.model.messages import ResourceSet
 from mpiflux.sched.placement import NodeState
 from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.timeline import Change, Need, Steps, Units, time_of
 
 UNLIMITED = 1e9
 """Seconds after which a job without a time limit is taken to end: later than all that have one."""
@@ -32,12 +33,7 @@ _MOST_JOBS = 1 << 40
 _MOST_INDEXES = 16
 _MOST_EASED = 1 << 14
 _NEVER = -1
-_BLOCK = 512
 
-Need = tuple[tuple[int, int], ...]
-"""(dimension, amount) pairs, amounts above 0."""
-Unit = tuple[float, int]
-"""(time, position of the node)."""
 Parts = dict[int, tuple[int, Need]]
 """Tasks and what they need, by position of the node in the pool; :data:`SHARED` has no tasks but the named resources
 of the scheduler as a whole."""
@@ -47,9 +43,9 @@ SHARED = -1
 class Reservation:
     """A place that is held for one job."""
 
-    __slots__ = ("end", "group", "limit", "made", "parts", "start", "tried")
+    __slots__ = ("end", "group", "limit", "made", "node", "parts", "start", "tried")
 
-    def __init__(self, group: int, made: float, start: float, limit: float, parts: Parts) -> None:
+    def __init__(self, group: int, made: float, start: float, limit: float, parts: Parts, node: int = -1) -> None:
         self.group = group
         """Number of the job's group."""
         self.made = made
@@ -58,6 +54,8 @@ class Reservation:
         self.limit = limit
         self.end = start + limit
         self.parts = parts
+        self.node = node
+        """The only node where the job may run; -1: any."""
         self.tried = 0
         """Up to where :meth:`Timetable.improve` has looked for an earlier place."""
 
@@ -65,74 +63,6 @@ class Reservation:
     def is_known(self) -> bool:
         """False while it waits for a job without a time limit: ``start`` is then only a place in line."""
         return self.start - self.made < UNLIMITED / 2
-
-
-class Units:
-    """A sorted collection of units in blocks: adding, removing and finding the k-th cost a logarithm, nearly."""
-
-    __slots__ = ("_blocks", "_last", "count")
-
-    def __init__(self, units: list[Unit]) -> None:
-        units.sort()
-        self._blocks = [units[i:i + _BLOCK] for i in range(0, len(units), _BLOCK)]
-        self._last = [block[-1] for block in self._blocks]
-        self.count = len(units)
-
-    def add(self, unit: Unit) -> None:
-        self.count += 1
-        if not self._blocks:
-            self._blocks.append([unit])
-            self._last.append(unit)
-            return
-        at = min(bisect_left(self._last, unit), len(self._blocks) - 1)
-        block = self._blocks[at]
-        insort(block, unit)
-        self._last[at] = block[-1]
-        if len(block) > 2 * _BLOCK:
-            self._blocks[at:at + 1] = [block[:_BLOCK], block[_BLOCK:]]
-            self._last[at:at + 1] = [block[_BLOCK - 1], block[-1]]
-
-    def remove(self, unit: Unit) -> None:
-        at = bisect_left(self._last, unit)
-        block = self._blocks[at]
-        del block[bisect_left(block, unit)]
-        self.count -= 1
-        if block:
-            self._last[at] = block[-1]
-        else:
-            del self._blocks[at], self._last[at]
-
-    def __iter__(self) -> Iterator[Unit]:
-        for block in self._blocks:
-            yield from block
-
-    def kth(self, k: int) -> Unit | None:
-        """The k-th smallest, from 1; None when there are fewer."""
-        if k > self.count:
-            return None
-        for block in self._blocks:
-            if k <= len(block):
-                return block[k - 1]
-            k -= len(block)
-        return None
-
-    def after(self, time: float) -> float:
-        """The smallest time above ``time``; infinity when there is none."""
-        key = (time, 1 << 60)
-        at = bisect_right(self._last, key)
-        if at == len(self._blocks):
-            return math.inf
-        block = self._blocks[at]
-        return block[bisect_right(block, key)][0]
-
-    def latest_first(self, time: float) -> Iterator[Unit]:
-        """All with a time of at most ``time``, the latest first."""
-        key = (time, 1 << 60)
-        at = min(bisect_right(self._last, key), len(self._blocks) - 1)
-        for i in range(at, -1, -1):
-            block = self._blocks[i]
-            for j in range(bisect_right(block, key) - 1, -1, -1):
-                yield block[j]
 
 
 class _Demand:
@@ -216,74 +146,6 @@ class _Index:
         return bisect_right(self.by_node[pos][0], time)
 
 
-class _Steps:
-    """What is free of one node, over time: ``free[i]`` from ``times[i]`` on."""
-
-    __slots__ = ("_slots", "free", "times")
-
-    def __init__(self, now: float, free: list[int], changes: list[tuple[float, int, Need]]) -> None:
-        self.times, self.free = [now], [free]
-        self._slots: dict[tuple[Need, float], float] = {}
-        for time, sign, need in changes:
-            if time > self.times[-1]:
-                self.times.append(time)
-                self.free.append(free := free.copy())
-            for dimension, amount in need:
-                free[dimension] += sign * amount
-
-    def change(self, start: float, end: float, need: Need, sign: int) -> None:
-        """So much is free no more between two times (-1), or again (1)."""
-        self._slots.clear()
-        if end <= self.times[0]:
-            return
-        for i in range(self._cut(max(start, self.times[0])), self._cut(end)):
-            free = self.free[i]
-            for dimension, amount in need:
-                free[dimension] += sign * amount
-
-    def _cut(self, time: float) -> int:
-        """The position that begins at a time."""
-        at = bisect_left(self.times, time)
-        if at == len(self.times) or self.times[at] != time:
-            self.times.insert(at, time)
-            self.free.insert(at, self.free[at - 1].copy())
-        return at
-
-    def slot(self, need: Need, limit: float) -> float:
-        """The earliest time from which so much is free for so long; infinity when there is none."""
-        key = need, limit
-        found = self._slots.get(key)
-        if found is None:
-            found = self._slots[key] = self._find_slot(need, limit)
-        return found
-
-    def _find_slot(self, need: Need, limit: float) -> float:
-        start = -1.0
-        for time, free in zip(self.times, self.free, strict=True):
-            if 0 <= start <= time - limit:
-                break
-            for dimension, amount in need:
-                if free[dimension] < amount:
-                    start = -1.0
-                    break
-            else:
-                if start < 0:
-                    start = time
-        return start if start >= 0 else math.inf
-
-    def _between(self, start: float, end: float) -> list[list[int]]:
-        return self.free[bisect_right(self.times, start) - 1:bisect_left(self.times, end)]
-
-    def lowest(self, start: float, end: float) -> list[int]:
-        """The least of everything between two times."""
-        return list(map(min, *between)) if len(between := self._between(start, end)) > 1 else between[0]
-
-    def has(self, need: Need, start: float, end: float) -> bool:
-        """Whether so much is free all the time between two times."""
-        between = self._between(start, end)
-        return all(free[dimension] >= amount for dimension, amount in need for free in between)
-
-
 class Timetable:
     """See the module's text. Leases are told by number; ``now`` never goes back."""
 
@@ -299,7 +161,7 @@ class Timetable:
         self._eased: list[int] = []
         """Where something became free that was not expected to, in order; the first ``_forgotten`` are not kept."""
         self._forgotten = 0
-        self._steps: dict[int, _Steps] = {}
+        self._steps: dict[int, Steps] = {}
         """What was found out of the future of nodes, until something about them changes."""
         self.booked: dict[int, list[Reservation]] = {}
         """Reservations by position of the node."""
@@ -368,8 +230,11 @@ class Timetable:
 
     # -- reservations --------------------------------------------------------------------------------------------
 
-    def reserve(self, group: int, request: Request, limit: float, now: float) -> Reservation | None:
-        """Hold the earliest place beside everything reserved before; None when there can be none."""
+    def reserve(self, group: int, request: Request, limit: float, now: float, node: int = -1) -> Reservation | None:
+        """Hold the earliest place beside everything reserved before, on node ``node`` only if that is not -1; None
+        when there can be none."""
+        if node >= 0:
+            return self._reserve_on(group, request, limit, now, node)
         index = self._index(request)
         demand = index.demand
         start = index.lower()
@@ -384,6 +249,21 @@ class Timetable:
         if parts is None:
             return None
         return self._book(Reservation(group, now, start, limit, parts))
+
+    def _reserve_on(self, group: int, request: Request, limit: float, now: float, node: int) -> Reservation | None:
+        demand, pos = self._demand(request), self._position[node]
+        need = self._need(demand, pos, demand.tasks)
+        if need is None or not self._pool.states[pos].up:
+            return None
+        steps, parts = self._future(pos, now), {pos: (demand.tasks, need)}
+        start = steps.slot(need, limit)
+        if demand.shared:
+            shared = self._future(SHARED, now)
+            parts[SHARED] = 0, demand.shared
+            start = next((time for time in sorted({*steps.times, *shared.times}) if time >= start
+                          and steps.has(need, time, time + limit) and shared.has(demand.shared, time, time + limit)),
+                         math.inf)
+        return None if start == math.inf else self._book(Reservation(group, now, start, limit, parts, node))
 
     def _book(self, reservation: Reservation) -> Reservation:
         reservation.tried = self._forgotten + len(self._eased)
@@ -401,8 +281,10 @@ class Timetable:
         """
         since, held.tried = held.tried, self._forgotten + len(self._eased)
         demand = self._demand(request)
-        if since >= self._forgotten and demand.single and not demand.shared:
+        if since >= self._forgotten and (demand.single or held.node >= 0) and not demand.shared:
             fresh = set(self._eased[since - self._forgotten:])
+            if held.node >= 0:
+                fresh.intersection_update(held.parts)
             found = self._earlier(held, demand, fresh, now) if held.start > now else None
             if found is not None:
                 self.release(held)
@@ -411,7 +293,7 @@ class Timetable:
         if since == held.tried or (held.start <= now and since != _NEVER):
             return held
         self.release(held)
-        return self.reserve(held.group, request, held.limit, now)
+        return self.reserve(held.group, request, held.limit, now, held.node)
 
     def _earlier(self, held: Reservation, demand: _Demand, nodes: set[int], now: float) -> Reservation | None:
         """An earlier place on one of these nodes."""
@@ -429,7 +311,7 @@ class Timetable:
                 steps.change(held.start, held.end, own_need, -1)
             if slot < start:
                 start, parts = slot, {pos: (demand.tasks, need)}
-        return None if parts is None else Reservation(held.group, now, start, held.limit, parts)
+        return None if parts is None else Reservation(held.group, now, start, held.limit, parts, held.node)
 
     def release(self, reservation: Reservation, used: bool = False) -> None:
         """Give a place up again; ``used``: to the job that it was held for."""
@@ -451,10 +333,10 @@ class Timetable:
         """The same of the scheduler's own named resources."""
         return self._lacks(SHARED, now, end)
 
-    def first_start(self, r: ResourceSet) -> float:
-        """The earliest reservation on any of the nodes; infinity when there is none."""
-        return min((one.start for share in r.shares for one in self.booked.get(self._position[share.node], ())),
-                   default=math.inf)
+    def first_start(self, r: ResourceSet, group: int) -> float:
+        """The earliest reservation of another group on any of the nodes; infinity when there is none."""
+        return min((one.start for share in r.shares for one in self.booked.get(self._position[share.node], ())
+                    if one.group != group), default=math.inf)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -538,20 +420,20 @@ class Timetable:
                 times.append(time)
         return found
 
-    def _future(self, pos: int, now: float) -> _Steps:
+    def _future(self, pos: int, now: float) -> Steps:
         """What is free of a node from now on, as if everything overdue had ended."""
         steps = self._steps.get(pos)
         if steps is not None and steps.times[0] == now:
             return steps
         free = self._free(pos)
-        changes: list[tuple[float, int, Need]] = [
+        changes: list[Change] = [
             (end if end > now else now, 1, need) for end, _, need in self._releases.get(pos, ())]
         for one in self.booked.get(pos, ()):
             need = one.parts[pos][1]
             changes.append((max(one.start, now), -1, need))
             changes.append((max(one.end, now), 1, need))
-        changes.sort(key=_time)
-        steps = self._steps[pos] = _Steps(now, free, changes)
+        changes.sort(key=time_of)
+        steps = self._steps[pos] = Steps(now, free, changes)
         return steps
 
     def _lacks(self, pos: int, now: float, end: float) -> bool:
@@ -660,7 +542,3 @@ class Timetable:
         if index.demand.shared:
             found += [release[0] for release in self._releases.get(SHARED, ()) if release[0] > time][:1]
         return min(found, default=math.inf)
-
-
-def _time(change: tuple[float, int, Need]) -> float:
-    return change[0]

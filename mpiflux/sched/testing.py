@@ -45,6 +45,8 @@ class TrialJob:
     request: Request = field(default_factory=Request)
     priority: int = 16
     count: int = 1
+    on: tuple[int, ...] = ()
+    """With one node each: where the jobs may run, one after the other."""
 
 
 class PolicyFault(AssertionError):
@@ -87,7 +89,7 @@ class Trial:
             self._first_ids.append(first)
             self.catalog.add(m.Declare(JobGroup(
                 number=number, name=f"j{number}", first_id=first, count=job.count, command=("x",),
-                request=job.request, time_limit=job.limit, priority=job.priority)))
+                request=job.request, time_limit=job.limit, priority=job.priority, on=job.on)))
             first += job.count
 
     def run(self, until: float = _FOREVER) -> list[Start]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,17 +110,27 @@ def test_equal_jobs_count_once() -> None:
     assert [one.job for one in trial.starts] == [0, 1]
 
 
-def test_short_jobs_are_not_given_ahead_over_a_place_that_is_held() -> None:
+@pytest.mark.parametrize("name", ["easy", "conservative"])
+def test_short_jobs_are_not_given_ahead_over_a_place_that_is_held(name: str) -> None:
     """Jobs of a millisecond are fed to leases that go on; a job that needs all cores ends that."""
     jobs = [TrialJob(0, 0.001, 1, cores(1), count=3000), TrialJob(0.3, 1, 1, cores(4)),
             TrialJob(0.3, 0.001, 1, cores(1), count=3000)]
-    trial = Trial(make(PolicySpec("easy")), jobs, [node(4)])
+    trial = Trial(make(PolicySpec(name)), jobs, [node(4)])
     found = trial.run()
     assert len(found) == 6001
+    assert len({one.r for one in found}) == 5
     large = next(one for one in found if one.job == 1)
     # the first 3000 take 0.75 s on four cores; nothing of the last 3000 comes before it
     assert 0.74 < large.start < 0.9
     assert min(one.start for one in found if one.job == 2) >= large.end
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_short_jobs_are_given_ahead_under_every_policy(name: str) -> None:
+    """Else each job of a millisecond costs a decision and a message."""
+    trial = Trial(make(PolicySpec(name)), [TrialJob(0, 0.001, 60, cores(1), count=5000)], [node(4)])
+    assert len(trial.run()) == 5000
+    assert trial.below._next_lease < 500
 
 
 def test_lent_resources_leave_the_timetable_and_come_back() -> None:
@@ -172,6 +183,17 @@ def test_time_limits_that_are_overrun_hold_others_back() -> None:
     for name in ("easy", "conservative"):
         found = Late(make(PolicySpec(name)), jobs, [node(2)]).run()
         assert [(one.job, one.start) for one in found] == [(0, 0), (1, 14), (2, 19)]
+
+
+def test_jobs_bound_to_a_node_have_their_places_there() -> None:
+    """One job for each node, of a node that is full: it waits for its own, and is not passed for ever."""
+    nodes = [node(4, index=0), node(4, index=1)]
+    stream = [TrialJob(float(i), 4.0, 4, cores(1)) for i in range(100)]
+    jobs = [TrialJob(0, 30, 30, cores(4)), *stream, TrialJob(1, 5, 5, cores(4), count=2, on=(0, 1))]
+    for name, options in (("easy", {}), ("conservative", {}), ("fcfs", {"patience": 10})):
+        found = [one for one in Trial(make(PolicySpec(name, dict(options))), jobs, nodes).run() if one.job == 101]
+        assert sorted(one.r.shares[0].node for one in found) == [0, 1]
+        assert all(one.start <= 60 for one in found)
 
 
 # -- by name -----------------------------------------------------------------------------------------------------
@@ -282,6 +304,22 @@ def test_the_example_keeps_to_the_contract_and_does_what_it_says(clean_imports: 
     assert starts(mine(), jobs, [node(4)]) == [0, 10, 20, 4, 2, 20]
     spec = load(str(EXAMPLES / "policy_example.yaml")).policy
     assert type(make(spec)).__name__ == "ShortestBackfill"
+
+
+def test_the_documentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (EXAMPLES.parent / "policies.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    names["test_largest_first"]()  # type: ignore[operator]
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["1", "0"], ["2", "10.0"], ["0", "10.0"]]
+    workflows = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(workflows) == 2
+    for workflow in workflows:
+        assert load("w.yaml", text=workflow.encode()).groups
+    for policy in KNOWN.values():
+        assert all(f"`{option}" in text for option in (policy.name, *policy.options))
 
 
 class Broken(Policy):

@@ -49,8 +49,9 @@ def workloads(draw: st.DrawFn, limits: bool = True, most: int = 1) -> Workload:
         arrival += draw(st.sampled_from((0, 0, 0, 1, 2, 7)))
         seconds = draw(st.integers(1, 10))
         limit = seconds * draw(st.sampled_from((1, 1, 2, 4))) if limits or draw(st.booleans()) else 0
-        jobs.append(TrialJob(arrival, seconds, limit, draw(requests(nodes, shared)),
-                             count=draw(st.integers(1, most))))
+        request = draw(requests(nodes, shared))
+        on = tuple(range(count)) if request.nodes == 0 and request.tasks == 1 and draw(st.integers(0, 5)) == 0 else ()
+        jobs.append(TrialJob(arrival, seconds, limit, request, count=draw(st.integers(1, most)), on=on))
     return jobs, nodes, shared
 
 

@@ -46,9 +46,10 @@ class Planner(Machine, Protocol):
         """Hold an earlier place for a job of ``entry`` instead, if there is one now; else ``reservation`` goes on to
         be held. None when it is lost with its node. It costs nothing when nothing became free unexpectedly."""
 
-    def start_reserved(self, entry: Entry, reservation: Reservation) -> bool:
-        """Start the first job of ``entry`` in the place held for it, and release that. False, and nothing is
-        changed, when it is not due or is still in use. ``queue.take(entry, 1)`` must follow."""
+    def start_reserved(self, entry: Entry, reservation: Reservation) -> int:
+        """Start the first job of ``entry`` in the place held for it, and release that; with it may start jobs of a
+        few milliseconds that follow it there. How many: ``queue.take(entry, n)`` must follow. 0, and nothing is
+        changed, when the place is not due or is still in use."""
 
 
 def planner(machine: Machine, now: float) -> Planner | None:

@@ -13,6 +13,14 @@ from mpiflux.sched.policies.fcfs import Fcfs
 from mpiflux.sched.profile import Reservation
 from mpiflux.sched.queue import Entry, WorkQueue
 
+_Kind = tuple[int, int]
+"""Number of a group, and of the only node where its jobs may run (-1: any)."""
+
+
+def _kind(machine: Machine, entry: Entry) -> _Kind:
+    chunk = entry.chunk
+    return chunk.group, machine.catalog.group(chunk.group).node_of(chunk.start)
+
 
 class Conservative(Policy):
     """A job gets the earliest place beside the places of all that came before it; it starts when that is due.
@@ -32,8 +40,8 @@ class Conservative(Policy):
         spec = spec or PolicySpec(self.name)
         self.queue_depth = integer_option(spec, "queue_depth", 32, 1)
         self._between = Fcfs(PolicySpec(self.name, {"queue_depth": self.queue_depth}))
-        self._held: dict[int, list[Reservation]] = {}
-        """By group, in order of time. The jobs of a group are alike: its k-th queued job has the k-th place."""
+        self._held: dict[_Kind, list[Reservation]] = {}
+        """In order of time. The jobs of a kind are alike: its k-th queued job has the k-th place."""
 
     def schedule(self, queue: WorkQueue, machine: Machine, now: float) -> None:
         plan = planner(machine, now)
@@ -41,63 +49,74 @@ class Conservative(Policy):
             self._between.schedule(queue, machine, now)
             return
         unseen = self._drop_gone(queue, plan)
-        passed: dict[int, int] = {}
+        passed: dict[_Kind, int] = {}
         blocked = 0
         for entry in queue:
             if blocked >= self.queue_depth and not unseen:
                 break
-            group, jobs = entry.chunk.group, len(entry)
-            places = self._held.setdefault(group, [])
-            first = at = passed.get(group, 0)
+            kind, jobs = _kind(machine, entry), len(entry)
+            places = self._held.setdefault(kind, [])
+            first = at = passed.get(kind, 0)
             placed = min(jobs, len(places) - at)
             unseen -= placed
-            for _ in range(placed):
-                at += self._advance(queue, plan, entry, places, at)
-            if placed < jobs:
-                if at == first:
-                    started = plan.start(entry)
-                    queue.take(entry, started)
-                    jobs -= started
-                at += self._admit(plan, entry, places, min(jobs - placed, self.queue_depth - blocked - (at - first)))
+            queued = queue.jobs
+            at = self._advance(queue, plan, entry, places, at, placed)
+            if at == first and jobs > queued - queue.jobs:
+                queue.take(entry, plan.start(entry))
+            jobs -= queued - queue.jobs
+            at += self._admit(plan, entry, places, min(jobs, self.queue_depth - blocked) - (at - first))
             blocked += at - first
-            passed[group] = at
-        for group in passed:
-            self._held[group].sort(key=lambda place: place.start)
+            passed[kind] = at
+        for kind in passed:
+            self._held[kind].sort(key=lambda place: place.start)
 
     def _drop_gone(self, queue: WorkQueue, plan: Planner) -> int:
         """Release places of jobs that are no longer queued; how many places are left."""
         left = sum(map(len, self._held.values()))
         if not left:
             return 0
-        found: dict[int, int] = {}
+        found: dict[_Kind, int] = {}
         for entry in queue:
-            group = entry.chunk.group
-            mine = min(len(entry), len(self._held.get(group, ())) - found.get(group, 0))
+            kind = _kind(plan, entry)
+            mine = min(len(entry), len(self._held.get(kind, ())) - found.get(kind, 0))
             if mine > 0:
-                found[group] = found.get(group, 0) + mine
+                found[kind] = found.get(kind, 0) + mine
                 left -= mine
                 if not left:
                     break
-        for group, places in self._held.items():
-            for place in places[found.get(group, 0):]:
+        for kind, places in self._held.items():
+            for place in places[found.get(kind, 0):]:
                 plan.release(place)
-            del places[found.get(group, 0):]
-        self._held = {group: places for group, places in self._held.items() if places}
+            del places[found.get(kind, 0):]
+        self._held = {kind: places for kind, places in self._held.items() if places}
         return sum(map(len, self._held.values()))
 
-    def _advance(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], at: int) -> int:
-        """Start the job that has ``places[at]``, or find it an earlier place; 1 when it still waits, else 0."""
-        if not plan.start_reserved(entry, places[at]):
-            place = plan.improve(entry, places[at])
-            if place is None:
-                del places[at]
-                return 0
-            if place is places[at] or not plan.start_reserved(entry, place):
-                places[at] = place
-                return 1
-        del places[at]
-        queue.take(entry, 1)
-        return 0
+    def _advance(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], at: int,
+                 placed: int) -> int:
+        """Start what is due of an entry's jobs, which have ``placed`` places from ``at`` on, or find them earlier ones;
+        the position behind the last that still waits."""
+        while placed > 0:
+            place = places[at]
+            started = plan.start_reserved(entry, place)
+            if not started:
+                better = plan.improve(entry, place)
+                if better is None:
+                    del places[at]
+                    placed -= 1
+                    continue
+                places[at] = better
+                started = plan.start_reserved(entry, better) if better is not place else 0
+            if started:
+                queue.take(entry, started)
+                used = min(started, placed)
+                for place in places[at + 1:at + used]:
+                    plan.release(place)
+                del places[at:at + used]
+                placed -= used
+            else:
+                at += 1
+                placed -= 1
+        return at
 
     def _admit(self, plan: Planner, entry: Entry, places: list[Reservation], most: int) -> int:
         """Reserve for up to ``most`` jobs of an entry that have no places yet; how many."""
