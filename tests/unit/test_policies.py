@@ -312,8 +312,8 @@ def test_the_documentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         exec(block, names)
     names["test_largest_first"]()  # type: ignore[operator]
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
-        ["1", "0"], ["2", "10.0"], ["0", "10.0"]]
+    assert [tuple(map(float, line.split()[:2])) for line in capsys.readouterr().out.splitlines()] == [
+        (1, 0), (2, 10), (0, 10)]
     workflows = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len(workflows) == 2
     for workflow in workflows:
