@@ -82,7 +82,8 @@ def test_where_a_job_finds_its_run(done, monkeypatch):
 
 
 @pytest.mark.parametrize(("target", "said"), [
-    (None, "no mpiflux job"), ("/nowhere/at/all", "no such directory"), ("local:///x", "no instance answers"), ("tcp://x", "local:///")])
+    (None, "no mpiflux job"), ("/nowhere/at/all", "no such directory"), ("local:///x", "no instance answers"),
+    ("tcp://x", "local:///")])
 def test_no_run(target, said):
     with pytest.raises(mpiflux.NotConnected, match=said):
         mpiflux.connect(target)
