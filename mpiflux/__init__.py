@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         Counts,
         Empty,
         Event,
+        Executor,
         Flux,
         FluxError,
+        FluxFuture,
         HistoryLost,
         InstanceEnded,
         Job,
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Flux", "FluxError", "HistoryLost",
-           "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey", "NoService", "NotConnected",
-           "Record", "Rejected", "RemoteError", "Result", "__version__", "connect"]
+__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Executor", "Flux", "FluxError",
+           "FluxFuture", "HistoryLost", "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey",
+           "NoService", "NotConnected", "Record", "Rejected", "RemoteError", "Result", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:
@@ -47,6 +49,10 @@ def __getattr__(name: str) -> Any:
         from mpiflux import client
 
         return getattr(client, name)
+    if name == "aio":
+        from importlib import import_module
+
+        return import_module("mpiflux.aio")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Rejected,
         RemoteError,
     )
+    from mpiflux.client.executor import Executor, FluxFuture
     from mpiflux.client.live import Flux, Job, Jobs
     from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result
     from mpiflux.store.eventlog import Event
@@ -32,6 +33,7 @@ MODULES = {
     "mpiflux.client.entry": "connect",
     "mpiflux.client.errors": "Conflict ConnectionLost Empty FluxError HistoryLost InstanceEnded NoJob NoKey NoService "
                              "NotConnected Rejected RemoteError",
+    "mpiflux.client.executor": "Executor FluxFuture",
     "mpiflux.client.live": "Flux Job Jobs",
     "mpiflux.client.records": "Change Counts JobEvent Message Record Result",
     "mpiflux.store.eventlog": "Event",
@@ -40,9 +42,9 @@ MODULES = {
 
 _HOME = {name: module for module, names in MODULES.items() for name in names.split()}
 
-__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Flux", "FluxError", "HistoryLost",
-           "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey", "NoService", "NotConnected",
-           "Record", "Rejected", "RemoteError", "Result", "connect"]
+__all__ = ["Change", "Conflict", "ConnectionLost", "Counts", "Empty", "Event", "Executor", "Flux", "FluxError",
+           "FluxFuture", "HistoryLost", "InstanceEnded", "Job", "JobEvent", "Jobs", "Message", "NoJob", "NoKey",
+           "NoService", "NotConnected", "Record", "Rejected", "RemoteError", "Result", "connect"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from mpiflux.client.errors import NotConnected
 from mpiflux.client.where import Target, locate
@@ -33,10 +33,7 @@ def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = False)
             found = Target("", found.run_dir, str(error))
     if keep:
         raise NotConnected(f"{found.run_dir}: {found.why or 'there is no live instance'}")
-    return _directory(found)
-
-
-def _directory(found: Target) -> Any:
     from mpiflux.client.flux import open_directory
 
-    return open_directory(found.run_dir, found.why)
+    # it has what a program of the live interface may want of it, and raises NotConnected for the rest
+    return cast("Flux", open_directory(found.run_dir, found.why))

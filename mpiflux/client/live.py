@@ -145,6 +145,7 @@ class Connection:
 
     def subscribe(self, make: Callable[[int, int], r.Op], since: int = 0, *, convert: Callable[[Any], Any],
                   resumes: bool = False, acknowledge: bool = False) -> Subscription:
+        """A stream of items. Raises FluxError when the instance does not take it."""
         slot = _Slot()
         with self._lock:
             self._check()
@@ -155,6 +156,13 @@ class Connection:
         if slot.error is not None:
             raise slot.error
         return subscription
+
+    def open_stream(self, make: Callable[[int, int], r.Op], since: int, done: Callable[[Any, FluxError | None], None],
+                    *, convert: Callable[[Any], Any], resumes: bool, acknowledge: bool) -> Stream:
+        """The same without waiting: ``done`` hears whether it was taken."""
+        with self._lock:
+            self._check()
+            return self.session.subscribe(make, since, done, convert=convert, resumes=resumes, acknowledge=acknowledge)
 
     def _check(self) -> None:
         if self._closed:
@@ -200,9 +208,9 @@ class Subscription:
         """The next item; None when none will come any more. Raises TimeoutError after ``timeout`` seconds."""
         stream = self._stream
         with self._more:
-            if not self._more.wait_for(lambda: stream._pages or stream.ended, timeout):
+            if not self._more.wait_for(lambda: stream.has_items or stream.ended, timeout):
                 raise TimeoutError(f"nothing came within {timeout:g} s")
-            if stream._pages:
+            if stream.has_items:
                 return stream.take()
             if stream.error is not None:
                 raise stream.error
@@ -281,7 +289,7 @@ class Jobs(HasIds, Sequence[Job]):
         return f"<Jobs: {len(self.ids)} of them, from {self.ids[0]}>" if self.ids else "<Jobs: none>"
 
     def _ranges(self) -> list[tuple[int, int]]:
-        return plans.id_ranges(self.ids if isinstance(self.ids, range) else sorted(self.ids))
+        return plans.ranges_of(self.ids)
 
     def wait(self, timeout: float | None = None) -> Counts:
         """Until all have ended: how they did. Raises TimeoutError."""
@@ -333,8 +341,7 @@ class Kvs:
 
         ``version``: only if the key still has it (0: does not exist), else Conflict is raised.
         """
-        check = [] if version is None else [store.Check(key, version)]
-        return self.commit([*check, store.put(key, value)])
+        return self._connection.do(plans.kvs_put(key, value, version))
 
     def rm(self, key: str, *, recursive: bool = False) -> int:
         """Delete a key, or with ``recursive`` all below it. Raises NoKey."""
@@ -357,8 +364,100 @@ class Kvs:
 
         It begins with the values as they are, or after version ``since``.
         """
-        return self._connection.subscribe(lambda sub, at: r.Watch(sub, key, at), since, convert=plans.change,
-                                          resumes=True)
+        return self._connection.subscribe(plans.watching(key), since, convert=plans.change, resumes=True)
+
+
+class Service:
+    """A service that this program offers; see :meth:`Flux.serve`."""
+
+    def __init__(self, connection: Connection, name: str, handler: Callable[[Any], object], threads: int) -> None:
+        self._connection, self._handler = connection, handler
+        self._calls = connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item)
+        self._taking = threading.Lock()
+        self._threads = [threading.Thread(target=self._work, name=f"service {name}", daemon=True)
+                         for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                with self._taking:
+                    item = self._calls.get()
+            except FluxError:
+                return
+            if item is None:
+                return
+            number, data = item
+            self._connection.tell(plans.answer(number, self._handler, data))
+
+    def close(self) -> None:
+        """Serve no more. Calls that have come and are not answered yet fail for their callers."""
+        self._calls.close()
+
+    def join(self) -> None:
+        """Wait until the service is closed, or the instance has ended."""
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Item:
+    """A value of a queue that goes back to it unless this consumer says :meth:`done`, also when it dies."""
+
+    def __init__(self, connection: Connection, number: int, value: Any) -> None:
+        self._connection, self._number, self.value = connection, number, value
+
+    def done(self) -> None:
+        """It is dealt with."""
+        self._connection.do(plans.done(self._number, back=False))
+
+    def back(self) -> None:
+        """Let somebody else have it."""
+        self._connection.do(plans.done(self._number, back=True))
+
+    def __enter__(self) -> Any:
+        return self.value
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.done()
+        else:
+            self.back()
+
+
+class Queue:
+    """Values that any program pushes and any other pulls, each value once."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection, self.name = connection, name
+
+    def push(self, value: object, *, priority: float = 0.0) -> int:
+        """Add a value: those of higher priority are pulled first, equal ones in order. Returns how many wait."""
+        return self._connection.do(plans.push(self.name, [value], priority))
+
+    def push_many(self, values: Iterable[object], *, priority: float = 0.0) -> int:
+        return self._connection.do(plans.push(self.name, values, priority))
+
+    def pull(self, timeout: float | None = None, *, wait: bool = True) -> Any:
+        """Take the next value, waiting for one. Raises TimeoutError, or Empty without ``wait``."""
+        return self._connection.do(plans.pull(self.name, ack=True, wait=wait), timeout)[1]
+
+    def take(self, timeout: float | None = None, *, wait: bool = True) -> Item:
+        """The same, but it goes back to the queue unless this program says that it is done with it:
+        ``with queue.take() as value: …``."""
+        number, value = self._connection.do(plans.pull(self.name, ack=False, wait=wait), timeout)
+        return Item(self._connection, number, value)
+
+    def __len__(self) -> int:
+        """Values that wait."""
+        waiting: int = self._connection.do(plans.queues()).get(self.name, [0])[0]
+        return waiting
 
 
 class Flux:
@@ -399,18 +498,8 @@ class Flux:
     def submit_many(self, commands: Command | Iterable[Sequence[str]], **options: Unpack[JobOptions]) -> Jobs:
         """Submit many jobs at once: a list of commands, or one command with ``params``, columns of values for
         the ``{name}`` in it. A hundred thousand take a second or two, and come back as one object."""
-        if options.get("params") is not None:
-            [(first, count)] = self._do(plans.submit((plans.new_group(commands, options),)))  # type: ignore[arg-type]
-            return Jobs(self, range(first, first + count))
-        groups, places = plans.many(commands, options)  # type: ignore[arg-type]
-        if not groups:
-            return Jobs(self, range(0))
-        ranges = self._do(plans.submit(groups))
-        if len(ranges) == 1:
-            return Jobs(self, range(ranges[0][0], sum(ranges[0])))
-        by_place = {place: first + i for (first, _), mine in zip(ranges, places, strict=True)
-                    for i, place in enumerate(mine)}
-        return Jobs(self, [by_place[place] for place in range(len(by_place))])
+        groups, order = plans.bulk(commands, options)
+        return Jobs(self, order(self._do(plans.submit(groups))) if groups else range(0))
 
     def job(self, ref: int | str) -> Job:
         """A job by its id, or as ``"sim.3"``. Raises NoJob."""
@@ -446,10 +535,6 @@ class Flux:
         """Let held groups go."""
         return self._do(plans.hold(jobs, False))
 
-    def urgency(self, jobs: Ids, value: int) -> int:
-        """Change the urgency (0–31) of groups."""
-        return self._do(plans.urgency(jobs, value))
-
     def wait(self, jobs: Ids | None = None, timeout: float | None = None) -> Counts:
         """Until these jobs, or all, have ended: how they did. Raises TimeoutError."""
         return self._do(plans.drain(jobs), timeout)
@@ -461,10 +546,42 @@ class Flux:
         From event number ``since`` on; 0: from the start, -1: from now on. Each comes once and in order, also across
         a lost connection. ``finite``: it ends when all these jobs have ended.
         """
-        chosen, wanted = plans.select(jobs), tuple(names)
-        return self._connection.subscribe(
-            lambda sub, at: r.Events(sub, chosen, wanted, at, finite), since, convert=plans.job_event, resumes=True,
-            acknowledge=True)
+        return self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,
+                                          resumes=True, acknowledge=True)
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: object = None) -> int:
+        """Send a message to all who subscribe to its topic, names joined by dots; returns how many those are."""
+        return self._do(plans.publish(topic, payload))
+
+    def subscribe(self, pattern: str) -> Subscription:
+        """The messages from now on whose topic matches, an iterator of :class:`Message`.
+
+        ``*`` stands for any one name, ``**`` for any number of them: ``md.*.energy``, ``md.**``.
+        """
+        return self._connection.subscribe(lambda sub, _: r.Subscribe(sub, pattern), convert=plans.message)
+
+    def serve(self, name: str, handler: Callable[[Any], object], *, threads: int = 1) -> Service:
+        """Answer calls of a service: ``handler(payload)`` in threads of its own, until the service is closed.
+
+        What it returns is the answer; what it raises the caller gets as RemoteError. Several programs may serve the
+        same name: calls go to the least busy one.
+        """
+        return Service(self._connection, name, handler, threads)
+
+    def call(self, name: str, payload: object = None, timeout: float | None = None) -> Any:
+        """Call a service. Raises NoService at once when nobody serves it, or when who does dies; RemoteError when
+        its handler raised; TimeoutError."""
+        return self._do(plans.call(name, payload), timeout)
+
+    def queue(self, name: str) -> Queue:
+        """A queue of values between programs; it exists by being named."""
+        return Queue(self._connection, name)
+
+    def queues(self) -> dict[str, list[int]]:
+        """By name: values that wait, values whose consumers are not done, consumers that wait."""
+        return self._do(plans.queues())
 
     # -- the instance ----------------------------------------------------------------------------------------------
 
@@ -482,5 +599,5 @@ def connect(path: str, *, keep: bool = False) -> Flux:
     return Flux(Connection(path, keep=keep))
 
 
-__all__ = ["Change", "Connection", "Counts", "Flux", "Job", "Jobs", "JobEvent", "Kvs", "Message", "Record",
-           "Result", "Subscription", "connect"]
+__all__ = ["Change", "Connection", "Counts", "Flux", "Item", "Job", "JobEvent", "Jobs", "Kvs", "Message", "Queue",
+           "Record", "Result", "Service", "Subscription", "connect"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import array
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result, Value
@@ -164,6 +164,23 @@ def many(commands: Iterable[Sequence[str]], options: JobOptions) -> tuple[tuple[
     return tuple(groups), places
 
 
+def bulk(commands: Command | Iterable[Sequence[str]], options: JobOptions,
+         ) -> tuple[tuple[r.NewGroup, ...], Callable[[list[tuple[int, int]]], Sequence[int]]]:
+    """What ``submit_many`` submits, and how the ids of its jobs, in order, follow from the answer."""
+    if options.get("params") is not None:
+        return (new_group(commands, options),), lambda ranges: range(ranges[0][0], sum(ranges[0]))  # type: ignore[arg-type]
+    groups, places = many(commands, options)
+
+    def order(ranges: list[tuple[int, int]]) -> Sequence[int]:
+        if len(ranges) == 1:
+            return range(ranges[0][0], sum(ranges[0]))
+        by_place = {place: first + i for (first, _), mine in zip(ranges, places, strict=True)
+                    for i, place in enumerate(mine)}
+        return [by_place[place] for place in range(len(by_place))]
+
+    return groups, order
+
+
 def _same_length(rows: list[tuple[str, ...]], options: JobOptions) -> r.NewGroup:
     words: list[str] = []
     names: list[str] = []
@@ -180,14 +197,14 @@ def _same_length(rows: list[tuple[str, ...]], options: JobOptions) -> r.NewGroup
         names, columns = ["n"], [RangeColumn(0, 1, len(rows))]
     table = ParamTable(tuple(names), tuple(columns), "zip")
     env = {name: literal(str(value)) for name, value in options.get("env", {}).items()}
-    return new_group(words, {**options, "env": env}, table, template=True)  # type: ignore[typeddict-item]
+    return new_group(words, {**options, "env": env}, table, template=True)
 
 
 def _after(given: Any) -> tuple[r.After, ...]:
     if given is None:
         return ()
     if isinstance(given, Mapping):
-        return tuple(one for kind, what in given.items() for one in _after_kind(what, _KINDS.get(kind, kind)))
+        return tuple(one for kind, what in given.items() for one in _after_kind(what, _KINDS.get(str(kind), str(kind))))
     return tuple(_after_kind(given, "ok"))
 
 
@@ -229,6 +246,22 @@ def id_ranges(jobs: Ids) -> list[tuple[int, int]]:
     return ranges
 
 
+def ranges_of(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges of ids in any order."""
+    return id_ranges(ids if isinstance(ids, range) else sorted(ids))
+
+
+def following(jobs: Ids | None, names: Iterable[str], finite: bool) -> Callable[[int, int], r.Op]:
+    """The subscription to the events of jobs, given its number and where to begin."""
+    chosen, wanted = select(jobs), tuple(names)
+    return lambda sub, since: r.Events(sub, chosen, wanted, since, finite)
+
+
+def watching(key: str) -> Callable[[int, int], r.Op]:
+    """The subscription to the changes of a key."""
+    return lambda sub, since: r.Watch(sub, key, since)
+
+
 def select(jobs: Ids | None, *, states: Iterable[str] = ()) -> r.Select:
     """Some jobs: a text is a group's name, None all jobs."""
     if jobs is None:
@@ -246,10 +279,6 @@ def cancel(jobs: Ids | None, reason: str = "cancelled", states: Iterable[str] = 
 
 def hold(jobs: Ids | None, held: bool) -> Plan[int]:
     return Plan(r.Hold(select(jobs), held), int)
-
-
-def urgency(jobs: Ids | None, value: int) -> Plan[int]:
-    return Plan(r.Urgency(select(jobs), value), int)
 
 
 def drain(jobs: Ids | None) -> Plan[Counts]:
@@ -275,7 +304,8 @@ def resolve(ref: int | str) -> Plan[tuple[int, int]]:
 
 
 def eventlog(id: int) -> Plan[list[JobEvent]]:
-    return Plan(r.Eventlog(id), lambda value: [JobEvent(*event, id, n) for n, event in enumerate(value)])
+    return Plan(r.Eventlog(id), lambda value: [
+        JobEvent(name, t, context, id, n) for n, (name, t, context) in enumerate(value)])
 
 
 def job_event(item: list[Any]) -> JobEvent:
@@ -304,6 +334,12 @@ def kvs_ls(prefix: str, recursive: bool) -> Plan[list[str]]:
 
 def kvs_commit(ops: Iterable[store.Op]) -> Plan[int]:
     return Plan(r.Txn(_ops(ops)), int)
+
+
+def kvs_put(key: str, value: object, version: int | None) -> Plan[int]:
+    """Only if the key still has ``version``, where that is given."""
+    check = [] if version is None else [store.Check(key, version)]
+    return kvs_commit([*check, store.put(key, value)])
 
 
 def kvs_fence(name: str, n: int, ops: Iterable[store.Op] = ()) -> Plan[int]:
@@ -355,6 +391,40 @@ def push(queue: str, values: Iterable[object], priority: float) -> Plan[int]:
 
 def pull(queue: str, *, ack: bool, wait: bool) -> Plan[tuple[int, Any]]:
     return Plan(r.Pull(queue, ack, wait), lambda value: (value[0], store.decode_value(value[1])))
+
+
+def pull_again(queue: str) -> Plan[tuple[int, Any, int]]:
+    """(item, value, how often a consumer died that had it)."""
+    return Plan(r.Pull(queue, ack=False), lambda value: (value[0], store.decode_value(value[1]), value[2]))
+
+
+VALUE, ERROR, BROKEN = b"v", b"e", b"b"
+"""What became of a call in a worker."""
+
+
+def numbered(number: int, kind: bytes, data: bytes) -> bytes:
+    """A call, or its answer, on the way between an executor and its workers."""
+    return number.to_bytes(8, "little") + kind + data
+
+
+def unnumbered(payload: bytes) -> tuple[int, bytes]:
+    return int.from_bytes(payload[:8], "little"), payload[8:]
+
+
+def done(item: int, *, back: bool) -> Plan[None]:
+    return Plan(r.Done(item, back), lambda value: None)
+
+
+def answer(number: int, handler: Callable[[Any], object], data: bytes) -> r.Answer:
+    """What ``handler`` makes of a call: its value, or the exception that it raised."""
+    try:
+        return r.Answer(number, pack_value(handler(store.decode_value(data))))
+    except Exception as error:
+        return failure(number, error)
+
+
+def failure(number: int, error: Exception) -> r.Answer:
+    return r.Answer(number, error=f"{type(error).__name__}: {error}")
 
 
 def queues() -> Plan[dict[str, list[int]]]:

@@ -58,6 +58,10 @@ class Stream:
     def __len__(self) -> int:
         return sum(len(page) for page, _ in self._pages)
 
+    @property
+    def has_items(self) -> bool:
+        return bool(self._pages)
+
     def take(self) -> Any:
         """The next item. Raises IndexError when there is none now."""
         page, upto = self._pages[0]
@@ -69,11 +73,16 @@ class Stream:
         return self._convert(item)
 
     def come(self, items: list[Any], upto: int) -> None:
-        if upto:
+        if upto >= 0:
             self.cursor = upto
         if items:
             self._pages.append((deque(items), upto))
             self.wake()
+
+    def asked_again(self, value: Any, error: FluxError | None) -> None:
+        """Whether it goes on, on a new connection."""
+        if error is not None:
+            self.end(error)
 
     def end(self, error: FluxError | None) -> None:
         if not self.ended:
@@ -191,7 +200,7 @@ class Session:
         self.welcome = welcome
         for stream in list(self._streams.values()):
             if stream.op is not None and stream.cursor >= 0:
-                self.call(stream.op(stream.cursor), lambda value, error, one=stream: error and one.end(error))
+                self.call(stream.op(stream.cursor), stream.asked_again)
         self.on_welcome()
 
     def lost(self) -> None:

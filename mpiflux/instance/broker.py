@@ -38,11 +38,11 @@ Handler = Callable[["Session", int, Any], Any]
 class Session:
     """A client, as the broker knows it."""
 
-    __slots__ = ("client", "endpoint", "frames", "greeted", "keep", "subs", "waiting")
+    __slots__ = ("client", "endpoint", "frames", "gone", "greeted", "keep", "subs", "waiting")
 
     def __init__(self, endpoint: int, client: int) -> None:
         self.endpoint, self.client = endpoint, client
-        self.greeted = self.keep = False
+        self.greeted = self.keep = self.gone = False
         self.frames: list[bytes] = []
         """To be sent."""
         self.waiting: dict[int, Callable[[], None]] = {}
@@ -51,7 +51,8 @@ class Session:
         """Subscriptions, and how to end them."""
 
     def say(self, message: r.ToClient) -> None:
-        self.frames.append(r.encode(message))
+        if not self.gone:
+            self.frames.append(r.encode(message))
 
     def reply(self, number: int, value: Any) -> None:
         self.waiting.pop(number, None)
@@ -73,8 +74,8 @@ class Session:
         return LATER
 
     def subscribe(self, sub: int, end: Callable[[], None]) -> None:
-        if sub in self.subs:
-            raise RequestError("request", f"subscription number {sub} is in use")
+        if sub in self.subs or sub < 1:
+            raise RequestError("request", f"subscription number {sub} is in use, or not from 1 on")
         if len(self.subs) >= MAX_SUBSCRIPTIONS:
             raise RequestError("request", f"more than {MAX_SUBSCRIPTIONS} subscriptions of one client")
         self.subs[sub] = end
@@ -136,7 +137,10 @@ class Broker:
             self.drop(session, str(error))
             return False
         try:
-            value = self._handlers[type(call.op)](session, call.number, call.op)
+            handler = self._handlers.get(type(call.op))
+            if handler is None:
+                raise RequestError("request", f"{type(call.op).__name__}: this instance does not do that")
+            value = handler(session, call.number, call.op)
         except RequestError as error:
             session.error(call.number, error.kind, error.text)
         else:
@@ -163,6 +167,7 @@ class Broker:
         """Nothing of it stays behind."""
         if session is None:
             return
+        session.gone = True
         for forget in [*session.waiting.values(), *session.subs.values()]:
             forget()
         session.waiting.clear()

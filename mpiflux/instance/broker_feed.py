@@ -248,7 +248,7 @@ class Feed:
         skip = max(since - fact.number, 0) // WIDTH
         picked = np.flatnonzero(chosen.mask(records["id"][skip:])) + skip
         for position in picked.tolist():
-            number = fact.number + position * WIDTH
+            number: int = fact.number + position * WIDTH
             if len(out) >= most:
                 return number
             record = Record._make(records[position].item())

@@ -249,7 +249,11 @@ class Jobs:
     def _drain(self, session: Session, number: int, op: r.Drain) -> Any:
         place = (session, number)
         self._drains[place] = (self.selection(op.select), -1)
-        return session.wait(number, lambda: self._drains.pop(place, None))
+
+        def forget() -> None:
+            self._drains.pop(place, None)
+
+        return session.wait(number, forget)
 
     def _sync(self, session: Session, number: int, op: r.Sync) -> Any:
         answer = session.wait(number, lambda: None)

@@ -2,16 +2,280 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
-from mpiflux.instance.broker import Handler
+from mpiflux.instance.broker import LATER, Handler, RequestError, Session
+from mpiflux.model import requests as r
+
+MAX_NAME = 1024
+QUEUE_BYTES = 1 << 30
+"""What all queues together may hold."""
 
 
 class Messages:
     """Implements :class:`mpiflux.instance.broker.DeskPart`."""
 
+    def __init__(self) -> None:
+        self._topics = _Topics()
+        self._services = _Services()
+        self._queues = _Queues()
+
     def handlers(self) -> Mapping[type, Handler]:
-        return {}
+        return {r.Publish: self._topics.publish, r.Subscribe: self._topics.subscribe, r.Serve: self._services.serve,
+                r.Ask: self._services.ask, r.Answer: self._services.answer, r.Push: self._queues.push,
+                r.Pull: self._queues.pull, r.Done: self._queues.done, r.QueueInfo: self._queues.info}
 
     def turn(self, now: float) -> None:
         return
+
+
+def check_name(name: str, what: str) -> tuple[str, ...]:
+    """The parts of a dotted name. Raises RequestError."""
+    parts = tuple(name.split("."))
+    if not all(parts) or len(name) > MAX_NAME:
+        raise RequestError("value", f"{what} {name[:60]!r}: names joined by single dots, as in 'md.energy', at most "
+                                    f"{MAX_NAME} characters")
+    return parts
+
+
+class _Node:
+    """One level of the tree of patterns: ``here`` are the subscriptions whose pattern ends at it."""
+
+    __slots__ = ("below", "here")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Node] = {}
+        self.here: dict[tuple[Session, int], None] = {}
+
+
+class _Topics:
+    def __init__(self) -> None:
+        self._root = _Node()
+
+    def subscribe(self, session: Session, number: int, op: r.Subscribe) -> None:
+        path = [self._root]
+        parts = check_name(op.pattern, "pattern")
+        for part in parts:
+            path.append(path[-1].below.setdefault(part, _Node()))
+        key = (session, op.sub)
+
+        def end() -> None:
+            path[-1].here.pop(key, None)
+            for node, part in zip(reversed(path[:-1]), reversed(parts), strict=True):
+                below = node.below.get(part)
+                if below is not None and not below.here and not below.below:
+                    del node.below[part]
+
+        try:
+            session.subscribe(op.sub, end)
+        except RequestError:
+            end()
+            raise
+        path[-1].here[key] = None
+
+    def publish(self, session: Session, number: int, op: r.Publish) -> int:
+        parts = check_name(op.topic, "topic")
+        if "*" in parts or "**" in parts:
+            raise RequestError("value", f"topic {op.topic!r}: a message has one topic; * is for subscribers")
+        found: dict[tuple[Session, int], None] = {}
+        _match(self._root, parts, 0, found)
+        for subscriber, sub in found:
+            subscriber.say(r.Items(sub, [[op.topic, op.data]]))
+        return len(found)
+
+
+def _match(node: _Node, parts: tuple[str, ...], at: int, found: dict[tuple[Session, int], None]) -> None:
+    """Everybody whose pattern the parts from ``at`` on match."""
+    states = [(node, at)]
+    seen: set[tuple[int, int]] = set()
+    while states:
+        node, at = states.pop()
+        if (id(node), at) in seen:
+            continue
+        seen.add((id(node), at))
+        if at == len(parts):
+            found.update(node.here)
+        else:
+            for part in {parts[at], "*"}:
+                if part in node.below:
+                    states.append((node.below[part], at + 1))
+        if "**" in node.below:
+            states += [(node.below["**"], later) for later in range(at, len(parts) + 1)]
+
+
+class _Server:
+    """One who serves: a subscription, and the calls that it has not answered."""
+
+    __slots__ = ("calls", "session", "sub")
+
+    def __init__(self, session: Session, sub: int) -> None:
+        self.session, self.sub = session, sub
+        self.calls: dict[int, tuple[Session, int]] = {}
+
+
+class _Services:
+    def __init__(self) -> None:
+        self._servers: dict[str, list[_Server]] = {}
+        self._by_call: dict[int, tuple[_Server, Session]] = {}
+        self._next = 0
+
+    def serve(self, session: Session, number: int, op: r.Serve) -> None:
+        check_name(op.service, "service")
+        server = _Server(session, op.sub)
+        servers = self._servers.setdefault(op.service, [])
+
+        def end() -> None:
+            if server in servers:
+                servers.remove(server)
+            if not servers and self._servers.get(op.service) is servers:
+                del self._servers[op.service]
+            for call, (asker, its_number) in server.calls.items():
+                self._by_call.pop(call, None)
+                asker.error(its_number, "lost", f"who served {op.service!r} has gone before it answered; it may have "
+                                                "done what was asked, or not")
+            server.calls.clear()
+
+        try:
+            session.subscribe(op.sub, end)
+        except RequestError:
+            end()
+            raise
+        servers.append(server)
+
+    def ask(self, session: Session, number: int, op: r.Ask) -> Any:
+        servers = self._servers.get(op.service)
+        if not servers:
+            known = ", ".join(list(self._servers)[:8]) or "none"
+            raise RequestError("service", f"nobody serves {op.service!r} now; services there are: {known}")
+        # the least busy one; of equals whoever was asked longest ago
+        server = min(servers, key=lambda one: len(one.calls))
+        servers.remove(server)
+        servers.append(server)
+        self._next += 1
+        call = self._next
+
+        def forget() -> None:
+            server.calls.pop(call, None)
+            self._by_call.pop(call, None)
+
+        session.wait(number, forget)
+        server.calls[call] = (session, number)
+        self._by_call[call] = (server, server.session)
+        server.session.say(r.Items(server.sub, [[call, op.data]]))
+        return LATER
+
+    def answer(self, session: Session, number: int, op: r.Answer) -> None:
+        found = self._by_call.get(op.call)
+        if found is None or found[1] is not session:
+            return  # who asked has left, or waits no longer
+        del self._by_call[op.call]
+        asker, its_number = found[0].calls.pop(op.call)
+        if op.error is not None:
+            asker.error(its_number, "remote", op.error)
+        else:
+            asker.reply(its_number, op.data)
+
+
+class _Queue:
+    __slots__ = ("items", "name", "pulls", "taken")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.items: list[tuple[float, int, bytes, int]] = []
+        """A heap of (−priority, item number, data, how often a consumer died that had it)."""
+        self.pulls: deque[tuple[Session, int, bool]] = deque()
+        self.taken = 0
+        """Items with consumers that have not said that they are done."""
+
+
+class _Queues:
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._taken: dict[int, tuple[_Queue, tuple[float, int, bytes, int], Session]] = {}
+        self._next = 0
+        self._bytes = 0
+
+    def _queue(self, name: str) -> _Queue:
+        found = self._queues.get(name)
+        if found is None:
+            check_name(name, "queue")
+            found = self._queues[name] = _Queue(name)
+        return found
+
+    def push(self, session: Session, number: int, op: r.Push) -> int:
+        size = sum(map(len, op.items))
+        if self._bytes + size > QUEUE_BYTES:
+            raise RequestError("value", f"queues hold {self._bytes >> 20} MiB already, at most {QUEUE_BYTES >> 20}: "
+                                        "pull first, or push names of files")
+        if op.priority != op.priority:
+            raise RequestError("value", "a priority that is no number")
+        queue = self._queue(op.queue)
+        self._bytes += size
+        for data in op.items:
+            self._next += 1
+            heapq.heappush(queue.items, (-op.priority, self._next, data, 0))
+        self._serve(queue)
+        return len(queue.items)
+
+    def pull(self, session: Session, number: int, op: r.Pull) -> Any:
+        if not number:
+            raise RequestError("request", "a pull wants an answer")
+        queue = self._queue(op.queue)
+        if not queue.items and not op.wait:
+            raise RequestError("empty", f"queue {op.queue!r} is empty")
+        entry = (session, number, op.ack)
+
+        def forget() -> None:
+            if entry in queue.pulls:
+                queue.pulls.remove(entry)
+
+        answer = session.wait(number, forget)
+        queue.pulls.append(entry)
+        self._serve(queue)
+        return answer
+
+    def _serve(self, queue: _Queue) -> None:
+        while queue.items and queue.pulls:
+            session, number, ack = queue.pulls.popleft()
+            item = heapq.heappop(queue.items)
+            _, place, data, died = item
+            if ack:
+                self._bytes -= len(data)
+            else:
+                self._lend(queue, item, session)
+            session.reply(number, [place, data, died])
+
+    def _lend(self, queue: _Queue, item: tuple[float, int, bytes, int], session: Session) -> None:
+        """Until the consumer says that it is done, or is gone."""
+        number = item[1]
+        self._taken[number] = (queue, item, session)
+        queue.taken += 1
+        # its place among the subscriptions of the session is where the end of the session looks
+        session.subs[-number] = lambda: self._back(number, died=1)
+
+    def _back(self, number: int, *, died: int = 0) -> None:
+        found = self._taken.pop(number, None)
+        if found is not None:
+            queue, (priority, _, data, before), session = found
+            session.subs.pop(-number, None)
+            queue.taken -= 1
+            heapq.heappush(queue.items, (priority, number, data, before + died))
+            self._serve(queue)
+
+    def done(self, session: Session, number: int, op: r.Done) -> None:
+        found = self._taken.get(op.item)
+        if found is None or found[2] is not session:
+            raise RequestError("value", f"item {op.item} is not yours, or was dealt with already")
+        if op.back:
+            self._back(op.item)
+            return
+        del self._taken[op.item]
+        session.subs.pop(-op.item, None)
+        found[0].taken -= 1
+        self._bytes -= len(found[1][2])
+
+    def info(self, session: Session, number: int, op: r.QueueInfo) -> dict[str, list[int]]:
+        return {name: [len(queue.items), queue.taken, len(queue.pulls)] for name, queue in self._queues.items()}

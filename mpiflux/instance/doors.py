@@ -279,7 +279,8 @@ class Door:
     def _write(self, client: _Client) -> bool:
         out = client.out
         while out:
-            pieces = [memoryview(out[0])[client.sent:], *(out[i] for i in range(1, min(len(out), 64)))]
+            pieces: list[bytes | memoryview] = [memoryview(out[0])[client.sent:]]
+            pieces += [out[i] for i in range(1, min(len(out), 64))]
             try:
                 n = client.sock.sendmsg(pieces)
             except BlockingIOError:

@@ -97,13 +97,6 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     reason: str = "cancelled"
 
 
-class Urgency(msgspec.Struct, frozen=True, tag="urgency"):
-    """Set the urgency (0–31) of the groups that these jobs are of; 0 holds what has not been handed out."""
-
-    select: Select
-    urgency: int
-
-
 class Hold(msgspec.Struct, frozen=True, tag="hold"):
     """Keep back, or release again, groups whose jobs still wait at rank 0. Answer: how many jobs that concerned."""
 
@@ -251,7 +244,8 @@ class Push(msgspec.Struct, frozen=True, tag="push"):
 
 
 class Pull(msgspec.Struct, frozen=True, tag="pull"):
-    """Answer: [item number, data], when there is one. Unless ``ack``, :class:`Done` has to follow."""
+    """Answer: [item number, data, how often a consumer died that had it], when there is one. Unless ``ack``,
+    :class:`Done` has to follow."""
 
     queue: str
     ack: bool = True
@@ -284,7 +278,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
     """Answer: null, once everything so far is on disk."""
 
 
-Op = (Submit | Cancel | Urgency | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
+Op = (Submit | Cancel | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
       | Status | Sync)
 
@@ -323,11 +317,11 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
 
 
 class Items(msgspec.Struct, frozen=True, tag="items"):
-    """Of a subscription. ``upto`` is what its next ``since`` would be, or 0."""
+    """Of a subscription. ``upto`` is what its next ``since`` would be; −1: it has none."""
 
     sub: int
     items: list[Any]
-    upto: int = 0
+    upto: int = -1
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):

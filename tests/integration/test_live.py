@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -317,3 +318,90 @@ def test_the_doors_directory_is_the_users_alone(place: Place) -> None:
         assert path.parent.stat().st_mode & 0o777 == 0o700
         assert path.parent.stat().st_uid == os.getuid()
     assert not path.parent.exists()
+
+
+def test_messages_reach_who_wants_them(place: Place) -> None:
+    with instance(place) as (directory, _), mpiflux.connect(directory) as flux, mpiflux.connect(directory) as other:
+        subscriptions = {pattern: other.subscribe(pattern) for pattern in
+                         ("md.energy", "md.*", "md.**", "**", "*.energy", "md", "**.energy", "md.*.energy")}
+        sent = {"md.energy": 6, "md": 3, "md.a.energy": 4, "x": 1}
+        for topic, reached in sent.items():
+            assert flux.publish(topic, {"of": topic}) == reached, topic
+        flux.publish("last.one.md.energy")
+        other.status()  # an answer comes after what was sent before it
+        got = {pattern: [] for pattern in subscriptions}
+        for pattern, subscription in subscriptions.items():
+            subscription.close()
+            got[pattern] = [message.topic for message in subscription]
+        assert got == {"md.energy": ["md.energy"], "md.*": ["md.energy"], "md.**": ["md.energy", "md", "md.a.energy"],
+                       "**": [*sent, "last.one.md.energy"], "*.energy": ["md.energy"], "md": ["md"],
+                       "**.energy": ["md.energy", "md.a.energy", "last.one.md.energy"], "md.*.energy": ["md.a.energy"]}
+        assert flux.publish("md.energy") == 0
+        for wrong in ("", "a..b", "a.*"):
+            with pytest.raises(mpiflux.Rejected):
+                flux.publish(wrong)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_services(place: Place, ranks: int) -> None:
+    place.write("server.py", """
+import mpiflux, os
+with mpiflux.connect() as flux:
+    def handler(x):
+        if x == "die":
+            os._exit(1)
+        return [os.environ["MPIFLUX_JOB_ID"], 1 / x]
+    with flux.serve("half", handler) as service:
+        flux.kvs.put("up." + os.environ["MPIFLUX_JOB_ID"], True)
+        service.join()
+""")
+    with instance(place, "--cores-per-node", "4", ranks=ranks) as (directory, _), mpiflux.connect(directory) as flux:
+        with pytest.raises(mpiflux.NoService, match="nobody serves 'half'"):
+            flux.call("half", 2)
+        servers = flux.submit_many([[PY, "server.py"]] * 2, cwd=str(place.path))
+        for job in servers:
+            flux.kvs.wait(f"up.{job.id}", 30)
+        answers = [flux.call("half", 2, timeout=30) for _ in range(6)]
+        assert {value for _, value in answers} == {0.5} and {int(id) for id, _ in answers} == {1, 2}
+        with pytest.raises(mpiflux.RemoteError, match="ZeroDivisionError"):
+            flux.call("half", 0, timeout=30)
+        for _ in servers:
+            with pytest.raises(mpiflux.NoService, match="gone before it answered"):
+                flux.call("half", "die", timeout=30)
+        with pytest.raises(mpiflux.NoService, match="nobody serves"):
+            flux.call("half", 2, timeout=30)
+        flux.serve("slow", lambda x: threading.Event().wait(x))
+        with pytest.raises(TimeoutError):
+            flux.call("slow", 2, timeout=0.1)
+
+
+def test_queues(place: Place) -> None:
+    with instance(place) as (directory, _), mpiflux.connect(directory) as flux:
+        queue = flux.queue("patches")
+        with pytest.raises(mpiflux.Empty):
+            queue.pull(wait=False)
+        with pytest.raises(TimeoutError):
+            queue.pull(timeout=0.1)
+        queue.push("second")
+        queue.push({"novel": 1}, priority=5)
+        queue.push_many([b"third", 4])
+        assert len(queue) == 4
+        assert queue.pull() == {"novel": 1}
+        with mpiflux.connect(directory) as dying:
+            lost = dying.queue("patches").take()
+            assert lost.value == "second"
+            assert flux.queues() == {"patches": [2, 1, 0]}
+        assert queue.pull(30) == "second", "it returned in its old place"
+        with pytest.raises(ZeroDivisionError), queue.take() as value:
+            assert value == b"third"
+            raise ZeroDivisionError
+        with queue.take() as value:
+            assert value == b"third"
+        assert queue.pull() == 4 and len(queue) == 0
+        got = []
+        thread = threading.Thread(target=lambda: got.append(queue.pull(30)))
+        thread.start()
+        until(lambda: flux.queues()["patches"][2] == 1, "a consumer waits")
+        queue.push("at last")
+        thread.join()
+        assert got == ["at last"]

@@ -20,6 +20,7 @@ ARROWS = {
     # room        may import, besides itself
     "__init__":  "client",
     "__main__":  "cli",
+    "aio":       "client",
     "cli":       "instance client report sim store spec overlay model",
     "instance":  "node overlay store sched spec model",
     "sim":       "sched overlay store spec model",

@@ -1,0 +1,511 @@
+"""A live instance for asyncio: the names of :mod:`mpiflux.client.live`, as coroutines and asynchronous iterators.
+
+``async with await mpiflux.aio.connect() as flux: …``. What a call asks and what its answer means is in
+:mod:`mpiflux.client.plans`, for both; here is only how a coroutine waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpiflux.client import plans
+from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
+from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
+from mpiflux.client.records import Counts, JobEvent, Record, Result, Value
+from mpiflux.client.session import Plan, Session, Stream
+from mpiflux.client.where import locate
+from mpiflux.model import requests as r
+from mpiflux.store import kvs as store
+from mpiflux.store.kvs import decode_value
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+RECONNECT = 10.0
+"""Seconds for which a lost connection is tried again."""
+_READ = 1 << 18
+
+
+async def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = False) -> Flux:
+    """The live instance of a URI, a run directory, or that this job is part of; see :func:`mpiflux.connect`.
+
+    Raises NotConnected, also for the directory of a run that is over: :func:`mpiflux.connect` reads that.
+    """
+    found = locate(target)
+    if not found.socket:
+        raise NotConnected(f"{found.run_dir}: {found.why or 'there is no live instance'}; mpiflux.connect reads what "
+                           "the directory holds")
+    connection = Connection(found.socket, keep=keep)
+    await connection.open()
+    return Flux(connection)
+
+
+class Connection:
+    """A socket in an event loop, and the session that its bytes belong to. Of one loop, whose thread alone uses it."""
+
+    def __init__(self, path: str, *, keep: bool = False) -> None:
+        self.path = path
+        self.session = Session(r.Hello(r.VERSION, "", os.getpid(), keep))
+        self._loop = asyncio.get_running_loop()
+        self._out = bytearray()
+        self._sock: socket.socket | None = None
+        self._closed = False
+        self._again: asyncio.Task[None] | None = None
+        self._welcome: asyncio.Future[None] = self._loop.create_future()
+        self.session.on_welcome = self._greeted
+        self.session.send = self._send
+
+    def _greeted(self) -> None:
+        if not self._welcome.done():
+            self._welcome.set_result(None)
+
+    async def open(self, timeout: float = 30.0) -> None:
+        """Raises NotConnected."""
+        await self._connect()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._welcome), timeout)
+        except asyncio.TimeoutError:
+            await self.close()
+            raise NotConnected(f"{self.path}: the instance does not answer; is it stopped, or very busy?") from None
+        if self.session.goodbye is not None:
+            raise self.session.goodbye
+
+    async def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await self._loop.sock_connect(sock, self.path)
+        except OSError as error:
+            sock.close()
+            raise NotConnected(f"{self.path}: no instance answers there ({error.strerror}): it has ended, or runs on "
+                               "another node") from None
+        self._sock, self._out = sock, bytearray()
+        self._loop.add_reader(sock, self._readable)
+        self._send(self.session.open())
+
+    def _send(self, data: bytes) -> None:
+        if self._sock is None:
+            return
+        if not self._out:
+            try:
+                data = data[self._sock.send(data):]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # reading finds out, and says so
+            if data:
+                self._loop.add_writer(self._sock, self._writable)
+        self._out += data
+
+    def _writable(self) -> None:
+        assert self._sock is not None
+        try:
+            del self._out[:self._sock.send(self._out)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._out.clear()
+        if not self._out:
+            self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.session.receive(data)
+        if self.session.goodbye is not None:
+            self._hang_up()
+        elif not data:
+            self._hang_up()
+            self.session.lost()
+            self._again = self._loop.create_task(self._reconnect())
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    async def _reconnect(self) -> None:
+        deadline, pause = self._loop.time() + RECONNECT, 0.05
+        while not self._closed:
+            try:
+                await self._connect()
+                return
+            except NotConnected as error:
+                if not os.path.exists(self.path) or self._loop.time() > deadline:
+                    self.session.end(InstanceEnded(str(error)))
+                    return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    async def do(self, plan: Plan[T]) -> T:
+        """Carry out a plan. Raises FluxError."""
+        if self._closed:
+            raise NotConnected("this connection was closed; connect again")
+        answer: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(value: Any, error: FluxError | None) -> None:
+            if not answer.done():
+                if error is None:
+                    answer.set_result(value)
+                else:
+                    answer.set_exception(error)
+
+        number = self.session.call(plan.op, done)
+        try:
+            return plan.convert(await answer)
+        except asyncio.CancelledError:
+            self.session.forget(number)
+            raise
+
+    async def subscribe(self, make: Callable[[int, int], r.Op], since: int = 0, *, convert: Callable[[Any], Any],
+                        resumes: bool = False, acknowledge: bool = False) -> Subscription:
+        if self._closed:
+            raise NotConnected("this connection was closed; connect again")
+        answer: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(value: Any, error: FluxError | None) -> None:
+            if not answer.done():
+                answer.set_result(None) if error is None else answer.set_exception(error)
+
+        subscription = Subscription(self, self.session.subscribe(
+            make, since, done, convert=convert, resumes=resumes, acknowledge=acknowledge))
+        await answer
+        return subscription
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.session.end(ConnectionLost("this connection was closed"), quietly=True)
+        self._hang_up()
+        if self._again is not None:
+            await self._again
+
+
+class Subscription:
+    """An asynchronous iterator over what comes; it ends when the instance does, or by :meth:`close`."""
+
+    def __init__(self, connection: Connection, stream: Stream) -> None:
+        self._connection, self._stream = connection, stream
+        self._more = asyncio.Event()
+        stream.wake = self._more.set
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Any:
+        found = await self.get()
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+    async def get(self) -> Any:
+        """The next item; None when none will come any more."""
+        stream = self._stream
+        while not stream.has_items and not stream.ended:
+            self._more.clear()
+            await self._more.wait()
+        if stream.has_items:
+            return stream.take()
+        if stream.error is not None:
+            raise stream.error
+        return None
+
+    def close(self) -> None:
+        """No more of it, please. What has come already can still be taken."""
+        self._connection.session.close_stream(self._stream)
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class Job(HasIds):
+    """A job of a live instance."""
+
+    def __init__(self, flux: Flux, id: int) -> None:
+        self._flux, self.id = flux, id
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        return [(self.id, self.id + 1)]
+
+    async def record(self) -> Record:
+        """All that is known of it now."""
+        return await self._flux._do(plans.record(self.id))
+
+    async def result(self) -> Result:
+        """Wait for its end; how the job ended raises nothing."""
+        return await self._flux._do(plans.result(self.id))
+
+    async def events(self, *names: str) -> AsyncIterator[JobEvent]:
+        """What happens to it, from its submission to its end; only these events if any are named."""
+        async for event in await self._flux.events(self, names=names, finite=True):
+            yield event
+
+    async def eventlog(self) -> list[JobEvent]:
+        """What has happened to it so far, also in an instance that this one goes on from."""
+        return await self._flux._do(plans.eventlog(self.id))
+
+    async def cancel(self, reason: str = "cancelled") -> bool:
+        """End it, wherever it is; False when it had ended already."""
+        return bool(await self._flux.cancel(self, reason=reason))
+
+    async def release(self) -> None:
+        """Let a job go that was submitted with ``hold``."""
+        await self._flux.release(self)
+
+
+class Jobs(HasIds, Sequence[Job]):
+    """Several jobs, in the order in which they were submitted."""
+
+    def __init__(self, flux: Flux, ids: Sequence[int]) -> None:
+        self._flux, self.ids = flux, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Jobs(self._flux, self.ids[index])
+        return Job(self._flux, self.ids[index])
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        return plans.ranges_of(self.ids)
+
+    async def wait(self) -> Counts:
+        """Until all have ended: how they did."""
+        return await self._flux.wait(self)
+
+    async def events(self, *names: str) -> AsyncIterator[JobEvent]:
+        """What happens to them, until all have ended."""
+        async for event in await self._flux.events(self, names=names, finite=True):
+            yield event
+
+    async def as_completed(self) -> AsyncIterator[Job]:
+        """Each job as it ends."""
+        async for event in self.events("clean"):
+            yield Job(self._flux, event.job)
+
+    async def results(self) -> AsyncIterator[Result]:
+        """The result of each, in order, as they end."""
+        for id in self.ids:
+            yield await self._flux._do(plans.result(id))
+
+    async def cancel(self, reason: str = "cancelled") -> int:
+        """End them; how many had not ended."""
+        return await self._flux.cancel(self, reason=reason)
+
+
+class Kvs:
+    """The keys of the instance; see :class:`mpiflux.client.live.Kvs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def get(self, key: str) -> Any:
+        return (await self._connection.do(plans.kvs_get(key))).value
+
+    async def get_versioned(self, key: str) -> Value:
+        return await self._connection.do(plans.kvs_get(key))
+
+    async def wait(self, key: str) -> Any:
+        return (await self._connection.do(plans.kvs_get(key, wait=True))).value
+
+    async def ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
+        return await self._connection.do(plans.kvs_ls(prefix, recursive))
+
+    async def put(self, key: str, value: object, *, version: int | None = None) -> int:
+        return await self._connection.do(plans.kvs_put(key, value, version))
+
+    async def rm(self, key: str, *, recursive: bool = False) -> int:
+        return await self.commit([store.Delete(key, recursive)])
+
+    async def rename(self, key: str, to: str) -> int:
+        return await self.commit([store.Rename(key, to)])
+
+    async def commit(self, ops: Iterable[store.Op]) -> int:
+        return await self._connection.do(plans.kvs_commit(ops))
+
+    async def fence(self, name: str, n: int, ops: Iterable[store.Op] = ()) -> int:
+        return await self._connection.do(plans.kvs_fence(name, n, ops))
+
+    async def watch(self, key: str = "", *, since: int = -1) -> Subscription:
+        return await self._connection.subscribe(plans.watching(key), since, convert=plans.change, resumes=True)
+
+
+class Service:
+    """A service that this program offers; see :meth:`Flux.serve`."""
+
+    def __init__(self, connection: Connection, calls: Subscription,
+                 handler: Callable[[Any], Awaitable[object]]) -> None:
+        self._connection, self._calls, self._handler = connection, calls, handler
+        self._running: set[asyncio.Task[None]] = set()
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        async for number, data in self._calls:
+            task = asyncio.get_running_loop().create_task(self._answer(number, data))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _answer(self, number: int, data: bytes) -> None:
+        try:
+            answer = r.Answer(number, plans.pack_value(await self._handler(decode_value(data))))
+        except Exception as error:
+            answer = plans.failure(number, error)
+        self._connection.session.tell(answer)
+
+    async def close(self) -> None:
+        """Serve no more. Calls that have come and are not answered yet fail for their callers."""
+        self._calls.close()
+        await self._task
+        for task in list(self._running):
+            task.cancel()
+
+    async def join(self) -> None:
+        """Wait until the service is closed, or the instance has ended."""
+        await asyncio.shield(self._task)
+
+    async def __aenter__(self) -> Service:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Item:
+    """A value of a queue that goes back to it unless this consumer says :meth:`done`, also when it dies."""
+
+    def __init__(self, connection: Connection, number: int, value: Any) -> None:
+        self._connection, self._number, self.value = connection, number, value
+
+    async def done(self) -> None:
+        await self._connection.do(plans.done(self._number, back=False))
+
+    async def back(self) -> None:
+        await self._connection.do(plans.done(self._number, back=True))
+
+    async def __aenter__(self) -> Any:
+        return self.value
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        await (self.done() if kind is None else self.back())
+
+
+class Queue:
+    """Values that any program pushes and any other pulls; see :class:`mpiflux.client.live.Queue`."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection, self.name = connection, name
+
+    async def push(self, value: object, *, priority: float = 0.0) -> int:
+        return await self._connection.do(plans.push(self.name, [value], priority))
+
+    async def push_many(self, values: Iterable[object], *, priority: float = 0.0) -> int:
+        return await self._connection.do(plans.push(self.name, values, priority))
+
+    async def pull(self, *, wait: bool = True) -> Any:
+        return (await self._connection.do(plans.pull(self.name, ack=True, wait=wait)))[1]
+
+    async def take(self, *, wait: bool = True) -> Item:
+        return Item(self._connection, *await self._connection.do(plans.pull(self.name, ack=False, wait=wait)))
+
+
+class Flux:
+    """A live instance; see :class:`mpiflux.client.live.Flux`, whose methods these are. Time-outs are asyncio's own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.kvs = Kvs(connection)
+
+    async def _do(self, plan: Plan[T]) -> T:
+        return await self._connection.do(plan)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def __aenter__(self) -> Flux:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def run_dir(self) -> str:
+        welcome = self._connection.session.welcome
+        return welcome.run_dir if welcome is not None else ""
+
+    async def submit(self, command: Command, **options: Unpack[JobOptions]) -> Job:
+        [(first, _)] = await self._do(plans.submit((plans.new_group(command, options),)))
+        return Job(self, first)
+
+    async def submit_many(self, commands: Command | Iterable[Sequence[str]], **options: Unpack[JobOptions]) -> Jobs:
+        groups, order = plans.bulk(commands, options)
+        return Jobs(self, order(await self._do(plans.submit(groups))) if groups else range(0))
+
+    async def job(self, ref: int | str) -> Job:
+        return Job(self, (await self._do(plans.resolve(ref)))[0])
+
+    async def group(self, name: str) -> Jobs:
+        return Jobs(self, range(*await self._do(plans.resolve(name))))
+
+    async def cancel(self, jobs: Ids | None = None, *, reason: str = "cancelled", states: Iterable[str] = ()) -> int:
+        return await self._do(plans.cancel(jobs, reason, states))
+
+    async def hold(self, jobs: Ids) -> int:
+        return await self._do(plans.hold(jobs, True))
+
+    async def release(self, jobs: Ids) -> int:
+        return await self._do(plans.hold(jobs, False))
+
+    async def wait(self, jobs: Ids | None = None) -> Counts:
+        return await self._do(plans.drain(jobs))
+
+    async def events(self, jobs: Ids | None = None, *, names: Iterable[str] = (), since: int = 0,
+                     finite: bool = False) -> Subscription:
+        return await self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,
+                                                resumes=True, acknowledge=True)
+
+    async def publish(self, topic: str, payload: object = None) -> int:
+        return await self._do(plans.publish(topic, payload))
+
+    async def subscribe(self, pattern: str) -> Subscription:
+        return await self._connection.subscribe(lambda sub, _: r.Subscribe(sub, pattern), convert=plans.message)
+
+    async def serve(self, name: str, handler: Callable[[Any], Awaitable[object]]) -> Service:
+        """Answer calls of a service with a coroutine function; several calls at once."""
+        calls = await self._connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item)
+        return Service(self._connection, calls, handler)
+
+    async def call(self, name: str, payload: object = None) -> Any:
+        return await self._do(plans.call(name, payload))
+
+    def queue(self, name: str) -> Queue:
+        return Queue(self._connection, name)
+
+    async def queues(self) -> dict[str, list[int]]:
+        return await self._do(plans.queues())
+
+    async def status(self) -> dict[str, Any]:
+        return await self._do(plans.status())
+
+    async def sync(self) -> None:
+        await self._do(plans.sync())

@@ -1,0 +1,149 @@
+"""Worker processes that call Python functions: jobs of the instance, kept warm, that pull calls from a queue.
+
+What is called and what comes of it is pickled by the user's own program and unpickled by the user's own worker; the
+instance carries bytes. A call that takes its worker down is not made again: the next worker sees that it was lost
+once, and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+from mpiflux.client import plans
+from mpiflux.client.errors import FluxError, NotConnected
+from mpiflux.client.plans import JobOptions
+from mpiflux.client.records import Message
+from mpiflux.model import requests as r
+
+if TYPE_CHECKING:
+    from mpiflux.client.executor import Executor, FluxFuture
+
+AHEAD = 2
+"""Calls under way for each worker: the one that it makes, and those that wait for it. They cannot be cancelled."""
+RESTARTS = 1000
+"""How often a worker that a function took down is started again."""
+
+
+class Pool:
+    """The workers of one executor."""
+
+    def __init__(self, executor: Executor, workers: int | None) -> None:
+        self._executor, self._connection = executor, executor._connection
+        self._name = f"executor.{os.getpid()}-{id(self):x}"
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, FluxFuture, bytes]] = deque()
+        self._calls: dict[int, FluxFuture] = {}
+        self._numbers = itertools.count(1)
+        self._broken: BaseException | None = None
+        options = JobOptions(**{"name": "worker", "retries": RESTARTS, **executor.options})
+        options["env"] = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+                          **options.get("env", {})}
+        self._size = workers or self._fit(options)
+        self._results = self._connection.open_stream(
+            lambda sub, _: r.Subscribe(sub, f"{self._name}.done"), 0, lambda value, error: None,
+            convert=plans.message, resumes=False, acknowledge=False)
+        self._results.wake = lambda: executor.later(self._hear)
+        # a call that is never answered: a worker hears by it that its executor is gone
+        self._connection.open_stream(lambda sub, _: r.Serve(sub, f"{self._name}.alive"), 0, lambda value, error: None,
+                                     convert=lambda item: item, resumes=False, acknowledge=False)
+        self._jobs = executor.flux.submit_many(
+            [[sys.executable, "-m", "mpiflux.client.worker", self._name]] * self._size, **options)
+        self._connection.ask(r.Drain(plans.select(self._jobs)), self._no_workers)
+
+    def _fit(self, options: JobOptions) -> int:
+        status = self._connection.do(plans.status())
+        tasks = max(options.get("tasks", 1), 1)
+        fit = status["cores"] // max(options.get("cores", 1) * tasks, 1)
+        gpus = options.get("gpus", 0) * tasks
+        return max(int(min(fit, status["gpus"] // gpus) if gpus else fit), 1)
+
+    def submit(self, future: FluxFuture, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call ``fn`` some time."""
+        try:
+            data = pickle.dumps((fn, args, kwargs))
+        except Exception as error:
+            self._executor.settle(future, error=error)
+            return
+        with self._lock:
+            self._waiting.append((next(self._numbers), future, data))
+        self._feed()
+
+    def _feed(self) -> None:
+        """Hand out calls while there are too few under way."""
+        while True:
+            with self._lock:
+                if not self._waiting or (len(self._calls) >= AHEAD * self._size and not self._broken):
+                    return
+                number, future, data = self._waiting.popleft()
+                if not self._executor.begin(future):
+                    continue
+                if not self._broken:
+                    self._calls[number] = future
+            if self._broken:
+                self._executor.settle(future, error=self._broken)
+                continue
+            try:
+                payload = plans.pack_value(plans.numbered(number, b"", data))
+                self._connection.ask(r.Push(self._name, (payload,)), self._pushed(number))
+            except (FluxError, TypeError, ValueError) as error:
+                self._settle(number, None, error)
+
+    def _pushed(self, number: int) -> Callable[[Any, FluxError | None], None]:
+        def pushed(value: Any, error: FluxError | None) -> None:
+            if error is not None:
+                self._executor.later(lambda: self._settle(number, None, error))
+
+        return pushed
+
+    def _settle(self, number: int, value: Any, error: BaseException | None) -> None:
+        with self._lock:
+            future = self._calls.pop(number, None)
+        if future is not None:
+            self._executor.settle(future, value, error)
+
+    def _hear(self) -> None:
+        """Results that have come."""
+        while self._results.has_items:
+            with self._connection.lock:
+                message: Message = self._results.take()
+            number, rest = plans.unnumbered(message.payload)
+            kind, data = rest[:1], rest[1:]
+            try:
+                if kind == plans.VALUE:
+                    self._settle(number, pickle.loads(data), None)
+                elif kind == plans.ERROR:
+                    self._settle(number, None, pickle.loads(data))
+                else:
+                    self._settle(number, None, BrokenProcessPool(data.decode()))
+            except Exception as error:
+                self._settle(number, None, error)  # the result cannot be unpickled here
+        if self._results.ended:
+            self._fail(self._results.error or NotConnected("the instance has ended"))
+        self._feed()
+
+    def _no_workers(self, value: Any, error: FluxError | None) -> None:
+        why = error or BrokenProcessPool("all workers have ended; the jobs called 'worker' say why")
+        self._executor.later(lambda: self._fail(why))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._broken = self._broken or error
+            calls = list(self._calls)
+        for number in calls:
+            self._settle(number, None, error)
+        self._feed()
+
+    def close(self) -> None:
+        """Send the workers home."""
+        try:
+            self._jobs.cancel("the executor was shut down")
+        except FluxError:
+            return

@@ -1,0 +1,173 @@
+"""The executor: what concurrent.futures promises, commands as jobs, functions in workers."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mpiflux
+from tests.integration.test_live import instance
+from tests.support.runs import Place, place, until
+
+__all__ = ["place"]
+
+FUNCTIONS = """
+import os, time
+
+def add(a, b=0):
+    return a + b
+
+def fail(text):
+    raise ValueError(text)
+
+def die():
+    os.kill(os.getpid(), 9)
+
+def where():
+    return os.getpid(), os.environ["MPIFLUX_JOB_ID"], sorted(os.sched_getaffinity(0))
+
+def touch(path):
+    time.sleep(0.2)
+    open(path, "w").close()
+
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+
+def odd():
+    raise Odd(1, 2)
+"""
+
+
+@pytest.fixture
+def directory(place: Place) -> Iterator[Path]:
+    with instance(place, "--cores-per-node", "2") as (path, _):
+        yield path
+
+
+@pytest.fixture
+def functions(place: Place, monkeypatch: pytest.MonkeyPatch) -> object:
+    place.write("work_functions.py", FUNCTIONS)
+    monkeypatch.syspath_prepend(str(place.path))
+    sys.modules.pop("work_functions", None)
+    import work_functions  # type: ignore[import-not-found]
+
+    return work_functions
+
+
+def test_commands(directory: Path) -> None:
+    with mpiflux.Executor(directory, name="sim") as pool:
+        futures = [pool.submit(["sh", "-c", f"echo {i}; exit {i % 3}"]) for i in range(60)]
+        for i, future in enumerate(futures):
+            result = future.result(30)
+            assert (result.stdout, result.returncode, result.name) == (f"{i}\n", i % 3, "sim")
+        assert {future.jobid() for future in futures} == set(range(1, 61))
+        assert set(cf.as_completed(futures)) == set(futures)
+        assert cf.wait(futures).not_done == set()
+        named = pool.submit(["true"], name="other", cores=2)
+        assert named.result(30).cores == "0-1" and named.result().name == "other"
+        wrong = pool.submit(["true"], cores=1000)
+        right = pool.submit(["true"])
+        assert isinstance(wrong.exception(30), mpiflux.Rejected) and right.result(30).ok
+        with pytest.raises(mpiflux.Rejected):
+            wrong.jobid()
+        with pytest.raises(TypeError):
+            pool.submit("true")
+        with pytest.raises(TypeError):
+            pool.submit(["true"], nonsense=1)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(["true"])
+    with pytest.raises(TypeError, match="nonsense"):
+        mpiflux.Executor(directory, nonsense=1)
+
+
+def test_cancelling(directory: Path) -> None:
+    with mpiflux.Executor(directory) as pool:
+        runs = pool.submit(["sleep", "60"])
+        until(lambda: runs.jobid(30) and pool.flux.job(runs.jobid()).record().state == "RUN", "it runs")
+        assert runs.cancel() and runs.cancelled() and runs.done()
+        with pytest.raises(cf.CancelledError):
+            runs.result()
+        assert pool.flux.job(runs.jobid()).result(30).result == "CANCELED"
+        done = pool.submit(["true"])
+        assert done.result(30).ok and not done.cancel()
+        outside = pool.submit(["sleep", "60"])
+        pool.flux.cancel(outside.jobid(30))
+        assert outside.result(30).result == "CANCELED"
+        left = [pool.submit(["sleep", "60"]) for _ in range(10)]
+        pool.shutdown(cancel_futures=True)
+        assert all(future.cancelled() for future in left)
+
+
+def test_callbacks_may_call_anything(directory: Path) -> None:
+    with mpiflux.Executor(directory) as pool:
+        seen: list[str] = []
+        more: list[cf.Future[object]] = []
+        over = threading.Event()
+
+        def then(future: cf.Future[object]) -> None:
+            more.append(pool.submit(["echo", str(pool.flux.status()["groups"])]))
+            over.set()
+
+        future = pool.submit(["echo", "x"])
+        future.add_event_callback("start", lambda one, event: seen.append(f"{event.name} {one.jobid()}"))
+        future.add_jobid_callback(lambda one: seen.append(f"id {one.jobid()}"))
+        future.add_done_callback(then)
+        assert over.wait(30) and more[0].result(30)
+        until(lambda: len(seen) == 2, "both are told")
+        assert set(seen) == {"start 1", "id 1"}
+        future.add_event_callback("clean", lambda one, event: seen.append(event.name))
+        until(lambda: seen[-1] == "clean", "what is past is told too")
+        with pytest.raises(ValueError, match="nonsense"):
+            future.add_event_callback("nonsense", print)
+
+
+def test_functions(directory: Path, functions: object, place: Place) -> None:
+    with mpiflux.Executor(directory) as pool:
+        assert pool.submit(functions.add, 1, b=2).result(30) == 3
+        assert list(pool.map(functions.add, range(200), range(200))) == [2 * i for i in range(200)]
+        homes = {pool.submit(functions.where).result(30) [0] for _ in range(20)}
+        assert 1 <= len(homes) <= 2
+        with pytest.raises(ValueError, match="no luck") as caught:
+            pool.submit(functions.fail, "no luck").result(30)
+        assert 'raise ValueError(text)' in str(caught.value.__cause__)
+        with pytest.raises(RuntimeError, match="Odd"):
+            pool.submit(functions.odd).result(30)
+        with pytest.raises(Exception, match=r"[Pp]ickle"):
+            pool.submit(functions.add, lambda: 1).result(30)
+        with pytest.raises(Exception, match=r"[Pp]ickle"):
+            pool.submit(lambda: 1).result(30)
+        before = [pool.submit(functions.add, i) for i in range(20)]
+        broken = pool.submit(functions.die)
+        after = [pool.submit(functions.add, i) for i in range(20)]
+        with pytest.raises(cf.process.BrokenProcessPool, match="only this call"):
+            broken.result(30)
+        assert [future.result(30) for future in (*before, *after)] == [*range(20), *range(20)]
+    assert pool.submit is not None
+
+
+def test_a_cancelled_function_is_not_called(directory: Path, functions: object, place: Place) -> None:
+    names = [str(place.path / f"touched{i}") for i in range(12)]
+    place.expected.update(Path(name).name for name in names)
+    with mpiflux.Executor(directory, workers=1) as pool:
+        futures = [pool.submit(functions.touch, name) for name in names]
+        cancelled = [future.cancel() for future in futures]
+        assert any(cancelled) and not all(cancelled)
+    assert [os.path.exists(name) for name in names] == [not one for one in cancelled]
+
+
+def test_workers_end_when_their_executor_is_killed(directory: Path, place: Place) -> None:
+    place.write("killed.py", "import mpiflux, math, os\n"
+                             f"pool = mpiflux.Executor({str(directory)!r})\n"
+                             "assert pool.submit(math.sqrt, 4).result(30) == 2\n"
+                             "os.kill(os.getpid(), 9)\n")
+    with mpiflux.connect(directory) as flux:
+        killed = flux.submit([sys.executable, "killed.py"], cwd=str(place.path), cores=1)
+        assert killed.result(60).returncode == -9
+        assert flux.wait(None, 30).completed >= 1
