@@ -80,6 +80,9 @@ class Parser(argparse.ArgumentParser):
         while at < len(self.argv) and self.argv[at].startswith("-") and self.argv[at] != "--":
             name, equals, _ = self.argv[at].partition("=")
             action = self._option_string_actions.get(name)
+            if action is None and not name.startswith("--"):
+                # -n4
+                action, equals = self._option_string_actions.get(name[:2]), "attached"
             if action is None:
                 self._no_option(self.argv[at], [o for a in self._actions for o in a.option_strings])
             at += 1 if equals or action.nargs == 0 else 2

@@ -15,6 +15,10 @@ from mpiflux.model.states import Result, State
 from mpiflux.store.eventlog import Event
 from mpiflux.store.reader import RunError, RunReader, open_run
 
+_LIVE = frozenset({"submit_many", "cancel", "hold", "release", "wait", "events", "group", "queues", "status", "sync"})
+_LIVE_KEYS = frozenset({"get_versioned", "wait", "rename", "commit", "fence"})
+"""What only a live instance can do, besides what is below by name."""
+
 
 def open_directory(path: str, why: str = "") -> Flux:
     """The run in this directory. ``why`` there is no live instance to talk to. Raises NotConnected."""
@@ -55,6 +59,11 @@ class Kvs:
     def __init__(self, reader: RunReader, why: str) -> None:
         self._reader, self._why = reader, why
 
+    def __getattr__(self, name: str) -> Any:
+        if name in _LIVE_KEYS:
+            _needs_instance(f"kvs.{name}", self._why)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def get(self, key: str) -> Any:
         """A value: what JSON can hold, or bytes. Raises KeyError."""
         from mpiflux.store.kvs import KvsError
@@ -89,6 +98,11 @@ class Flux:
     def __init__(self, reader: RunReader, why: str = "") -> None:
         self._reader, self._why = reader, why
         self.kvs = Kvs(reader, why)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _LIVE:
+            _needs_instance(name, self._why)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def close(self) -> None:
         self._reader.close()
