@@ -17,6 +17,7 @@ _NUMBERS = (b"MPIFLUX_JOB_ID", b"MPIFLUX_JOB_INDEX", b"MPIFLUX_ATTEMPT", b"MPIFL
 """Variables that every process is given anew."""
 _ID, _INDEX, _ATTEMPT, _TASK_RANK, _LOCAL_RANK = range(5)
 _SHELL = b"/bin/sh"
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _ENVIRONMENTS_KEPT = 64
 _PLACES_KEPT = 256
 
@@ -270,6 +271,30 @@ def slice_of(share: NodeShare, task: int) -> NodeShare:
     cores, gpus = len(share.cores) // share.tasks, len(share.gpus) // share.tasks
     return NodeShare(share.node, share.cores[task * cores:(task + 1) * cores],
                      share.gpus[task * gpus:(task + 1) * gpus], share.memory // share.tasks, 1)
+
+
+def open_files(group: Group, index: int, attempt: int, fds: tuple[int, int, int], opened: list[int],
+               flags: int = 0) -> tuple[int, int, int]:
+    """Put the files that a job names in place of ``fds``; ``flags`` are added when one is opened for writing.
+
+    What is put into ``opened`` is to be closed once the job has started, also when OSError is raised.
+    """
+    compiled = group.compiled
+    cwd = group.cwd(index, attempt)
+    stdin, stdout, stderr = fds
+    if name := compiled.input(index, attempt):
+        stdin = os.open(os.path.join(cwd, name), os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(stdin)
+    output, error = compiled.output(index, attempt), compiled.error(index, attempt)
+    if output:
+        stdout = os.open(os.path.join(cwd, output), _CREATE | flags, 0o666)
+        opened.append(stdout)
+    if error and error == output:
+        stderr = stdout
+    elif error:
+        stderr = os.open(os.path.join(cwd, error), _CREATE | flags, 0o666)
+        opened.append(stderr)
+    return stdin, stdout, stderr
 
 
 def _entries(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

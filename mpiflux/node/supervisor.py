@@ -29,7 +29,7 @@ from mpiflux.node import proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
 from mpiflux.node.capture import Pipes
 from mpiflux.node.job import Job
-from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot
+from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, open_files
 from mpiflux.node.link import Link, LinkClosed
 from mpiflux.node.outbox import Outbox
 from mpiflux.node.outputs import Outputs
@@ -269,7 +269,7 @@ class Supervisor:
             pipes.begin(group.limit)
             fds = (self.null, pipes.out.child_fd, pipes.err.child_fd)
             if group.files:
-                fds = self.open_files(job, index, fds, opened)
+                fds = open_files(group, index, attempt, fds, opened, self.parallel.create_flags(job))
             pids = self.launcher.start(group, lease.place, index, attempt, fds, job.team)
         except OSError as error:
             self.cannot_start(job, index, cannot(error, os.fsdecode(error.filename or "cannot start")))
@@ -294,26 +294,6 @@ class Supervisor:
         if group.spec.time_limit:
             job.deadline = now + group.spec.time_limit
             self.wake_for(job, job.deadline)
-
-    def open_files(self, job: Job, index: int, fds: tuple[int, int, int], opened: list[int]) -> tuple[int, int, int]:
-        """Put a job's files in place of ``fds``. What is put into ``opened`` is closed once it has started."""
-        compiled, attempt = job.group.compiled, job.attempt
-        cwd = job.group.cwd(index, attempt)
-        stdin, stdout, stderr = fds
-        if name := compiled.input(index, attempt):
-            stdin = os.open(os.path.join(cwd, name), os.O_RDONLY | os.O_CLOEXEC)
-            opened.append(stdin)
-        output, error = compiled.output(index, attempt), compiled.error(index, attempt)
-        create = _CREATE | self.parallel.create_flags(job)
-        if output:
-            stdout = os.open(os.path.join(cwd, output), create, 0o666)
-            opened.append(stdout)
-        if error and error == output:
-            stderr = stdout
-        elif error:
-            stderr = os.open(os.path.join(cwd, error), create, 0o666)
-            opened.append(stderr)
-        return stdin, stdout, stderr
 
     def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
         lease, now = job.lease, self.clock()

@@ -53,7 +53,8 @@ class Zygote:
         ``replaces`` is the pid of one that is lost: neither it nor a process of its jobs is there any more when the
         new one is. Raises RuntimeError when the zygote is gone, or cannot fork.
         """
-        data, fds = b"", []
+        data = b""
+        fds: list[int] = []
         try:
             self.control.send(b"supervisor %d" % replaces)
             data, fds, _, _ = socket.recv_fds(self.control, 256, 1)
