@@ -132,7 +132,7 @@ def _workflow(options: RunOptions) -> Workflow:
     except WorkflowError as error:
         raise RunError(str(error)) from None
     if options.policy is not None:
-        workflow = msgspec.structs.replace(workflow, policy=PolicySpec(options.policy))
+        workflow = msgspec.structs.replace(workflow, policy=PolicySpec(options.policy, directory=workflow.directory))
     return workflow
 
 

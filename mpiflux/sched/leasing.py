@@ -387,7 +387,8 @@ class Leasing:
         """Free what the parent wants: nothing new starts there, what runs there ends in its own time."""
         self._claims.add(message.token, message.shares, now)
         for number, lease in self._leases.items():
-            if any(self._claims.wants(share) for share in lease.r.shares):
+            # a gang ends by itself with its one job
+            if lease.executor >= 0 and any(self._claims.wants(share) for share in lease.r.shares):
                 self._out.append((lease.executor, m.Revoke(number)))
         self.now = now
         self._lend_freed()
