@@ -241,8 +241,7 @@ def _open_door(config: Config, rank: Rank, me: int, zygote: Zygote | None) -> No
             raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or "
                          "/tmp may be written to, with a short path; set TMPDIR to one")
         remove_stale(os.path.dirname(os.path.dirname(config.doors[node])))
-        if zygote is not None and site.executors[me]:
-            # without supervisors it leaves at once
+        if zygote is not None:
             zygote.tidy(config.doors[node])
         rank.service = Door(config.doors[node], me, rank, rank.clock)
     except NoDoor as error:
@@ -280,7 +279,7 @@ def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offse
 
         return NullExecutors(numbers, rank.deliver, rank.clock)
     assert zygote is not None
-    if not numbers:
+    if not numbers and rank.service is None:
         zygote.close()
         return None
     node = site.nodes[site.node_of_rank[me]]

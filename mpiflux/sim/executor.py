@@ -21,7 +21,7 @@ from mpiflux.sim.engine import Engine
 from mpiflux.sim.watch import Watcher
 
 YOUNG = 0.01
-FLUSH = 0.02
+FLUSH = 0.05
 STALE = 0.05
 GRACE = 5.0
 _TERM = 0.002
@@ -57,6 +57,9 @@ class _Span:
     def __init__(self, group: JobGroup, chunk: m.Chunk) -> None:
         self.group, self.attempt = group, chunk.attempt
         self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
+
+    def __len__(self) -> int:
+        return len(range(self.next, self.stop, self.step))
 
     def chunk(self) -> m.Chunk:
         return m.Chunk(self.group.number, self.next, self.stop, self.step, self.attempt)
@@ -129,6 +132,10 @@ class SimExecutor:
         self._idle: dict[int, list[_Lease]] = {}
         self._owner_of_shape: dict[int, int] = {}
         self._moved: dict[int, float] = {}
+        self._count: dict[int, int] = {}
+        """Jobs in the backlog, by shape."""
+        self._low: dict[int, int] = {}
+        """A count at which it is time to report, so that more come before the backlog is empty."""
         self._finishing: list[tuple[float, int, _Job]] = []
         self._pushed = 0
         self._young: deque[_Job] = deque()
@@ -215,6 +222,8 @@ class SimExecutor:
             self._owner_of_shape[message.shape] = src
             spans = self.backlog.setdefault(message.shape, deque())
             spans.extend(_Span(self.groups[chunk.group], chunk) for chunk in message.chunks)
+            self._count[message.shape] = sum(map(len, spans))
+            self._low[message.shape] = self._count[message.shape] // 2
             self._moved[message.shape] = now
         elif isinstance(message, m.Grant):
             lease = _Lease(message, src)
@@ -251,6 +260,7 @@ class SimExecutor:
                     else:
                         kept.append(_Span(span.group, m.Chunk(0, index, index + 1, 1, span.attempt)))
             self.backlog[shape] = kept
+            self._count[shape] = len(kept)
 
     def _record_unstarted(self, shape: int, span: _Span, index: int, why: m.Cancel, now: float) -> None:
         report = self._report(self._owner_of_shape[shape])
@@ -279,6 +289,9 @@ class SimExecutor:
                 span.next = index + span.step
                 if span.next >= span.stop:
                     spans.popleft()
+                self._count[shape] -= 1
+                if self._count[shape] == self._low[shape] and spans:
+                    self._urgent = True
                 self._start(leases.pop(), span.group, index, span.attempt, now)
                 now += self.costs.spawn
         return now
@@ -370,7 +383,10 @@ class SimExecutor:
                                         lease.owner, lease.r_id, job.t_start, job.t_start, now, 0, 0, 0, 0, 0, 1))
         self.watcher.job_ended(self.number, job.id, job.attempt, job.result)
         self._idle.setdefault(lease.shape, []).append(lease)
-        self._oldest = self._oldest or now
+        if now - job.t_start > FLUSH:
+            self._urgent = True
+        else:
+            self._oldest = self._oldest or now
         done = report.done.setdefault((lease.shape, job.group.number), [0, 0.0])
         done[0] += 1
         done[1] += now - job.t_start

@@ -181,6 +181,8 @@ def test_a_second_signal_ends_it_at_once(place: Place, ranks: int) -> None:
         until(lambda: "SIG" in running.stderr or running.process.poll() is not None, "it is told")
         running.signal(signal.SIGINT)
         done = running.wait(20)
+        # killed ranks have someone left who clears up behind them
+        until(lambda: not running.members(), "all have left")
     if not ranks:
         assert done.returncode == 130
     assert done.returncode != 0
