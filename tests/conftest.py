@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 from tests.support.leaks import no_leaks
 
 __all__ = ["no_leaks"]
+
+for _number, _default in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler),
+                          (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        # nohup, or a background job of a script: what tests start must be stoppable as from a terminal
+        signal.signal(_number, _default)
 
 REAL = {"mpi", "integration", "slurm"}
 """Directories whose tests start real processes, and so must prove that they leave none."""
