@@ -83,6 +83,8 @@ class Master:
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
+        self._failed_fast = ""
+        """Why nothing is tried again any more."""
         self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
         """Of the workflow file, and then those that were submitted."""
         self.dependencies = Dependencies(self.groups, self._outcome)
@@ -318,6 +320,9 @@ class Master:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
         self.view.lost += lost
         self.view.retried += len(ids) - lost
+        if self._failed_fast:
+            self._end_unstarted(ids, self._failed_fast, now)
+            return
         if self._doomed:
             doomed = np.isin(ids, np.fromiter(self._doomed, "i8", len(self._doomed)))
             if doomed.any():
@@ -339,6 +344,7 @@ class Master:
     def _cancel_rest(self, culprit: int) -> None:
         reason = f"job {culprit} failed and the run is to fail fast"
         self.observer.note(f"{reason}: cancelling the rest")
+        self._failed_fast = reason
         self._verdicts.clear()
         for group in self.groups:
             if any(self.table.state[chunk.start + group.first_id - 1] == 1
