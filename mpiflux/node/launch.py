@@ -17,7 +17,7 @@ _NUMBERS = (b"MPIFLUX_JOB_ID", b"MPIFLUX_JOB_INDEX", b"MPIFLUX_ATTEMPT", b"MPIFL
 """Variables that every process is given anew."""
 _ID, _INDEX, _ATTEMPT, _TASK_RANK, _LOCAL_RANK = range(5)
 _SHELL = b"/bin/sh"
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 _ENVIRONMENTS_KEPT = 64
 _PLACES_KEPT = 256
 
@@ -274,7 +274,7 @@ def slice_of(share: NodeShare, task: int) -> NodeShare:
 
 
 def open_files(group: Group, index: int, attempt: int, fds: tuple[int, int, int], opened: list[int],
-               flags: int = 0) -> tuple[int, int, int]:
+               flags: int = os.O_TRUNC) -> tuple[int, int, int]:
     """Put the files that a job names in place of ``fds``; ``flags`` are added when one is opened for writing.
 
     What is put into ``opened`` is to be closed once the job has started, also when OSError is raised.

@@ -53,7 +53,6 @@ PATIENCE = 10.0
 _SWEEP = 0.05
 _IDLE = 60.0
 _NEVER = float("inf")
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
 class Supervisor:
