@@ -84,6 +84,9 @@ class Connection:
             sock.close()
             raise NotConnected(f"{self.path}: no instance answers there ({error.strerror}): it has ended, or runs on "
                                "another node") from None
+        if self._closed:
+            sock.close()
+            return
         self._sock, self._out = sock, bytearray()
         self._loop.add_reader(sock, self._readable)
         self._send(self.session.open())

@@ -54,8 +54,10 @@ class Connection:
         self.session = Session(r.Hello(r.VERSION, program, os.getpid(), keep))
         self._greeted = threading.Event()
         self.session.on_welcome = self._greeted.set
-        self._sock = self._connect()
         self.session.send = self._send
+        self._lost_at = time.monotonic()
+        self._sock = self._connect()
+        self._send(self.session.open())
         self._thread = threading.Thread(target=self._work, name="mpiflux", daemon=True)
         self._thread.start()
         if not self._greeted.wait(timeout):
@@ -69,7 +71,6 @@ class Connection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(self.path)
-            sock.sendall(self.session.open())
         except OSError as error:
             sock.close()
             raise NotConnected(f"{self.path}: no instance answers there ({error.strerror}): it has ended, or runs on "
@@ -96,26 +97,33 @@ class Connection:
                 if data:
                     continue
                 self._sock.close()
+                if self.session.welcome is not None:
+                    self._lost_at = time.monotonic()
                 self.session.lost()
             if not self._again():
                 return
 
     def _again(self) -> bool:
         """Connect again; False when there is nobody any more."""
-        deadline, pause = time.monotonic() + RECONNECT, 0.05
+        # who accepts and hangs up without a word is not asked without a pause
+        pause = 0.0 if self.session.welcome is not None else 0.05
         while not self._closed:
+            time.sleep(pause)
             try:
                 sock = self._connect()
             except NotConnected as error:
-                if not os.path.exists(self.path) or time.monotonic() > deadline:
+                if not os.path.exists(self.path) or time.monotonic() > self._lost_at + RECONNECT:
                     with self._lock:
                         self.session.end(InstanceEnded(str(error)))
                     return False
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
+                pause = min(max(0.05, 2 * pause), 1.0)
                 continue
             with self._lock:
+                # at once, so that no call of another thread goes to the connection that was lost
                 self._sock = sock
+                self._send(self.session.open())
+                if self._closed:
+                    sock.close()
             return True
         return False
 

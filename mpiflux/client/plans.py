@@ -329,7 +329,8 @@ def kvs_get(key: str, *, wait: bool = False) -> Plan[Value]:
 
 
 def kvs_ls(prefix: str, recursive: bool) -> Plan[list[str]]:
-    return Plan(r.Ls(prefix, recursive), list)
+    # directories are told with a dot at the end, so they may be asked for with it
+    return Plan(r.Ls(prefix.removesuffix("."), recursive), list)
 
 
 def kvs_commit(ops: Iterable[store.Op]) -> Plan[int]:

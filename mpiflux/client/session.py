@@ -104,19 +104,27 @@ class Session:
         self._calls: dict[int, Done] = {}
         self._streams: dict[int, Stream] = {}
         self._number = 0
+        self._unsent: dict[int, bytes] | None = {}
+        """Calls made while there is no connection, for the next one; None while there is one."""
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def open(self) -> bytes:
-        """The first bytes of a connection; on a later one, the streams that go on are asked for again."""
+        """The first bytes of a new connection, with the calls that waited for it.
+
+        Whoever moves the bytes must let no call in between this and the connection's being what ``send`` writes to.
+        On a later connection the streams that go on are asked for again once it is welcomed.
+        """
         self._unpacker = Unpacker()
         self.welcome = None
-        return pack(r.encode(self.hello))
+        waiting, self._unsent = self._unsent or {}, None
+        return pack(r.encode(self.hello)) + b"".join(waiting.values())
 
     def call(self, op: r.Op, done: Done) -> int:
         """Ask; ``done`` is called with the answer. The number is good for :meth:`forget`.
 
-        ``done`` is called at once when there is no instance any more. Raises ValueError for what is too long.
+        While a lost connection is tried again the call waits for that. ``done`` is called at once when there is no
+        instance any more. Raises ValueError for what is too long.
         """
         self._number += 1
         number = self._number
@@ -125,16 +133,21 @@ class Session:
             done(None, self.goodbye)
             return number
         self._calls[number] = done
-        self.send(frame)
+        if self._unsent is None:
+            self.send(frame)
+        else:
+            self._unsent[number] = frame
         return number
 
     def tell(self, op: r.Op) -> None:
-        """Ask for what is not answered."""
-        if self.goodbye is None:
+        """Ask for what is not answered; without a connection it is about something that went with the last one."""
+        if self.goodbye is None and self._unsent is None:
             self.send(_frame(r.Call(0, op)))
 
     def forget(self, number: int) -> None:
         """Nobody waits for this answer any more."""
+        if self._unsent is not None:
+            self._unsent.pop(number, None)
         if self._calls.pop(number, None) is not None:
             self.tell(r.Forget(number))
 
@@ -207,6 +220,7 @@ class Session:
         """The connection broke. What was asked may or may not have been done; streams that can, wait to go on."""
         error = ConnectionLost("the connection to the instance was lost; what was asked last may have been done or not")
         calls, self._calls = self._calls, {}
+        self._unsent = {}
         for stream in list(self._streams.values()):
             if stream.op is None or stream.cursor < 0:
                 del self._streams[stream.sub]
