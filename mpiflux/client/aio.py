@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpiflux.client import plans
-from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
+from mpiflux.client.aioconnection import Connection, Subscription
+from mpiflux.client.errors import NotConnected
 from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
 from mpiflux.client.records import Counts, JobEvent, Record, Result, Value
-from mpiflux.client.session import Plan, Session, Stream
+from mpiflux.client.session import Plan
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
 from mpiflux.store import kvs as store
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
-RECONNECT = 10.0
-"""Seconds for which a lost connection is tried again."""
-_READ = 1 << 18
 
 
 async def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = False) -> Flux:
@@ -43,199 +40,6 @@ async def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = 
     connection = Connection(found.socket, keep=keep)
     await connection.open()
     return Flux(connection)
-
-
-class Connection:
-    """A socket in an event loop, and the session that its bytes belong to. Of one loop, whose thread alone uses it."""
-
-    def __init__(self, path: str, *, keep: bool = False) -> None:
-        self.path = path
-        self.session = Session(r.Hello(r.VERSION, "", os.getpid(), keep))
-        self._loop = asyncio.get_running_loop()
-        self._out = bytearray()
-        self._sock: socket.socket | None = None
-        self._closed = False
-        self._again: asyncio.Task[None] | None = None
-        self._welcome: asyncio.Future[None] = self._loop.create_future()
-        self.session.on_welcome = self._greeted
-        self.session.send = self._send
-
-    def _greeted(self) -> None:
-        if not self._welcome.done():
-            self._welcome.set_result(None)
-
-    async def open(self, timeout: float = 30.0) -> None:
-        """Raises NotConnected."""
-        await self._connect()
-        try:
-            await asyncio.wait_for(asyncio.shield(self._welcome), timeout)
-        except asyncio.TimeoutError:
-            await self.close()
-            raise NotConnected(f"{self.path}: the instance does not answer; is it stopped, or very busy?") from None
-        if self.session.goodbye is not None:
-            raise self.session.goodbye
-
-    async def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        try:
-            await self._loop.sock_connect(sock, self.path)
-        except OSError as error:
-            sock.close()
-            raise NotConnected(f"{self.path}: no instance answers there ({error.strerror}): it has ended, or runs on "
-                               "another node") from None
-        if self._closed:
-            sock.close()
-            return
-        self._sock, self._out = sock, bytearray()
-        self._loop.add_reader(sock, self._readable)
-        self._send(self.session.open())
-
-    def _send(self, data: bytes) -> None:
-        if self._sock is None:
-            return
-        if not self._out:
-            try:
-                data = data[self._sock.send(data):]
-            except BlockingIOError:
-                pass
-            except OSError:
-                return  # reading finds out, and says so
-            if data:
-                self._loop.add_writer(self._sock, self._writable)
-        self._out += data
-
-    def _writable(self) -> None:
-        assert self._sock is not None
-        try:
-            del self._out[:self._sock.send(self._out)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._out.clear()
-        if not self._out:
-            self._loop.remove_writer(self._sock)
-
-    def _readable(self) -> None:
-        assert self._sock is not None
-        try:
-            data = self._sock.recv(_READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self.session.receive(data)
-        if self.session.goodbye is not None:
-            self._hang_up()
-        elif not data:
-            self._hang_up()
-            self.session.lost()
-            self._again = self._loop.create_task(self._reconnect())
-
-    def _hang_up(self) -> None:
-        if self._sock is not None:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-            self._sock = None
-
-    async def _reconnect(self) -> None:
-        deadline, pause = self._loop.time() + RECONNECT, 0.05
-        while not self._closed:
-            try:
-                await self._connect()
-                return
-            except NotConnected as error:
-                if not os.path.exists(self.path) or self._loop.time() > deadline:
-                    self.session.end(InstanceEnded(str(error)))
-                    return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 1.0)
-
-    async def do(self, plan: Plan[T]) -> T:
-        """Carry out a plan. Raises FluxError."""
-        if self._closed:
-            raise NotConnected("this connection was closed; connect again")
-        answer: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(value: Any, error: FluxError | None) -> None:
-            if not answer.done():
-                if error is None:
-                    answer.set_result(value)
-                else:
-                    answer.set_exception(error)
-
-        number = self.session.call(plan.op, done)
-        try:
-            return plan.convert(await answer)
-        except asyncio.CancelledError:
-            self.session.forget(number)
-            raise
-
-    async def subscribe(self, make: Callable[[int, int], r.Op], since: int = 0, *, convert: Callable[[Any], Any],
-                        resumes: bool = False, acknowledge: bool = False) -> Subscription:
-        if self._closed:
-            raise NotConnected("this connection was closed; connect again")
-        answer: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(value: Any, error: FluxError | None) -> None:
-            if not answer.done():
-                answer.set_result(None) if error is None else answer.set_exception(error)
-
-        subscription = Subscription(self, self.session.subscribe(
-            make, since, done, convert=convert, resumes=resumes, acknowledge=acknowledge))
-        await answer
-        return subscription
-
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self.session.end(ConnectionLost("this connection was closed"), quietly=True)
-        self._hang_up()
-        if self._again is not None:
-            await self._again
-
-
-class Subscription:
-    """An asynchronous iterator over what comes; it ends when the instance does, or by :meth:`close`."""
-
-    def __init__(self, connection: Connection, stream: Stream) -> None:
-        self._connection, self._stream = connection, stream
-        self._more = asyncio.Event()
-        stream.wake = self._more.set
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Any:
-        found = await self.get()
-        if found is None:
-            raise StopAsyncIteration
-        return found
-
-    async def get(self) -> Any:
-        """The next item; None when none will come any more."""
-        stream = self._stream
-        while not stream.has_items and not stream.ended:
-            self._more.clear()
-            await self._more.wait()
-        if stream.has_items:
-            return stream.take()
-        if stream.error is not None:
-            raise stream.error
-        return None
-
-    def close(self) -> None:
-        """No more of it, please. What has come already can still be taken."""
-        self._connection.session.close_stream(self._stream)
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
 
 
 class Job(HasIds):
@@ -318,7 +122,7 @@ class Jobs(HasIds, Sequence[Job]):
 
 
 class Kvs:
-    """The keys of the instance; see :class:`mpiflux.client.live.Kvs`."""
+    """The keys of the instance; see :class:`mpiflux.client.keys.Kvs`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -414,7 +218,7 @@ class Item:
 
 
 class Queue:
-    """Values that any program pushes and any other pulls; see :class:`mpiflux.client.live.Queue`."""
+    """Values that any program pushes and any other pulls; see :class:`mpiflux.client.exchange.Queue`."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection, self.name = connection, name

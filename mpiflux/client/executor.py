@@ -12,8 +12,9 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, cast
 
 from mpiflux.client import plans
+from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError, NotConnected
-from mpiflux.client.live import Connection, Flux
+from mpiflux.client.live import Flux
 from mpiflux.client.plans import Command, JobOptions
 from mpiflux.client.records import JobEvent
 from mpiflux.client.session import Stream

@@ -1,7 +1,7 @@
 """What a connection to an instance is, whoever moves its bytes: calls and their answers, streams and their items.
 
-No sockets and no threads here: :mod:`mpiflux.client.live` and :mod:`mpiflux.client.aio` are two ways of moving the
-bytes of one :class:`Session`, and of waiting for what it tells.
+No sockets and no threads here: :mod:`mpiflux.client.connection` and :mod:`mpiflux.client.aioconnection` are two ways of
+moving the bytes of one :class:`Session`, and of waiting for what it tells.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import traceback
 from typing import Any
 
 from mpiflux.client import plans
+from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError
-from mpiflux.client.live import Connection
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
 

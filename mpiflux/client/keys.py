@@ -1,0 +1,64 @@
+"""The keys of a live instance, for programs that wait for what they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mpiflux.client import plans
+from mpiflux.client.connection import Connection, Subscription
+from mpiflux.client.records import Value
+from mpiflux.store import kvs as store
+
+
+class Kvs:
+    """The keys of the instance. Values are JSON or bytes. Keys are names joined by dots: ``a.b.c``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, key: str) -> Any:
+        """A value. ``job.ID.stdout`` and the like show a job. Raises NoKey, which is a KeyError."""
+        return self._connection.do(plans.kvs_get(key)).value
+
+    def get_versioned(self, key: str) -> Value:
+        """A value with its version, for :meth:`put` with ``version``."""
+        return self._connection.do(plans.kvs_get(key))
+
+    def wait(self, key: str, timeout: float | None = None) -> Any:
+        """The value, once the key exists. Raises TimeoutError."""
+        return self._connection.do(plans.kvs_get(key, wait=True), timeout).value
+
+    def ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
+        """The keys below ``prefix``; directories end in a dot. Raises NoKey."""
+        return self._connection.do(plans.kvs_ls(prefix, recursive))
+
+    def put(self, key: str, value: object, *, version: int | None = None) -> int:
+        """Set a key; returns the store's new version.
+
+        ``version``: only if the key still has it (0: does not exist), else Conflict is raised.
+        """
+        return self._connection.do(plans.kvs_put(key, value, version))
+
+    def rm(self, key: str, *, recursive: bool = False) -> int:
+        """Delete a key, or with ``recursive`` all below it. Raises NoKey."""
+        return self.commit([store.Delete(key, recursive)])
+
+    def rename(self, key: str, to: str) -> int:
+        """Move a value or all below a prefix to where nothing is yet."""
+        return self.commit([store.Rename(key, to)])
+
+    def commit(self, ops: Iterable[store.Op]) -> int:
+        """All of these operations (``put``, ``Delete``, ``Rename``, ``Check`` of mpiflux.kvs) at once, or none."""
+        return self._connection.do(plans.kvs_commit(ops))
+
+    def fence(self, name: str, n: int, ops: Iterable[store.Op] = (), timeout: float | None = None) -> int:
+        """Wait until ``n`` participants have come here; what all of them bring is committed as one."""
+        return self._connection.do(plans.kvs_fence(name, n, ops), timeout)
+
+    def watch(self, key: str = "", *, since: int = -1) -> Subscription:
+        """Every change of a key, and of all below it, once and in order: an iterator of :class:`Change`.
+
+        It begins with the values as they are, or after version ``since``.
+        """
+        return self._connection.subscribe(plans.watching(key), since, convert=plans.change, resumes=True)
