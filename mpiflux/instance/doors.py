@@ -22,6 +22,7 @@ from typing import Protocol
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
 from mpiflux.model.frames import LIMIT, BadFrame, Unpacker, pack
+from mpiflux.node.zygote import remove_directory
 from mpiflux.overlay import address
 
 HELLO_LIMIT = 4096
@@ -84,11 +85,11 @@ class _Client:
 class Door:
     """Implements :class:`mpiflux.instance.rank.Service` for the first rank of a node.
 
-    Raises NoDoor when the socket cannot be made at ``path``.
+    ``listener`` is what :func:`listen` made at ``path``.
     """
 
-    def __init__(self, path: str, rank: int, loop: Loop, clock: Callable[[], float]) -> None:
-        self.path, self._loop, self._clock = path, loop, clock
+    def __init__(self, path: str, listener: socket.socket, rank: int, loop: Loop, clock: Callable[[], float]) -> None:
+        self.path, self._listener, self._loop, self._clock = path, listener, loop, clock
         self._me = address.control(rank)
         self._clients: dict[int, _Client] = {}
         self._by_fd: dict[int, _Client] = {}
@@ -97,12 +98,6 @@ class Door:
         """Clients with frames to be passed on this turn."""
         self._next = 0
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._listener = _listen(path)
-        except OSError as error:
-            os.close(self._spare)
-            raise NoDoor(f"no client can connect on this node: {path}: {error.strerror}; set TMPDIR to a local "
-                         "directory that you may write to") from None
         _raise_limit()
         loop.watch(self._listener.fileno(), _IN, self._accept)
 
@@ -149,7 +144,7 @@ class Door:
         for client in list(self._by_fd.values()):
             self._cut(client)
         os.close(self._spare)
-        remove_socket(self.path)
+        remove_directory(os.path.dirname(self.path))
 
     # -- connections -----------------------------------------------------------------------------------------------
 
@@ -295,6 +290,19 @@ class Door:
         return True
 
 
+def listen(path: str) -> socket.socket:
+    """The socket of a door, in a directory made for it. Raises NoDoor."""
+    if not path:
+        raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or /tmp "
+                     "may be written to, with a short path; set TMPDIR to one")
+    remove_stale(os.path.dirname(os.path.dirname(path)))
+    try:
+        return _listen(path)
+    except OSError as error:
+        raise NoDoor(f"no client can connect on this node: {path}: {error.strerror}; set TMPDIR to a local directory "
+                     "that you may write to") from None
+
+
 def _listen(path: str) -> socket.socket:
     directory = os.path.dirname(path)
     os.mkdir(directory, 0o700)
@@ -311,18 +319,9 @@ def _listen(path: str) -> socket.socket:
             listener.close()
             raise
     except BaseException:
-        remove_socket(path)
+        remove_directory(directory)
         raise
     return listener
-
-
-def remove_socket(path: str) -> None:
-    """Take a door's socket and its directory away, whoever made them."""
-    for remove, what in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
-        try:
-            remove(what)
-        except OSError:
-            continue
 
 
 def remove_stale(base: str) -> None:
@@ -340,7 +339,7 @@ def remove_stale(base: str) -> None:
                 probe.settimeout(0.2)
                 probe.connect(path)
         except ConnectionRefusedError:
-            remove_socket(path)
+            remove_directory(f"{base}/{name}")
         except OSError:
             continue
 

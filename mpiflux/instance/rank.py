@@ -11,21 +11,34 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from mpiflux.instance.bell import Bell
 from mpiflux.model import messages as m
 from mpiflux.overlay import address
 from mpiflux.overlay.transport import Transport
 from mpiflux.sched.scheduler import Scheduler
 
-SHORTEST_WAIT = 0.0002
-LONGEST_WAIT = 0.005
-"""Bounds in seconds of the pause between two looks at MPI; it doubles while nothing arrives."""
 QUIET = 5.0
-QUIET_WAIT = 0.01
-"""The pause once nothing has arrived for ``QUIET`` seconds: each look costs 50 µs of CPU, on every idle rank."""
+"""Seconds without news after which a rank asks less often still: each look at MPI costs it 50 µs of CPU."""
 _ALONE_WAIT = 0.5
 _NEVER = float("inf")
+
+
+class Pauses(NamedTuple):
+    """Bounds in seconds of the pause between two looks at MPI, which doubles while nothing arrives."""
+
+    shortest: float
+    longest: float
+    quiet: float
+    """The longest after :data:`QUIET`."""
+
+
+ASKING = Pauses(0.0002, 0.005, 0.01)
+RUNG = Pauses(0.002, 0.05, 0.05)
+"""Of a rank whom everybody rings who sends to it: looks are for what a full queue held back."""
+SENDING = 0.001
+"""Longest pause in seconds while something that was sent has not left: MPI moves it on when asked."""
 
 
 class Master(Protocol):
@@ -72,8 +85,8 @@ class Rank:
     """One rank of an instance. ``run`` returns once the master's Shutdown has come."""
 
     def __init__(self, transport: Transport, schedulers: Mapping[int, Scheduler], rank_of: Callable[[int], int],
-                 clock: Callable[[], float]) -> None:
-        self.transport, self.clock = transport, clock
+                 clock: Callable[[], float], bell: Bell | None = None) -> None:
+        self.transport, self.clock, self.bell = transport, clock, bell
         self.schedulers = dict(schedulers)
         self.rank_of = rank_of
         self.executors: ExecutorService | None = None
@@ -84,7 +97,8 @@ class Rank:
         self._local: deque[tuple[int, int, m.Message]] = deque()
         self._dirty: set[int] = set()
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
-        self._wait = SHORTEST_WAIT
+        self._pauses = ASKING
+        self._wait = self._pauses.shortest
         self._busy_at = 0.0
         self._epoll = select.epoll()
         self._links: dict[int, int] = {}
@@ -92,6 +106,8 @@ class Rank:
         self._signals_out.setblocking(False)
         self._signals_in.setblocking(False)
         self._epoll.register(self._signals_in.fileno(), select.EPOLLIN)
+        if bell is not None:
+            self._epoll.register(bell.fileno(), select.EPOLLIN)
 
     def catch_signals(self, numbers: tuple[int, ...]) -> None:
         """Hand these signals to the master, in the loop and not in the middle of anything."""
@@ -178,6 +194,8 @@ class Rank:
             self.service.close()
         if self.executors is not None:
             self.executors.close()
+        if self.bell is not None:
+            self.bell.close()
         self._epoll.close()
         signal.set_wakeup_fd(-1)
         self._signals_in.close()
@@ -194,6 +212,10 @@ class Rank:
                 assert self.executors is not None
                 if not self.executors.receive(self._links[fd]):
                     self._register_links()
+            elif self.bell is not None and fd == self.bell.fileno():
+                self.bell.heard()
+                if self.bell.reliable:
+                    self._pauses = RUNG
             elif fd == self._signals_in.fileno():
                 for number in self._signals_in.recv(64):
                     if self.master is not None:
@@ -207,9 +229,10 @@ class Rank:
         if self.executors is not None and self.executors.pending():
             self.executors.retry()
         if busy:
-            self._busy_at, self._wait = now, SHORTEST_WAIT
+            self._busy_at, self._wait = now, self._pauses.shortest
         else:
-            self._wait = min(self._wait * 2, LONGEST_WAIT if now < self._busy_at + QUIET else QUIET_WAIT)
+            self._wait = min(self._wait * 2,
+                             self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet)
         if busy or self._local or now >= self._next_wake():
             if self.service is not None:
                 self.service.turn(now)
@@ -223,12 +246,15 @@ class Rank:
             outgoing, self._outgoing = self._outgoing, {}
             for (scheduler, rank), items in outgoing.items():
                 self.transport.send(scheduler, rank, m.encode(items))
+            if self.bell is not None:
+                for rank in {rank for _, rank in outgoing}:
+                    self.bell.ring(rank)
 
     def _timeout(self) -> float:
         if self._local:
             return 0.0
         if self.transport.size > 1:
-            longest = self._wait
+            longest = self._wait if self.transport.idle() else min(self._wait, SENDING)
         else:
             longest = _ALONE_WAIT
         if self.executors is not None and self.executors.pending():

@@ -67,7 +67,7 @@ class Zygote:
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
 
     def tidy(self, path: str) -> None:
-        """Have this socket and its directory taken away when the rank is gone, however it went."""
+        """Have this directory and the sockets in it taken away when the rank is gone, however it went."""
         self.control.send(_TIDY + os.fsencode(path))
 
     def close(self, patience: float = 10.0) -> None:
@@ -215,12 +215,18 @@ class _Zygote:
         self.supervisors.clear()
         self.end_orphans()
         if self.tidy:
-            for remove, path in ((os.unlink, self.tidy), (os.rmdir, os.path.dirname(self.tidy))):
-                try:
-                    remove(path)
-                except OSError:
-                    pass
+            remove_directory(os.fsdecode(self.tidy))
         os._exit(0)
+
+
+def remove_directory(path: str) -> None:
+    """Take away a door's directory, and the sockets in it, whoever made them."""
+    try:
+        for name in os.listdir(path):
+            os.unlink(f"{path}/{name}")
+        os.rmdir(path)
+    except OSError:
+        return
 
 
 def run_supervisor(sock: socket.socket) -> NoReturn:

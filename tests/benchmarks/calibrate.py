@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpiflux.instance.master import Master, View
-from mpiflux.instance.rank import LONGEST_WAIT, SHORTEST_WAIT, Rank
+from mpiflux.instance.rank import ASKING, Rank
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
 from mpiflux.model.records import PACK
@@ -311,7 +311,7 @@ def calibrate(jobs: int) -> dict[str, object]:
         "feed_chunk": max(feed_chunk - deal_chunk / 2, 0.0), "feed_job": feed_job,
         "master_report": master_report, "master_record": master_record,
         "spawn": spawn, "reap": reap, "process": process, "commit": 0.05,
-        "local": delay, "remote": delay, "poll": SHORTEST_WAIT, "poll_longest": LONGEST_WAIT,
+        "local": delay, "remote": delay, "poll": ASKING.shortest, "poll_longest": ASKING.longest,
     }
     return {
         "costs": {name: float(f"{value:.3g}") for name, value in costs.items()},

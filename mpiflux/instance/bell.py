@@ -1,0 +1,98 @@
+"""Bells: how a rank that waits is told at once that another rank of its node has sent it something.
+
+MPI can only be asked whether anything has come, not waited for beside file descriptors. Ranks of one node therefore
+ring each other after they have sent: an empty datagram to a unix socket in the directory of the node's
+door, which no other user may enter. A bell is never needed, only faster: who heard nothing still asks MPI now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+
+
+class Bell:
+    """Rank ``me``'s own bell, and those of ``peers``, the other ranks of its node.
+
+    ``neighbours`` are those ranks, on any node, that usually send to this one. Raises OSError when there can be no bell
+    in ``directory``.
+    """
+
+    def __init__(self, directory: str, me: int, peers: Collection[int], neighbours: Collection[int]) -> None:
+        self.reliable = False
+        """Whether everybody rings who usually sends. Not before the first ring: ranks that share a host name need not
+        share its directories."""
+        self._peers = frozenset(peers)
+        self._all_near = self._peers.issuperset(neighbours)
+        self._directory, self._me = directory, me
+        self._ropes: dict[int, socket.socket] = {}
+        self._socket = _datagrams()
+        try:
+            self._socket.bind(_path(directory, me))
+        except OSError:
+            self._socket.close()
+            raise
+        for rank in self._peers.intersection(neighbours):
+            # who hangs its bell later says so to this one
+            self._send(rank, str(me).encode())
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ring(self, rank: int) -> None:
+        """Wake ``rank``; nothing happens when it is on another node, has no bell, or was rung already."""
+        if rank in self._peers:
+            self._send(rank, b"")
+
+    def _send(self, rank: int, data: bytes) -> None:
+        try:
+            self._rope(rank).send(data)
+        except BlockingIOError:
+            pass  # rung often enough
+        except OSError:
+            # not hung up yet, or its rank has left
+            rope = self._ropes.pop(rank, None)
+            if rope is not None:
+                rope.close()
+
+    def _rope(self, rank: int) -> socket.socket:
+        rope = self._ropes.get(rank)
+        if rope is None:
+            rope = _datagrams()
+            try:
+                rope.connect(_path(self._directory, rank))
+            except OSError:
+                rope.close()
+                raise
+            self._ropes[rank] = rope
+        return rope
+
+    def heard(self) -> None:
+        """Take every ring that has come, and answer who says that its bell hangs now."""
+        self.reliable = self._all_near
+        try:
+            while True:
+                data = self._socket.recv(16)
+                if data:
+                    self.ring(int(data))
+        except OSError:
+            return
+
+    def close(self) -> None:
+        for rope in self._ropes.values():
+            rope.close()
+        name = self._socket.getsockname()
+        self._socket.close()
+        try:
+            os.unlink(name)
+        except OSError:
+            pass  # the door was closed before, with all that is in its directory
+
+
+def _datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def _path(directory: str, rank: int) -> str:
+    return f"{directory}/bell-{rank}"

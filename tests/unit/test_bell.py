@@ -1,0 +1,66 @@
+"""Ranks of one node wake each other."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+import pytest
+
+from mpiflux.instance.bell import Bell
+
+
+def rung(bell: Bell) -> bool:
+    return bool(select.select([bell], [], [], 0)[0])
+
+
+def test_a_rank_is_woken_by_another(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2}, {2}), Bell(str(tmp_path), 2, {1}, {1})
+    # the later one greets, the earlier one answers: both know then that everybody rings
+    assert rung(one) and not rung(two) and not one.reliable
+    one.heard()
+    assert one.reliable and not rung(one) and rung(two)
+    two.heard()
+    assert two.reliable and not rung(one) and not rung(two)
+    two.ring(1)
+    assert rung(one)
+    one.heard()
+    assert not rung(one) and not rung(two)
+    one.close()
+    two.close()
+    assert not os.listdir(tmp_path)
+
+
+def test_senders_elsewhere_make_a_bell_unreliable(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2}, {2, 7}), Bell(str(tmp_path), 2, {1}, {1})
+    one.heard()
+    assert not one.reliable
+    one.ring(7)
+    two.heard()
+    assert two.reliable
+    one.close()
+    two.close()
+
+
+def test_who_rings_too_often_or_a_rank_that_left_is_not_held_up(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2, 3}, {2}), Bell(str(tmp_path), 2, {1}, {1})
+    for _ in range(10_000):
+        two.ring(1)
+    one.heard()
+    assert not rung(one)
+    one.ring(3)
+    one.close()
+    two.ring(1)
+    again = Bell(str(tmp_path), 1, {2}, {2})
+    two.heard()
+    two.ring(1)
+    assert rung(again)
+    again.close()
+    os.unlink(tmp_path / "bell-2")
+    two.close()
+
+
+def test_without_a_directory_there_is_no_bell(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        Bell(str(tmp_path / "nowhere"), 1, {2}, {2})
