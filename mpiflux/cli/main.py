@@ -24,6 +24,7 @@ COMMANDS = {
     "kvs ls":       ("kvs",       "list keys"),
     "resources":    ("resources", "nodes, cores and GPUs of a run, and what of them is in use"),
     "tree":         ("resources", "the tree of schedulers and what each owns"),
+    "simulate":     ("simulate",  "run the schedulers on a virtual cluster and clock"),
     "export":       ("export",    "the table of jobs as CSV, JSON or Parquet"),
     "submit":       ("live",      "hand jobs to a live instance"),
     "cancel":       ("live",      "end jobs of a live instance"),
@@ -41,7 +42,6 @@ COMMANDS = {
 LATER = {
     "top": "show a live view",
     "report": "write an HTML and PNG report of a run",
-    "simulate": "run the schedulers on a virtual cluster and clock",
 }
 """Commands that this version only knows by name, and what it cannot do yet."""
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     parser.examples(
-        'mpiflux simulate workflow.yaml --cluster "32x(36c)" --duration default=fixed(10)',
-        'mpiflux simulate workflow.yaml --cluster "4000x(44c,4g)" --duration "sim=lognormal(3600,0.5)" '
+        'mpiflux simulate workflow.yaml --cluster "32x(36c)" --duration default=10s',
+        'mpiflux simulate workflow.yaml --cluster "4000x(44c,4g)" --duration "sim=lognormal(1h,0.5)" '
         '--duration default=60 --compare-hierarchy "none;node;node,core" --plot use.png',
         'mpiflux simulate --trace log.swf --cluster "100x(1c)" --hierarchy none --policy "fcfs(queue_depth=1)"')
     add = parser.add_argument
@@ -29,8 +29,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         help='nodes by cores, GPUs, NUMA domains and memory, "2x(8c)+4x(16c,2g,2n,64GiB)", or a YAML file of racks')
     add("--ranks-per-node", metavar="N", type=positive, default=1, help="MPI ranks on each node (default 1)")
     add("--duration", metavar="JOB=SPEC", type=assignment, action="append", default=[], dest="durations",
-        help="how long jobs of that name run, default=… for all others: fixed(10), uniform(5,20), exponential(60), "
-             "lognormal(60,0.5) by median and sigma; seconds; repeatable")
+        help="how long jobs of that name run, default=… those of which the workflow does not say it: 90s, "
+             "uniform(5,20), exponential(1m), lognormal(1h,0.5) by median and sigma; repeatable")
     add("--trace", metavar="FILE.swf", help="jobs from a trace in the Standard Workload Format instead")
     add("--set", metavar="NAME=VALUE", type=assignment, action="append", default=[], dest="overrides",
         help="as for run; repeatable")
@@ -69,7 +69,7 @@ def simulate(args: Namespace) -> int:
                         "seed": args.seed, "best": winner.name, "runs": [one.as_dict() for one in found]}, indent=1))
     else:
         say(f"{plural(len(machine.nodes), 'node')}, {plural(machine.cores, 'core')}, {plural(machine.gpus, 'GPU')}; "
-            f"{plural(workflow.total, 'job')}; seed {args.seed}; times are virtual")
+            f"{plural(found[0].jobs, 'job')}; seed {args.seed}; times are virtual")
         _show(found)
         if len(found) > 1:
             say(f"\nbest: {winner.name}, done after {_time(winner.makespan)}")
@@ -94,10 +94,13 @@ def _workload(args: Namespace) -> tuple[Any, Any, Any]:
     if args.hierarchy is not None:
         workflow = msgspec.structs.replace(workflow, hierarchy=load_hierarchy(args.hierarchy))
     if args.policy is not None:
-        workflow = msgspec.structs.replace(workflow, policy=parse_policy(args.policy))
+        workflow = msgspec.structs.replace(workflow, policy=parse_policy(args.policy, workflow.directory))
     if args.trace is None:
         given = {name: parse_distribution(text) for name, text in args.durations}
-        return workflow, Durations(workflow.groups, given, args.seed), ()
+        durations = Durations(workflow.groups, given, args.seed)
+        if durations.guessed:
+            tell(f"nothing says how long jobs of {', '.join(durations.guessed)} run: taken as their time limits")
+        return workflow, durations, ()
     if args.durations:
         raise CannotSimulate("--duration beside --trace: the trace says how long its jobs ran")
     try:
@@ -115,7 +118,7 @@ def _variants(args: Namespace, workflow: Any) -> list[Variant]:
     from mpiflux.spec import load_hierarchy
 
     trees = [(text, load_hierarchy(text)) for text in split_outside(args.compare_hierarchy or "", ";")]
-    policies = [(text, parse_policy(text)) for text in split_outside(args.compare or "", ",")]
+    policies = [(text, parse_policy(text, workflow.directory)) for text in split_outside(args.compare or "", ",")]
     if (args.compare is not None and not policies) or (args.compare_hierarchy is not None and not trees):
         raise CannotSimulate("nothing to compare: --compare takes policies, --compare-hierarchy trees")
     variants = [Variant(" ".join(part for part in (tree, policy) if part), shape, spec)

@@ -17,11 +17,11 @@ from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
-from mpiflux.instance.pernode import expand
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
 from mpiflux.overlay import address
+from mpiflux.overlay.pernode import expand
 from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
 from mpiflux.sched.distribution import DistributionError
 from mpiflux.sched.distribution import make as make_distribution

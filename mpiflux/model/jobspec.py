@@ -86,6 +86,8 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[Dependency, ...] = ()
     mpi: str = "none"
     """How the tasks of a parallel job find each other: ``none``, ``pmi1``, ``pmix``."""
+    duration: str = ""
+    """How long it runs in a simulation, a distribution; nothing else looks at it."""
     submitted: bool = False
     """Submitted while the instance ran: not in the workflow file, and its name may be another group's too."""
 

@@ -217,20 +217,21 @@ class SimRank:
 
 
 class Cluster:
-    """See the module's text. ``quantum`` is that of :class:`SimExecutor`; ``delay`` replaces that of the costs.
+    """See the module's text. ``quantum`` is that of :class:`SimExecutor`; ``delay`` replaces that of the costs,
+    ``plan`` the tree that the workflow asks for.
 
     Raises PlanError and PolicyError for a workflow that cannot run there.
     """
 
     def __init__(self, machine: Machine, workflow: Workflow, behaviour: Behaviour, *, costs: Costs | None = None,
                  watcher: Watcher | None = None, delay: Delay | None = None, quantum: float = 0.0,
-                 arrivals: Sequence[tuple[float, m.Chunk]] = (), fences: bool = True) -> None:
+                 arrivals: Sequence[tuple[float, m.Chunk]] = (), fences: bool = True, plan: Plan | None = None) -> None:
         self.machine, self.behaviour, self.quantum, self.fences = machine, behaviour, quantum, fences
         self.costs = costs or Costs()
         self.watcher = watcher or Watcher()
         self.engine = Engine(START)
         self.network = Network(self.engine, delay or self._usual_delay)
-        self.plan: Plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+        self.plan: Plan = plan or make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
         self.work = [_Work() for _ in self.plan.schedulers]
         self.ranks = [SimRank(self, number) for number in range(machine.ranks)]
         self.schedulers: list[Scheduler] = []

@@ -10,7 +10,10 @@ import msgspec
 
 from mpiflux.model.jobspec import HierarchySpec, PolicySpec, Workflow
 from mpiflux.model.messages import Chunk
+from mpiflux.overlay.pernode import expand
 from mpiflux.overlay.plan import PlanError, explain_misfits, make_plan
+from mpiflux.sched.distribution import DistributionError
+from mpiflux.sched.distribution import make as make_distribution
 from mpiflux.sched.policies import PolicyError, make
 from mpiflux.sim.cluster import Cluster
 from mpiflux.sim.costs import Costs
@@ -35,8 +38,11 @@ class Variant:
     policy: PolicySpec
 
 
-def parse_policy(text: str) -> PolicySpec:
-    """``fcfs`` or ``fcfs(queue_depth=1)``. Raises CannotSimulate."""
+def parse_policy(text: str, directory: str = "") -> PolicySpec:
+    """``fcfs`` or ``fcfs(queue_depth=1)``; a class of the user's own is looked for in ``directory`` too.
+
+    Raises CannotSimulate.
+    """
     match = _POLICY.fullmatch(text.replace(" ", ""))
     if match is None:
         raise CannotSimulate(f"{text!r} is no policy; write fcfs or fcfs(queue_depth=1)")
@@ -47,7 +53,7 @@ def parse_policy(text: str) -> PolicySpec:
             raise CannotSimulate(f"policy {text!r}: {part!r} is not OPTION=VALUE")
         if part:
             options[name] = resolve(value)
-    return PolicySpec(match[1], options)
+    return PolicySpec(match[1], options, directory)
 
 
 def split_outside(text: str, separator: str) -> list[str]:
@@ -71,12 +77,16 @@ def simulate(variant: Variant, machine: Machine, workflow: Workflow, behaviour: 
         plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
         for scheduler in plan.schedulers:
             make(scheduler.policy)
-    except (PlanError, PolicyError) as error:
+            make_distribution(scheduler.distribution)
+    except (PlanError, PolicyError, DistributionError) as error:
         raise CannotSimulate(f"{variant.name}: {error}") from None
+    usable = [part.node for part in plan.schedulers[0].resources if part.cores]
+    workflow = expand(workflow, usable, [plan.hosts[node] for node in usable])
     misfits = explain_misfits(plan, workflow.groups)
     if misfits:
         raise CannotSimulate("\n".join(f"{variant.name}: {text}" for text in misfits))
-    cluster = Cluster(machine, workflow, behaviour, costs=costs, arrivals=arrivals, quantum=quantum)
+    cluster = Cluster(machine, workflow, behaviour, costs=costs, arrivals=arrivals, quantum=quantum,
+                      plan=plan)
     cluster.run()
     return Statistics(variant.name, cluster)
 

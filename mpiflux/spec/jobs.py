@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
 from mpiflux.model.params import Column, ParamTable
 from mpiflux.model.template import BUILTINS
+from mpiflux.spec.distributions import DurationError, parse_distribution
 from mpiflux.spec.generators import MAX_ELEMENTS, ColumnReader
 from mpiflux.spec.nodes import Node
 from mpiflux.spec.problems import nearest, shorten
 from mpiflux.spec.reader import Fields, Reader
 
 KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "priority",
-        "after", "env", "cwd", "input", "output", "error", "mpi", "per")
+        "after", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
 RESOURCES = ("tasks", "cores", "gpus", "nodes", "exclusive", "memory", "layout")
 KINDS = ("ok", "any", "not_ok", "each")
 _KIND_WORDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok", "aftercorr": "each"}
@@ -79,6 +80,7 @@ class JobReader:
             priority=reader.integer(*fields.get("priority"), 16, 0, 31),
             after=self._after(*fields.get("after")),
             mpi=reader.choice(*fields.get("mpi"), "none", ("none", "pmi1", "pmix")),
+            duration=self._duration(*fields.get("duration")),
         )
 
     # -- what runs -------------------------------------------------------------------------------------------------
@@ -233,6 +235,17 @@ class JobReader:
             self.reader.problem(node, path, f"after: write {_KIND_WORDS[node.text]} for {node.text}")
             return "ok"
         return self.reader.choice(node, path, "ok", KINDS)
+
+    def _duration(self, node: Node | None, path: str) -> str:
+        """How long it runs in a simulation, as written."""
+        text = self.reader.text(node, path, "", "a duration or a distribution")
+        try:
+            if text:
+                parse_distribution(text)
+        except DurationError as error:
+            assert node is not None
+            self.reader.problem(node, path, f"duration: {error}")
+        return text
 
     # -- where it runs ---------------------------------------------------------------------------------------------
 

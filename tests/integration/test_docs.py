@@ -82,6 +82,14 @@ def test_tutorial(tmp_path):
     assert sum(line.startswith("mpiflux") for line in ran) >= 9
 
 
+def test_simulate(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "log.swf").write_text("1 0 -1 60 8 -1 -1 8 90 -1 1 1 1 -1 1 1 -1 -1\n"
+                                      "2 5 -1 30 4 -1 -1 4 60 -1 1 1 1 -1 1 1 -1 -1\n")
+    ran = run_page("docs/simulate.md", tmp_path, {})
+    assert sum(line.startswith("mpiflux simulate") for line in ran) >= 5 and (tmp_path / "use.png").exists()
+
+
 @pytest.mark.parametrize("workflow", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.yaml")))
 def test_every_example_is_valid(workflow, tmp_path):
     assert ": ok, " in run([sys.executable, "-m", "mpiflux", "validate", str(ROOT / workflow)], tmp_path)

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpiflux.cli import simulate as command
-from mpiflux.cli.parser import Parser
+from mpiflux.cli.main import main
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, PolicySpec, Request, Workflow
 from mpiflux.sim.compare import CannotSimulate, Variant, best, parse_policy, simulate, split_outside
 from mpiflux.sim.costs import Costs, load_costs
-from mpiflux.sim.durations import Distribution, DurationError, Durations, parse_distribution
+from mpiflux.sim.durations import Distribution, DurationError, Durations, draw, parse_distribution
 from mpiflux.sim.machine import build, parse_cluster
 from mpiflux.sim.statistics import _curve
 
@@ -32,14 +31,15 @@ jobs:
 def test_distributions() -> None:
     assert parse_distribution("fixed(10)") == parse_distribution("10") == Distribution("fixed", (10.0,))
     assert parse_distribution("uniform( 5, 20 )") == Distribution("uniform", (5.0, 20.0))
+    assert parse_distribution("lognormal(1m, 0.5)") == parse_distribution("lognormal(60,0.5)")
     assert parse_distribution("lognormal(60,0.5)") == Distribution("lognormal", (60.0, 0.5))
 
 
 @pytest.mark.parametrize(("text", "word"), [
-    ("", "is not a duration"), ("10s", "is not a duration"), ("normal(1,2)", "no distribution 'normal'"),
+    ("", "is not a duration"), ("10 parsecs", "is not a duration"), ("normal(1,2)", "no distribution 'normal'"),
     ("fixed()", "is not a duration"), ("fixed(1,2)", "fixed takes seconds"), ("uniform(5)", "takes least, most"),
-    ("uniform(5,1)", "the smaller one first"), ("fixed(-1)", "from 0 on"), ("fixed(nan)", "from 0 on"),
-    ("fixed(inf)", "from 0 on"), ("lognormal(1", "is not a duration"),
+    ("uniform(5,1)", "the smaller one first"), ("fixed(-1)", "from 0 on"), ("fixed(nan)", "is not a duration"),
+    ("fixed(inf)", "is not a duration"), ("lognormal(1", "is not a duration"),
 ])
 def test_wrong_distributions(text: str, word: str) -> None:
     with pytest.raises(DurationError, match=word):
@@ -52,7 +52,7 @@ def test_wrong_distributions(text: str, word: str) -> None:
 ])
 def test_what_is_drawn_has_the_moments_it_should(text: str, median: float, mean: float) -> None:
     distribution, rng = parse_distribution(text), random.Random(5)
-    drawn = [distribution.draw(rng) for _ in range(20_000)]
+    drawn = [draw(distribution, rng) for _ in range(20_000)]
     assert np.median(drawn) == pytest.approx(median, rel=0.05)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
 
@@ -73,6 +73,20 @@ def test_a_group_without_a_duration_is_told() -> None:
         Durations(groups, {}, 1)
     with pytest.raises(DurationError, match=r"the workflow has no job b; it has a"):
         Durations(groups, {"b": Distribution("fixed", (1.0,))}, 1)
+
+
+def test_a_duration_comes_from_the_nearest_that_says_one() -> None:
+    groups = [JobGroup(number=0, name="named", first_id=1, count=1, duration="2m", time_limit=500),
+              JobGroup(number=1, name="own", first_id=2, count=1, duration="3m", time_limit=500),
+              JobGroup(number=2, name="other", first_id=3, count=1, time_limit=500)]
+    given = {"named": parse_distribution("1m"), "default": parse_distribution("4m")}
+
+    def seconds(durations: Durations) -> list[float]:
+        return [durations.outcome(group, 0, 1).seconds for group in groups]
+
+    assert seconds(Durations(groups, given, 1)) == [60, 180, 240]
+    bare = Durations(groups, {}, 1)
+    assert seconds(bare) == [120, 180, 500] and bare.guessed == ["other"]
 
 
 # -- statistics --------------------------------------------------------------------------------------------------
@@ -163,11 +177,7 @@ def test_wrong_costs_are_told(tmp_path: Path, text: str) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    parser = Parser("mpiflux simulate", "")
-    handler = command.define("simulate", parser)
-    args = parser.parse(argv)
-    args.parser = parser
-    status = handler(args)
+    status = main(["simulate", *argv])
     out = capsys.readouterr()
     return status, out.out, out.err
 
@@ -185,6 +195,23 @@ def test_a_table_side_by_side(workflow: str, capsys: pytest.CaptureFixture[str])
     header = out.splitlines()[1]
     assert all(name in header for name in ("none fcfs(queue_depth=1)", "none fcfs", "node fcfs(queue_depth=1)"))
     assert "makespan" in out and "cores in use: mean" in out and "best: n" in out
+
+
+def test_what_is_on_every_node_and_what_the_workflow_says_itself(tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text("from mpiflux.sched.policies.fcfs import Fcfs\nclass Mine(Fcfs):\n    pass\n")
+    (tmp_path / "w.yaml").write_text("""\
+policy: "own:Mine"
+jobs:
+  watch: {command: x, per: node, resources: {cores: 0}, duration: 30s}
+  work: {command: x, parameters: {i: {range: 16}}, duration: "uniform(10, 20)"}
+""")
+    status, out, err = run(capsys, str(tmp_path / "w.yaml"), "--cluster", "3x(4c)", "--compare", "own:Mine,easy",
+                           "--json")
+    assert (status, err) == (0, "")
+    runs = json.loads(out)["runs"]
+    assert [one["completed"] for one in runs] == [19, 19]
+    assert all(30 < one["makespan"] < 41 for one in runs)
 
 
 def test_json_and_the_same_seed(workflow: str, capsys: pytest.CaptureFixture[str]) -> None:
