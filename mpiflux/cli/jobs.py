@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 FIELDS = ("id", "name", "index", "params", "state", "result", "returncode", "attempts", "tasks", "nodes", "cores",
           "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "stdout", "stderr")
-DERIVED = ("job", "status", "exit", "runtime", "waited")
-"""What ``--format`` knows besides the record: ``sim[3]``, state or result, exit status or signal, seconds."""
+DERIVED = ("job", "status", "exit", "runtime", "waited", "instance")
+"""What ``--format`` knows besides the record: ``sim[3]``, state or result, exit status or signal, seconds; with
+``-R`` the path of jobs to the instance that it is of."""
 BLOCK = 200
 """Lines written at a time where there may be millions."""
 SHOWN = 1000
@@ -51,6 +52,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add = parser.add_argument
     add("-a", "--all", action="store_true",
         help="all jobs; without it a run that goes on shows those that have not ended and those that failed")
+    add("-R", "--recursive", action="store_true", help="also the jobs of instances inside its jobs")
     add("-f", "--filter", metavar="LIST", help=FILTER_HELP)
     add("-n", "--count", metavar="N", type=natural,
         help=f"at most N jobs, 0 for all (default: {SHOWN} in a table, else all)")
@@ -65,6 +67,9 @@ def jobs(args: Namespace) -> None:
     if args.json and args.format is not None:
         raise Trouble("--json and --format exclude each other")
     with reading(args) as reader:
+        if args.recursive:
+            recursively(reader, args)
+            return
         blocks = chosen(reader, args)
         if args.json:
             blocks = [sorted(itertools.chain.from_iterable(blocks))]
@@ -81,6 +86,43 @@ def jobs(args: Namespace) -> None:
         else:
             table(records, reader)
             footer(reader, min(total, limit or total), total)
+
+
+def recursively(reader: RunReader, args: Namespace) -> None:
+    """The run's jobs, then those of each instance inside it; ``instance`` is the path of jobs that leads there."""
+    from mpiflux.cli.nested import walk
+
+    everything: list[dict[str, Any]] = []
+    output = args.with_output or (args.format is not None and names_output(args.format))
+    limit = args.count if args.count is not None else 0 if args.json or args.format is not None else SHOWN
+    line = formatter(args.format) if args.format is not None else None
+
+    def show(one: RunReader, path: str, title: str) -> None:
+        ids = limited(chosen(one, args), limit)
+        records = ({"instance": path, **record} for block in ids for record in one.jobs(ids=block, with_output=output))
+        if args.json:
+            everything.extend(records)
+        elif line is not None:
+            say_all(map(line, records))
+        else:
+            if title:
+                say(f"\n{title}")
+            table(records, one)
+
+    show(reader, "", "")
+    for inner, below in walk(reader):
+        if isinstance(below, str):
+            tell(f"mpiflux: {inner.path}: {below}")
+            continue
+        try:
+            show(below, inner.path, inner.title(below))
+        except Trouble as trouble:
+            # a name in --filter may be one of the other instances' only
+            if args.filter is None:
+                raise
+            tell(f"mpiflux: {inner.path}: {trouble}")
+    if args.json:
+        write_json(everything)
 
 
 def chosen(reader: RunReader, args: Namespace) -> list[Sequence[int]]:
@@ -187,6 +229,7 @@ def values_of(record: dict[str, Any]) -> dict[str, Any]:
     for key in ("cores", "gpus"):
         values[key] = idsets(record[key]) or Nothing()
     begin, end = record["t_start"], record["t_finish"]
+    values.setdefault("instance", Nothing())
     values["job"] = f"{record['name']}[{record['index']}]"
     values["status"], values["exit"] = status(record), exit_text(record) or Nothing()
     values["runtime"] = end - begin if begin is not None and end is not None else Nothing()

@@ -23,6 +23,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     parser.examples(f"mpiflux {name} runs/first", f"mpiflux {name} runs/first --json")
     add_directory(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
+    if name == "tree":
+        parser.add_argument("-R", "--recursive", action="store_true", help="also the instances inside its jobs")
     return lambda args: answered(args, resources if name == "resources" else tree)
 
 
@@ -83,9 +85,37 @@ def print_table(rows: list[list[str]]) -> None:
 
 def tree(args: Namespace) -> None:
     with reading(args) as reader:
-        meta = reader.meta
-    if args.json:
-        say(json.dumps({"schedulers": meta.get("schedulers"), "ranks": meta.get("ranks"),
-                        "nodes": meta.get("nodes"), "tree": meta.get("tree"), "text": meta.get("plan", "")}))
-        return
-    say(meta.get("plan") or "this run has not said what its tree is")
+        if args.json:
+            say(json.dumps(tree_facts(reader, args.recursive)))
+            return
+        say(reader.meta.get("plan") or "this run has not said what its tree is")
+        if args.recursive:
+            show_inner(reader)
+
+
+def tree_facts(reader: RunReader, recursive: bool, path: str = "") -> dict[str, Any]:
+    """The tree for programs; with ``recursive`` also ``instances``, each with its own tree or the ``error``."""
+    from mpiflux.cli.nested import DEEPEST, inner, opened
+
+    meta = reader.meta
+    facts: dict[str, Any] = {"schedulers": meta.get("schedulers"), "ranks": meta.get("ranks"),
+                             "nodes": meta.get("nodes"), "tree": meta.get("tree"), "text": meta.get("plan", "")}
+    if recursive and path.count("/") < DEEPEST:
+        facts["instances"] = []
+        for one in inner(reader, path):
+            with opened(one) as below:
+                more = {"error": below} if isinstance(below, str) else {
+                    "state": below.state, **tree_facts(below, True, one.path)}
+            facts["instances"].append({"path": one.path, **one.facts, **more})
+    return facts
+
+
+def show_inner(reader: RunReader) -> None:
+    from mpiflux.cli.nested import walk
+
+    for one, below in walk(reader):
+        margin = "  " * (one.path.count("/") + 1)
+        say(f"{margin}job {one.title(below)}")
+        text = f"cannot be read from here: {below}" if isinstance(below, str) else below.meta.get("plan") or ""
+        for line in text.splitlines():
+            say(f"{margin}  {line}")

@@ -157,12 +157,14 @@ def expand_counts(text: str) -> list[int]:
 
 
 def _node_name(environ: Mapping[str, str], kind: str) -> str | None:
-    """Slurm's name of this node, which differs from the host name where nodes are emulated.
+    """The name of this node that our own launcher, or Slurm, gave it: not the host name where nodes are emulated.
 
     hydra hands its own environment on to ranks everywhere, so outside of a step the name may be another node's.
     """
     if kind == "hydra" and not _slurm_step(environ):
         return None
+    if kind in ("none", "mpiflux") and "MPIFLUX_JOB_ID" in environ and environ.get("MPIFLUX_NODE"):
+        return environ["MPIFLUX_NODE"]
     return environ.get("SLURMD_NODENAME") or None
 
 
@@ -206,9 +208,15 @@ def mismatch(launcher: Launcher, world_size: int, mpi_library: str) -> str | Non
             f"speak this launcher's process-management interface; {mend}")
 
 
-def unsuited(launcher: Launcher, mpi_library: str) -> str | None:
-    """One line when this library cannot even be initialised under this launcher, with what mends it; else None."""
+def unsuited(launcher: Launcher, mpi_library: str, in_a_job: bool = False) -> str | None:
+    """One line when this library cannot even be initialised under this launcher, with what mends it; else None.
+
+    ``in_a_job``: inside a job of another instance, which is then the launcher.
+    """
     if launcher.kind == "mpiflux" and library_family(mpi_library) == "openmpi":
+        if in_a_job:
+            return ("mpi: pmi1 starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; give "
+                    "the job one task with all the cores, and no mpi:, for an instance of one rank")
         return ("--ranks starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; "
                 f"use its own launcher: mpiexec -n {launcher.size} python -m mpiflux run WORKFLOW")
     return None

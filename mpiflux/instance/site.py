@@ -31,6 +31,8 @@ class RankReport(msgspec.Struct, frozen=True):
     version: int = 0
     door: str = ""
     """Directory for the socket of its node; empty when it found none."""
+    task: str = ""
+    """Inside a job of another instance: tells its tasks apart, each of which has cores of its own."""
 
 
 class SiteNode(msgspec.Struct, frozen=True):
@@ -94,12 +96,17 @@ def survey(reports: Sequence[RankReport]) -> Site:
 def _node(name: str, ranks: list[int], reports: list[RankReport]) -> SiteNode:
     cores: list[tuple[tuple[int, ...], int]] = []
     owner: list[int] = []
-    if all(report.cores == reports[0].cores for report in reports):
-        # every rank may use all of the node: contiguous shares, rank 0 last to get one when there are too few
-        cores = list(reports[0].cores)
-        for place, rank in enumerate(ranks):
-            first, stop = place * len(cores) // len(ranks), (place + 1) * len(cores) // len(ranks)
-            owner += [rank] * (stop - first)
+    tasks = list(dict.fromkeys(report.task for report in reports))
+    if len(tasks) > 1:
+        # each task of the job around us was given cores of its own, some of which may only be declared
+        for task in tasks:
+            mine = [i for i, report in enumerate(reports) if report.task == task]
+            cores += reports[mine[0]].cores
+            owner += _shares([ranks[i] for i in mine], len(reports[mine[0]].cores))
+    elif all(report.cores == reports[0].cores for report in reports):
+        # every rank may use all of the node
+        cores += reports[0].cores
+        owner += _shares(ranks, len(cores))
     else:
         # the launcher bound ranks to parts of the node: each owns its part
         seen: set[int] = set()
@@ -113,6 +120,12 @@ def _node(name: str, ranks: list[int], reports: list[RankReport]) -> SiteNode:
     gpus = list(dict.fromkeys(gpu for report in reports for gpu in report.gpus))
     return SiteNode(name, tuple(cpus for cpus, _ in cores), tuple(numa for _, numa in cores), tuple(gpus),
                     min(report.memory for report in reports), tuple(ranks), tuple(owner))
+
+
+def _shares(ranks: Sequence[int], cores: int) -> list[int]:
+    """Contiguous shares of so many cores, rank 0 last to get one when there are too few."""
+    bounds = [place * cores // len(ranks) for place in range(len(ranks) + 1)]
+    return [rank for place, rank in enumerate(ranks) for _ in range(bounds[place + 1] - bounds[place])]
 
 
 def _supervisors(cores: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
