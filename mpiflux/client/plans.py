@@ -16,6 +16,7 @@ from mpiflux.client.session import Plan
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Request as Resources
 from mpiflux.model.params import Column, FloatColumn, IntColumn, ListColumn, ParamTable, RangeColumn
+from mpiflux.model.retry import Retry, retry_on
 from mpiflux.store import kvs as store
 
 MOST = 500_000
@@ -48,7 +49,10 @@ class JobOptions(TypedDict, total=False):
     """Bytes for each task."""
     time_limit: float
     """Seconds."""
-    retries: int
+    retries: int | Mapping[str, float]
+    """How many, or a mapping with ``limit``, and ``backoff``, ``factor``, ``max`` (seconds) as in the workflow file."""
+    retry_on: Sequence[int | str]
+    """Exit codes, ranges such as ``1-5``, signals, ``timeout``: other failures are final."""
     urgency: int
     """0–31; higher starts first; 16 unless said otherwise."""
     after: Any
@@ -99,6 +103,7 @@ def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PAR
         raise TypeError(f"a command is a list of texts, not {command!r}")
     keep = (lambda text: text) if template else literal
     cwd = options.get("cwd")
+    retries, retry = _retries(options.get("retries", 0), options.get("retry_on"))
     request = Resources(
         tasks=options.get("tasks", 1), cores=options.get("cores", 1), gpus=options.get("gpus", 0),
         nodes=options.get("nodes", 0), memory=options.get("memory", 0), exclusive=options.get("exclusive", False))
@@ -107,8 +112,21 @@ def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PAR
         env={name: keep(str(value)) for name, value in options.get("env", {}).items()},
         cwd=os.path.abspath(os.fspath(cwd)) if cwd is not None else literal(os.getcwd()),
         input=options.get("input", ""), output=options.get("output", ""), error=options.get("error", ""),
-        resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=options.get("retries", 0),
+        resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=retries, retry=retry,
         urgency=options.get("urgency", 16), after=_after(options.get("after")), hold=options.get("hold", False))
+
+
+def _retries(retries: int | Mapping[str, float], on: Sequence[int | str] | None) -> tuple[int, Retry]:
+    words = [on] if isinstance(on, (int, str)) else on
+    retry = retry_on(map(str, words)) if words is not None else Retry()
+    if not isinstance(retries, Mapping):
+        return retries, retry
+    unknown = set(retries) - {"limit", "backoff", "factor", "max"}
+    if unknown:
+        raise TypeError(f"retries has no {sorted(unknown)[0]!r}; there are: limit, backoff, factor, max")
+    return int(retries.get("limit", 0)), Retry(
+        backoff=float(retries.get("backoff", 0.0)), factor=float(retries.get("factor", 2.0)),
+        max=float(retries.get("max", 0.0)), every=retry.every, codes=retry.codes, timeout=retry.timeout)
 
 
 def literal(text: str) -> str:

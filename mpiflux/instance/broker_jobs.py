@@ -74,13 +74,15 @@ class Jobs:
             raise RequestError("value", f"urgency {new.urgency}: it is from 0 to 31")
         if new.time_limit < 0 or not 0 <= new.retries < 1 << 16:
             raise RequestError("value", "time limit and retries cannot be negative, nor retries above 65535")
+        if not (0 <= new.retry.backoff < 1e10 and new.retry.factor >= 1 and new.retry.max >= 0):
+            raise RequestError("value", "a back-off and its bound cannot be negative, nor its factor below 1")
         after = [self._dependency(one, first) for one in new.after]
         if new.hold:
             after.append(Dependency("", HOLD))
         group = JobGroup(
             number=number, name=name, first_id=first, count=count, command=new.command, script=new.script,
             shell=new.shell, params=new.params, env=new.env, cwd=new.cwd, input=new.input, output=new.output,
-            error=new.error, request=new.resources, time_limit=new.time_limit, retries=new.retries,
+            error=new.error, request=new.resources, time_limit=new.time_limit, retries=new.retries, retry=new.retry,
             priority=new.urgency, after=tuple(after), mpi=new.mpi, submitted=True)
         self._check_templates(group)
         key = group.request.key

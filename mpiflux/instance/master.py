@@ -19,9 +19,10 @@ from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FIELDS, FLAG_REASON
 from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
+from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.store.eventlog import Event
-from mpiflux.store.jobtable import Applied, Counts, JobTable
+from mpiflux.store.jobtable import NOBODY, Applied, Counts, JobTable
 from mpiflux.store.journal import Journal
 
 RECORD = np.dtype(list(FIELDS))
@@ -96,6 +97,8 @@ class Master:
         """Exit status of the initial program, once it has ended."""
         self._doomed: set[int] = set()
         """Jobs that were handed out and are to be cancelled: they are not tried again."""
+        self._waits: Agenda[Any] = Agenda()
+        """Ids of jobs that are to be tried again, but not at once."""
         now = clock()
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
@@ -158,7 +161,7 @@ class Master:
         return out
 
     def next_wake(self) -> float:
-        return self._next_beat
+        return min(self._next_beat, self._waits.next)
 
     def _send(self, message: m.Message) -> None:
         self._out.append((ROOT, message))
@@ -196,6 +199,9 @@ class Master:
             self._verdicts = [pair for pair in self._verdicts if pair[0] > self.journal.committed_seq]
             for verdict in ready:
                 self._carry_out(verdict)
+        if self._waits.next <= now:
+            for ids in self._waits.due(now):
+                self._hand_out(self.table.here(ids))
         if self._stop_by and now > self._stop_by:
             self._finish()
         if self.desk is not None and not self._over:
@@ -238,6 +244,7 @@ class Master:
             return
         self.view.interrupted = number
         self._verdicts.clear()
+        self._waits.clear()
         self._stop_by = now + GRACE + 2.0
         self._send(m.Stop(GRACE))
 
@@ -328,9 +335,24 @@ class Master:
             if doomed.any():
                 self._end_unstarted(ids[doomed], "cancelled", now)
                 ids = ids[~doomed]
-        for chunk in self.table.chunks(ids):
+        failed = ids
+        if lost:
+            again = np.isin(ids, records["id"][records["result"] == Result.LOST])
+            self._hand_out(ids[again])
+            failed = ids[~again]
+        for seconds, some in self.table.delays(failed):
+            if seconds:
+                self._waits.add(now + seconds, some)
+            else:
+                self._hand_out(some)
+
+    def _hand_out(self, ids: Any) -> None:
+        """Give jobs that may start to the root scheduler."""
+        chunks = self.table.chunks(ids)
+        for chunk in chunks:
             self.table.assign(chunk, 0)
-            self._send(m.Submit((chunk,)))
+        if chunks:
+            self._send(m.Submit(tuple(chunks)))
 
     def _note_failures(self, ids: Any, results: Any) -> None:
         failed = ids[(results == Result.FAILED) | (results == Result.TIMEOUT)]
@@ -346,10 +368,10 @@ class Master:
         self.observer.note(f"{reason}: cancelling the rest")
         self._failed_fast = reason
         self._verdicts.clear()
-        for group in self.groups:
-            if any(self.table.state[chunk.start + group.first_id - 1] == 1
-                   for chunk in self.table.unfinished(group.number)[:1]):
-                self._refuse(group.number, reason)
+        self._waits.clear()
+        n = len(self.table)
+        nobodys = (self.table.state[:n] != State.INACTIVE) & (self.table.owner[:n] == NOBODY)
+        self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())
         self._send(m.Cancel((), reason))
 
     def _carry_out(self, verdict: Verdict) -> None:
@@ -427,7 +449,7 @@ class Master:
         """End these jobs, wherever they are; how many that are."""
         rows = np.asarray(ids, "i8") - 1
         alive = self.table.state[rows] != State.INACTIVE
-        handed = alive & (self.table.attempt[rows] > 0)
+        handed = alive & (self.table.owner[rows] != NOBODY)
         waiting = rows[alive & ~handed] + 1
         handed = rows[handed] + 1
         if len(waiting):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from mpiflux.model.params import ParamTable
-
-
+from mpiflux.model.retry import Retry
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Resources that one job asks for. Two jobs with equal requests can take each other's place."""
 
@@ -81,6 +80,8 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     time_limit: float = 0.0
     """Seconds; 0 is unlimited."""
     retries: int = 0
+    retry: Retry = Retry()
+    """After which failures, and after how long a wait."""
     priority: int = 16
     """Flux's urgency, 0–31; higher starts first, 16 is the default."""
     after: tuple[Dependency, ...] = ()

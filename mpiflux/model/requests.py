@@ -14,6 +14,7 @@ import msgspec
 
 from mpiflux.model.jobspec import Request as Resources
 from mpiflux.model.params import ParamTable
+from mpiflux.model.retry import Retry
 
 VERSION = 1
 """Bumped whenever a struct below changes. A client of another version is refused with a sentence."""
@@ -66,6 +67,7 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resources: Resources = Resources()
     time_limit: float = 0.0
     retries: int = 0
+    retry: Retry = Retry()
     urgency: int = 16
     after: tuple[After, ...] = ()
     hold: bool = False

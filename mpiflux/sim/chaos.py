@@ -16,6 +16,7 @@ from mpiflux.model.jobspec import (
     Request,
     Workflow,
 )
+from mpiflux.model.retry import Retry
 from mpiflux.model.states import Result
 from mpiflux.overlay.plan import explain_misfits, make_plan
 from mpiflux.sim.cluster import START, Cluster
@@ -86,6 +87,7 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
         groups.append(JobGroup(
             number=number, name=f"g{number}", first_id=first, count=count, request=request,
             retries=rng.choice((0, 0, 1, 3)), time_limit=rng.choice((0.0, 0.0, 0.05, 2.0)),
+            retry=rng.choice((Retry(), Retry(), Retry(backoff=0.5, max=3.0), Retry(every=False, codes=((2, 9),)))),
             priority=rng.choice((16, 16, 8, 31)), after=after))
         first += count
     policy = rng.choice((PolicySpec("fcfs", {"queue_depth": rng.choice((1, 2, 32))}), PolicySpec("easy"),
@@ -100,7 +102,7 @@ def _fitting(workflow: Workflow, machine: Machine) -> Workflow:
     groups = tuple(
         group if not explain_misfits(plan, (group,)) else JobGroup(
             number=group.number, name=group.name, first_id=group.first_id, count=group.count, after=group.after,
-            retries=group.retries)
+            retries=group.retries, retry=group.retry)
         for group in workflow.groups)
     return Workflow(name=workflow.name, hierarchy=workflow.hierarchy, policy=workflow.policy, groups=groups)
 

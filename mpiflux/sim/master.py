@@ -10,9 +10,10 @@ import numpy as np
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Workflow
 from mpiflux.model.states import Result, State
+from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sim.watch import Watcher
-from mpiflux.store.jobtable import RECORD, JobTable
+from mpiflux.store.jobtable import NOBODY, RECORD, JobTable
 
 ROOT = 0
 
@@ -46,6 +47,8 @@ class SimMaster:
         self._arrivals = list(reversed(arrivals))
         self._verdicts: list[tuple[float, Verdict]] = []
         self._cancelled: set[int] = set()
+        self._waits: Agenda[Any] = Agenda()
+        """Ids of jobs that are to be tried again, but not at once."""
         self._out: list[m.Message] = []
         self._start = 0.0
 
@@ -74,6 +77,8 @@ class SimMaster:
         self._verdicts = [pair for pair in self._verdicts if pair[0] > now]
         for verdict in ready:
             self._carry_out(verdict, now)
+        for ids in self._waits.due(now):
+            self._submit(self.table.chunks(self.table.here(ids)), now)
         while self._arrivals and self._start + self._arrivals[-1][0] <= now:
             self._submit([self._arrivals.pop()[1]], now)
         if self._arrivals:
@@ -95,8 +100,8 @@ class SimMaster:
     def cancel(self, ids: Iterable[int], reason: str, now: float) -> None:
         """End these jobs, in whatever state they are."""
         live = [job for job in ids if self.table.state[job - 1] != State.INACTIVE]
-        held = [job for job in live if self.table.state[job - 1] != State.DEPEND]
-        waiting = [job for job in live if self.table.state[job - 1] == State.DEPEND]
+        held = [job for job in live if self.table.owner[job - 1] != NOBODY]
+        waiting = [job for job in live if self.table.owner[job - 1] == NOBODY]
         self._cancelled.update(live)
         self._end_here(np.asarray(waiting, "i8"), now)
         if held:
@@ -107,6 +112,7 @@ class SimMaster:
         self.stopping = True
         self._verdicts.clear()
         self._arrivals.clear()
+        self._waits.clear()
         self._out.append(m.Stop(grace))
 
     def _end_here(self, ids: Any, now: float) -> None:
@@ -136,7 +142,14 @@ class SimMaster:
             unwanted = np.asarray([job for job in ids.tolist() if job in self._cancelled], "i8")
             ids = np.setdiff1d(ids, unwanted)
             self._end_here(unwanted, now)
-        self._submit(self.table.chunks(ids), now)
+        failed = np.setdiff1d(ids, records["id"][records["result"] == Result.LOST].astype("i8"))
+        self._submit(self.table.chunks(np.setdiff1d(ids, failed)), now)
+        for seconds, some in self.table.delays(failed):
+            if seconds:
+                self._waits.add(now + seconds, some)
+                self._wake_at(now + seconds)
+            else:
+                self._submit(self.table.chunks(some), now)
 
     def _carry_out(self, verdict: Verdict, now: float) -> None:
         group = self.workflow.groups[verdict.group]

@@ -6,8 +6,11 @@ import re
 import shlex
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
 from mpiflux.model.params import Column, ParamTable
+from mpiflux.model.retry import Retry, retry_on
 from mpiflux.model.template import BUILTINS
 from mpiflux.spec.distributions import DurationError, parse_distribution
 from mpiflux.spec.generators import MAX_ELEMENTS, ColumnReader
@@ -15,9 +18,10 @@ from mpiflux.spec.nodes import Node
 from mpiflux.spec.problems import nearest, shorten
 from mpiflux.spec.reader import Fields, Reader
 
-KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "priority",
-        "after", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
+KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "retry_on",
+        "priority", "after", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
 RESOURCES = ("tasks", "cores", "gpus", "nodes", "exclusive", "memory", "layout")
+RETRIES = ("limit", "backoff", "factor", "max")
 KINDS = ("ok", "any", "not_ok", "each")
 _KIND_WORDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok", "aftercorr": "each"}
 _ELSEWHERE = {"cpus": "cores", "cpu": "cores", "ncores": "cores", "ntasks": "tasks", "ranks": "tasks", "mem": "memory",
@@ -32,6 +36,7 @@ MAX_MEMORY = 1 << 60
 MAX_CONSUMABLE = 1 << 53
 MAX_SECONDS = 1e9
 MAX_RETRIES = 10_000
+MAX_FACTOR = 1000
 MAX_ENV = 4096
 MAX_COMMAND = 1 << 18
 """Characters of a command that is to be split: shlex takes quadratic time for a long word."""
@@ -66,6 +71,7 @@ class JobReader:
             names = [*names, PER_NODE]
         command, script, shell = self._program(fields, names, name)
         reader = self.reader
+        retries, retry = self._retries(fields)
         return JobGroup(
             number=number, name=name, first_id=first_id, count=len(params), params=params,
             command=command, script=script, shell=shell,
@@ -76,7 +82,7 @@ class JobReader:
             error=reader.template(*fields.get("error"), names, "a file name"),
             request=self._request(fields),
             time_limit=reader.duration(*fields.get("time_limit"), 0.0, MAX_SECONDS),
-            retries=reader.integer(*fields.get("retries"), 0, 0, MAX_RETRIES),
+            retries=retries, retry=retry,
             priority=reader.integer(*fields.get("priority"), 16, 0, 31),
             after=self._after(*fields.get("after")),
             mpi=reader.choice(*fields.get("mpi"), "none", ("none", "pmi1", "pmix")),
@@ -179,6 +185,46 @@ class JobReader:
                                 "jobs" + ("; did you mean 'sampling: zip'?" if len(set(lengths)) == 1 else ""))
             return False
         return True
+
+    # -- when it runs again ----------------------------------------------------------------------------------------
+
+    def _retries(self, fields: Fields) -> tuple[int, Retry]:
+        reader, (node, path) = self.reader, fields.get("retries")
+        retry = self._retry_on(*fields.get("retry_on"))
+        if "retry_on" in fields and node is None:
+            reader.problem(fields.node_of("retry_on"), f"{fields.path}.retry_on",
+                           "retry_on: the job has no retries; say how many by 'retries'")
+        if node is None or node.kind != "mapping":
+            return reader.integer(node, path, 0, 0, MAX_RETRIES), retry
+        inner = reader.fields(node, path, RETRIES, "retries")
+        assert inner is not None
+        if "limit" not in inner:
+            reader.problem(node, path, "retries: how many? Add 'limit'")
+        factor_node, factor_path = inner.get("factor")
+        factor = reader.real(factor_node, factor_path, 2.0)
+        if factor_node is not None and (factor is None or not 1 <= factor <= MAX_FACTOR):
+            reader.problem(factor_node, factor_path, f"factor: it must be from 1 to {MAX_FACTOR}")
+            factor = 2.0
+        return reader.integer(*inner.get("limit"), 0, 0, MAX_RETRIES), msgspec.structs.replace(
+            retry, backoff=reader.duration(*inner.get("backoff"), 0.0, MAX_SECONDS), factor=float(factor or 2.0),
+            max=reader.duration(*inner.get("max"), 0.0, MAX_SECONDS))
+
+    def _retry_on(self, node: Node | None, path: str) -> Retry:
+        if node is None:
+            return Retry()
+        words: list[str] = []
+        for i, item in enumerate(node.items if node.kind == "list" else [node]):
+            where = f"{path}[{i}]" if node.kind == "list" else path
+            word = self.reader.text(item, where, "", "exit codes, signals, timeout or any")
+            try:
+                retry_on([word] if word else [])
+            except ValueError as error:
+                self.reader.problem(item, where, f"retry_on: {error}")
+            else:
+                words += [word] if word else []
+        if node.kind == "list" and not node.items:
+            self.reader.problem(node, path, "retry_on: the list is empty; name what to try again after")
+        return retry_on(words)
 
     # -- what it needs ---------------------------------------------------------------------------------------------
 

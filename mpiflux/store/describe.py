@@ -34,7 +34,10 @@ def ended(group: JobGroup, attempts: Sequence[_HasRecord]) -> bool:
     if not attempts or attempts[-1].record.result == Result.LOST:
         return False
     failing = (Result.FAILED, Result.TIMEOUT)
-    if attempts[-1].record.result not in failing or not attempts[-1].record.attempt:
+    last = attempts[-1].record
+    if last.result not in failing or not last.attempt:
+        return True
+    if not group.retry.wants(last.result == Result.TIMEOUT, last.returncode):
         return True
     return sum(a.record.result in failing for a in attempts) > group.retries
 

@@ -123,6 +123,10 @@ class JobTable:
         self._eventlog = eventlog
         self._first = np.zeros(16, "i8")
         self._retries = np.zeros(16, "i8")
+        self._choosy: set[int] = set()
+        """Groups that are not tried again after every failure."""
+        self._patient: set[int] = set()
+        """Groups that wait before they are tried again."""
         self._group_results = np.zeros((16, len(Result)), "i8")
         self._states = np.zeros(len(State) + 1, "i8")
         self._results = np.zeros(len(Result), "i8")
@@ -155,6 +159,10 @@ class JobTable:
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
         self._first[index], self._retries[index] = n, group.retries
+        if group.retries and not group.retry.every:
+            self._choosy.add(index)
+        if group.retries and group.retry.backoff:
+            self._patient.add(index)
         state = State.DEPEND if group.after else State.SCHED
         self.state[n:stop] = state
         self.owner[n:stop] = NOBODY
@@ -371,6 +379,8 @@ class JobTable:
         if retries.any():
             failed = (results == Result.FAILED) | (results == Result.TIMEOUT)
             failed &= (self.retries_used[rows] < retries) & (records["attempt"] > 0)
+            if self._choosy:
+                failed &= self._wanted(groups, failed, records)
             self.retries_used[rows] += failed
             again |= failed
         self._states -= np.bincount(self.state[rows], minlength=len(self._states))
@@ -390,6 +400,40 @@ class JobTable:
         self._states[State.INACTIVE] += len(rows)
         tally = self._tally(groups, results)
         return Applied(late, repeated, rows + 1, results, repeat + 1, tally)
+
+    def _wanted(self, groups: Array | int, failed: Array, records: Array) -> Array:
+        """Which of the failed attempts are of a kind that their groups want repeated."""
+        wanted = np.ones(len(records), bool)
+        numbers = groups if isinstance(groups, np.ndarray) else np.full(len(records), groups)
+        for number in self._choosy.intersection(np.unique(numbers[failed]).tolist()):
+            rule = self.groups[number].retry
+            mine = numbers == number
+            codes, timed_out = records["returncode"], records["result"] == Result.TIMEOUT
+            matches = np.zeros(len(records), bool)
+            for low, high in rule.codes:
+                matches |= (codes >= low) & (codes <= high)
+            wanted &= ~mine | np.where(timed_out, rule.timeout, matches)
+        return wanted
+
+    def delays(self, ids: Array) -> list[tuple[float, Array]]:
+        """Jobs to be tried again after a failure, by the seconds that they are to wait; 0 where they need not."""
+        if not self._patient or not len(ids):
+            return [(0.0, ids)]
+        rows = np.asarray(ids, "i8") - 1
+        numbers = np.searchsorted(self._first[:len(self.groups)], rows, "right") - 1
+        used = self.retries_used[rows].astype("i8")
+        by_delay: dict[float, list[Array]] = {}
+        keys, inverse = np.unique(numbers << 16 | used, return_inverse=True)
+        for at, key in enumerate(keys.tolist()):
+            seconds = self.groups[key >> 16].retry.delay(key & 0xFFFF)
+            by_delay.setdefault(seconds, []).append(ids[inverse == at])
+        return [(seconds, np.sort(np.concatenate(parts))) for seconds, parts in by_delay.items()]
+
+    def here(self, ids: Array) -> Array:
+        """Those of these jobs that wait for nothing but to be handed out."""
+        rows = np.asarray(ids, "i8") - 1
+        found: Array = ids[(self.state[rows] == State.SCHED) & (self.owner[rows] == NOBODY)]
+        return found
 
     def group_of(self, job: int) -> int:
         """The number of the group that a job id is of."""
