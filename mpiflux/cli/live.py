@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = {
     "submit": ("mpiflux submit -n1 -c2 -g1 ./sim --rho 0.5", "mpiflux submit --cc=0-999 --wait ./sim --seed '{cc}'",
-               "mpiflux submit --dependency=afterok:12 python fit.py"),
+               "mpiflux submit --dependency=afterok:12 python fit.py",
+               "mpiflux submit --instance -N2 -n2 -c8 inner.yaml --run-dir inner"),
     "cancel": ("mpiflux cancel 12 13", "mpiflux cancel --all --run-dir runs/first"),
     "job cancel": ("mpiflux job cancel sim.3 --reason 'no need'",),
     "kvs put": ("mpiflux kvs put model.rho 0.5", "mpiflux kvs put name '\"a text\"'"),
@@ -72,6 +73,9 @@ def _submit_options(parser: Parser) -> None:
     add("--output", metavar="FILE", default="", help="file for stdout instead of the store; may have {job.id}")
     add("--error", metavar="FILE", default="", help="the same for stderr")
     add("--input", metavar="FILE", default="", help="file for stdin")
+    add("--mpi", choices=("none", "pmi1"), default="none", help="how the tasks of an MPI program find each other")
+    add("--instance", action="store_true",
+        help="COMMAND is a workflow file and options of `mpiflux run`: an instance with a rank a task runs it")
     add("--wait", action="store_true", help="wait for the end; the exit status says whether all completed")
     add("--watch", action="store_true", help="wait, and print what each job wrote as it ends")
 
@@ -81,11 +85,13 @@ def submit(flux: Flux, args: Namespace) -> int:
     from mpiflux.model import idset
 
     command: list[str] = args.command
+    if args.instance:
+        command = _instance(args)
     options: dict[str, Any] = {
         "name": args.job_name, "tasks": args.ntasks, "cores": args.cores_per_task, "gpus": args.gpus_per_task,
         "nodes": args.nodes, "exclusive": args.exclusive, "time_limit": args.time_limit, "urgency": args.urgency,
         "after": args.dependency or None, "env": dict(args.env), "output": args.output, "error": args.error,
-        "input": args.input, "hold": args.urgency == 0}
+        "input": args.input, "hold": args.urgency == 0, "mpi": args.mpi}
     if args.cwd is not None:
         options["cwd"] = args.cwd
     if args.cc:
@@ -100,6 +106,16 @@ def submit(flux: Flux, args: Namespace) -> int:
         for job in jobs.as_completed():
             _print_output(job)
     return 0 if not (args.wait or args.watch) or jobs.wait().ok else 1
+
+
+def _instance(args: Namespace) -> list[str]:
+    """The command of an instance inside a job; names of files are those of here."""
+    import sys
+
+    if args.ntasks > 1:
+        args.mpi = "pmi1"
+    args.job_name = args.job_name or os.path.basename(args.command[0]).rpartition(".")[0] or args.command[0]
+    return [sys.executable, "-m", "mpiflux", "run", *args.command]
 
 
 def _print_output(job: Any) -> None:

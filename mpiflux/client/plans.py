@@ -68,6 +68,8 @@ class JobOptions(TypedDict, total=False):
     error: str
     shell: bool
     """The command is a text for /bin/sh."""
+    mpi: str
+    """``pmi1``: the tasks are an MPI program; ``none`` unless said otherwise."""
     params: Mapping[str, Sequence[Any]]
     """Columns of values, one job for each row: the command is a template with ``{name}`` for them."""
     sampling: str
@@ -113,7 +115,8 @@ def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PAR
         cwd=os.path.abspath(os.fspath(cwd)) if cwd is not None else literal(os.getcwd()),
         input=options.get("input", ""), output=options.get("output", ""), error=options.get("error", ""),
         resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=retries, retry=retry,
-        urgency=options.get("urgency", 16), after=_after(options.get("after")), hold=options.get("hold", False))
+        urgency=options.get("urgency", 16), after=_after(options.get("after")), hold=options.get("hold", False),
+        mpi=options.get("mpi", "none"))
 
 
 def _retries(retries: int | Mapping[str, float], on: Sequence[int | str] | None) -> tuple[int, Retry]:
