@@ -313,7 +313,8 @@ class Journal:
             with self._condition:
                 self.error, self._writing, self.committed_seq = None, 0, seq
                 self._condition.notify_all()
-            os.eventfd_write(self.wake_fd, 1)
+                # before who waits goes on, and acknowledges what it has seen
+                os.eventfd_write(self.wake_fd, 1)
 
     def _persist(self, batches: list[_Batch], rows: dict[str, list[tuple[Any, ...]]]) -> bool:
         """Write until it succeeds; False when closing and out of time."""
