@@ -77,8 +77,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given)
     if problem:
-        if os.environ.get("MPIFLUX_TASK_RANK", "0") == "0":
-            tell(problem)
+        # whichever task comes first: its end is that of the others
+        tell(problem)
         return 2
     zygote = None if options.dry_run or options.null_exec else fork_zygote()
     report = _look_around(options, launcher, None if options.cores_per_node else given)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import select
 import socket
@@ -51,9 +52,11 @@ class NoDoor(Exception):
 def base_directory(environ: Mapping[str, str]) -> str:
     """Where this machine's door shall be; empty when no directory will do.
 
-    TMPDIR comes before XDG_RUNTIME_DIR, which systemd removes when the user's last login ends, jobs or not.
+    TMPDIR comes before XDG_RUNTIME_DIR, which systemd removes when the user's last login ends, jobs or not. An instance
+    inside a job uses the directory of the outermost one, which takes it away with its own.
     """
-    for path in (environ.get("TMPDIR"), environ.get("XDG_RUNTIME_DIR"), "/tmp"):
+    outermost = re.match(r"local://(/.*?/mpiflux-[0-9a-f]+-[0-9]+)/", environ.get("MPIFLUX_URI", ""))
+    for path in (outermost and outermost[1], environ.get("TMPDIR"), environ.get("XDG_RUNTIME_DIR"), "/tmp"):
         if path and os.path.isabs(path) and len(path) + 40 <= _SUN_PATH and os.access(path, os.W_OK | os.X_OK):
             return path.rstrip("/")
     return ""

@@ -45,15 +45,29 @@ def _children_by_parent(parent: int) -> list[int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    """Everything below ``pid``, parents first."""
+ZYGOTE = "mpiflux-zygote"
+"""Name of the process below which are all that an instance has started."""
+
+
+def descendants(pid: int, *, into_instances: bool = True) -> list[int]:
+    """Everything below ``pid``, parents first; without ``into_instances`` but for what instances of mpiflux started."""
     found = []
     todo = [pid]
     while todo:
         below = children(todo.pop())
+        if not into_instances:
+            below = [child for child in below if _name(child) != ZYGOTE]
         found += below
         todo += below
     return found
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def job_of(pid: int) -> Key | None:
@@ -76,26 +90,31 @@ def _number(text: bytes) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def signal_tree(roots: Collection[int], sig: int) -> int:
-    """Signal ``roots``, their process groups where they lead one, and everything below; number of processes found.
+def signal_tree(roots: Collection[int], sig: int) -> set[int]:
+    """Signal ``roots``, their process groups where they lead one, and everything below, each process once; the groups
+    that were signalled.
 
-    Parents first, so that a shell does not start the next command of its script.
+    Parents first, so that a shell does not start the next command of its script. What an instance inside a job has
+    started is the instance's to end, which is signalled itself: only KILL goes to all.
     """
-    count = 0
+    groups: set[int] = set()
     me = os.getpid()
     for root in roots:
-        for pid in [root, *descendants(root)]:
+        for pid in [root, *descendants(root, into_instances=sig == signal.SIGKILL)]:
             if pid in (me, 1):
                 continue
             try:
-                if os.getpgid(pid) == pid:
+                group = os.getpgid(pid)
+                if group in groups and sig != signal.SIGKILL:
+                    continue  # a program may take a second TERM for more than one
+                if group == pid:
                     os.killpg(pid, sig)
+                    groups.add(pid)
                 else:
                     os.kill(pid, sig)
-                count += 1
             except OSError:
                 continue
-    return count
+    return groups
 
 
 def kill_everything(seconds: float = 2.0) -> None:

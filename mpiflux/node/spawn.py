@@ -36,6 +36,12 @@ def prctl(option: int, value: int) -> None:
 
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_NAME = 15
+
+
+def set_name(name: str) -> None:
+    """What ``ps`` and ``/proc/PID/comm`` call this process; at most 15 bytes."""
+    _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
 
 
 def kill_group(pgid: int, sig: int) -> bool:

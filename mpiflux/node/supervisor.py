@@ -452,8 +452,10 @@ class Supervisor:
     def signal(self, job: Job, sig: int) -> None:
         """Signal everything that belongs to a job, wherever it went."""
         mains = [pid for pid, other in self.jobs.items() if other is job]
-        proctree.signal_tree([*mains, *self.strays.of((job.id, job.attempt), self.jobs)], sig)
-        kill_group(job.pid, sig)
+        groups = proctree.signal_tree([*mains, *self.strays.of((job.id, job.attempt), self.jobs)], sig)
+        if job.pid not in groups or sig == signal.SIGKILL:
+            # its first process is gone, not all of its group need be
+            kill_group(job.pid, sig)
 
     def sweep(self, now: float) -> None:
         """End what ended jobs left behind, until nothing of it is left."""

@@ -110,6 +110,7 @@ def _become_zygote(fd: int) -> NoReturn:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+    spawn.set_name(proctree.ZYGOTE)
     gc.disable()
     gc.freeze()
     _Zygote(control).run()
@@ -220,10 +221,15 @@ class _Zygote:
 
 
 def remove_directory(path: str) -> None:
-    """Take away a door's directory, and the sockets in it, whoever made them."""
+    """Take away a door's directory, and the sockets in it, whoever made them: also those of instances inside its jobs,
+    which may have been killed before they could."""
     try:
         for name in os.listdir(path):
-            os.unlink(f"{path}/{name}")
+            inner = f"{path}/{name}"
+            if os.path.isdir(inner) and not os.path.islink(inner):
+                remove_directory(inner)
+            else:
+                os.unlink(inner)
         os.rmdir(path)
     except OSError:
         return
