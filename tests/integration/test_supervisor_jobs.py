@@ -297,7 +297,8 @@ def test_the_environment_of_a_job() -> None:
         b"MPIFLUX_URI": b"rundir:///run", b"MPIFLUX_JOB_ID": b"%d" % done.id, b"MPIFLUX_JOB_NAME": b"sim",
         b"MPIFLUX_JOB_INDEX": b"0", b"MPIFLUX_ATTEMPT": b"1", b"MPIFLUX_TASK_RANK": b"0",
         b"MPIFLUX_TASK_COUNT": b"1", b"MPIFLUX_LOCAL_RANK": b"0", b"MPIFLUX_CORES": b"1", b"MPIFLUX_GPUS": b"1",
-        b"MPIFLUX_NODE": b"here", b"MPIFLUX_NODE_LIST": b"here", b"CUDA_VISIBLE_DEVICES": b"1", b"OVER": b"0/1", b"BOTH": b"job's"}
+        b"MPIFLUX_NODE": b"here", b"MPIFLUX_NODE_LIST": b"here", b"CUDA_VISIBLE_DEVICES": b"1", b"OVER": b"0/1",
+        b"BOTH": b"job's"}
     assert printed(plain.stdout)[b"CUDA_VISIBLE_DEVICES"] != b"0,1"
     assert printed(plain.stdout)[b"MPIFLUX_GPUS"] == b""
 
