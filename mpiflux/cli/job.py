@@ -1,4 +1,4 @@
-"""``job show``, ``eventlog``, ``attach``, ``wait``: one job, closely."""
+"""``job show``, ``eventlog``, ``wait``: one job, closely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpiflux.cli.console import colourful, duration, paint, printable, say, tell, write_bytes
+from mpiflux.cli.console import colourful, duration, paint, printable, say
 from mpiflux.cli.parser import Parser, seconds
 from mpiflux.cli.rundir import Trouble, add_directory, answered, reading, swap
 
@@ -29,7 +29,6 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     parser.examples(*{
         "show": ("mpiflux job show 12 runs/first", "mpiflux job show 'sim[3]' runs/first --json"),
         "eventlog": ("mpiflux job eventlog 12 runs/first", "mpiflux job eventlog sim.3 --run-dir runs/first --json"),
-        "attach": ("mpiflux job attach 12 runs/first > output.txt",),
         "wait": ("mpiflux job wait 12 runs/first", "mpiflux job wait sim runs/first --time-limit 10m"),
     }[action])
     parser.add_argument("id", metavar="ID", help=_ID + ("; a name waits for all of it" if action == "wait" else ""))
@@ -41,7 +40,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     if action == "wait":
         parser.add_argument("-t", "--time-limit", metavar="DURATION", type=seconds, default=0.0,
                             help="give up after this long, with exit status 124")
-    function = {"show": show, "eventlog": eventlog, "attach": attach, "wait": wait}[action]
+    function = {"show": show, "eventlog": eventlog, "wait": wait}[action]
 
     def handler(args: Namespace) -> int:
         swap(args, "id")
@@ -180,32 +179,6 @@ def pause(began: float) -> None:
 
 def unfinished(id: int) -> Trouble:
     return Trouble(f"job {id} has not ended and its instance has: go on with `mpiflux run --resume`", 1)
-
-
-def attach(args: Namespace) -> int:
-    """Print what the job writes, until it ends."""
-    with reading(args) as reader:
-        id = reader.one(args.id)
-        shown = {1: 0, 2: 0}
-        attempt = 0
-        while True:
-            began = time.monotonic()
-            live = alive(reader)
-            job = reader.job(id)
-            if job["attempts"] != attempt:
-                if attempt and any(shown.values()):
-                    tell(f"mpiflux: job {id} runs again, attempt {job['attempts']}")
-                attempt, shown = job["attempts"], {1: 0, 2: 0}
-            for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-                data = reader.output(id, number)
-                if len(data) > shown[number]:
-                    write_bytes(data[shown[number]:], stream)
-                    shown[number] = len(data)
-            if job["state"] == "INACTIVE":
-                return exit_status(job)
-            if not live:
-                raise unfinished(id)
-            pause(began)
 
 
 def wait(args: Namespace) -> int:

@@ -15,7 +15,7 @@ from mpiflux.client import plans
 from mpiflux.client.aioconnection import Connection, Subscription
 from mpiflux.client.errors import NotConnected
 from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
-from mpiflux.client.records import Counts, JobEvent, Record, Result, Value
+from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
@@ -75,9 +75,39 @@ class Job(HasIds):
         """End it, wherever it is; False when it had ended already."""
         return bool(await self._flux.cancel(self, reason=reason))
 
+    async def signal(self, number: int) -> bool:
+        """Send a signal to its processes; False when it does not run."""
+        return bool(await self._flux.signal(self, number))
+
+    async def output(self, stream: str = "") -> AsyncIterator[Piece]:
+        """What it writes to stdout and stderr (or to one of them), from the beginning and as it comes, to its end."""
+        known = plans.Output(self.id, stream)
+        async with await self._flux._connection.subscribe(known.op, convert=known.piece, resumes=True) as pieces:
+            async for piece in pieces.all():
+                if piece is not None:
+                    yield piece
+
+    @property
+    def stdin(self) -> Stdin:
+        """Where to write what it reads; it has to be submitted with ``input="-"``."""
+        return Stdin(self._flux, self.id)
+
     async def release(self) -> None:
         """Let a job go that was submitted with ``hold``."""
         await self._flux.release(self)
+
+
+class Stdin:
+    """The stdin of a job; see :class:`mpiflux.client.jobs.Stdin`."""
+
+    def __init__(self, flux: Flux, id: int) -> None:
+        self._flux, self._id = flux, id
+
+    async def write(self, data: str | bytes) -> None:
+        await self._flux._do(plans.stdin(self._id, data))
+
+    async def close(self) -> None:
+        await self._flux._do(plans.stdin(self._id, eof=True))
 
 
 class Jobs(HasIds, Sequence[Job]):
@@ -276,6 +306,9 @@ class Flux:
 
     async def cancel(self, jobs: Ids | None = None, *, reason: str = "cancelled", states: Iterable[str] = ()) -> int:
         return await self._do(plans.cancel(jobs, reason, states))
+
+    async def signal(self, jobs: Ids | None, number: int) -> int:
+        return await self._do(plans.signal(jobs, number))
 
     async def hold(self, jobs: Ids) -> int:
         return await self._do(plans.hold(jobs, True))

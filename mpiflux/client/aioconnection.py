@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
@@ -187,6 +187,19 @@ class Subscription:
         if found is None:
             raise StopAsyncIteration
         return found
+
+    async def all(self) -> AsyncIterator[Any]:
+        """The same, where items may be None."""
+        stream = self._stream
+        while True:
+            while not stream.has_items and not stream.ended:
+                self._more.clear()
+                await self._more.wait()
+            if not stream.has_items:
+                break
+            yield stream.take()
+        if stream.error is not None:
+            raise stream.error
 
     async def get(self) -> Any:
         """The next item; None when none will come any more."""

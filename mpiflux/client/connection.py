@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
@@ -200,6 +200,19 @@ class Subscription:
         if found is None:
             raise StopIteration
         return found
+
+    def all(self) -> Iterator[Any]:
+        """The same, where items may be None."""
+        stream = self._stream
+        while True:
+            with self._more:
+                self._more.wait_for(lambda: stream.has_items or stream.ended)
+                if not stream.has_items:
+                    break
+                item = stream.take()
+            yield item
+        if stream.error is not None:
+            raise stream.error
 
     def get(self, timeout: float | None = None) -> Any:
         """The next item; None when none will come any more. Raises TimeoutError after ``timeout`` seconds."""

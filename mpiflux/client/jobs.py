@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpiflux.client import plans
 from mpiflux.client.plans import HasIds
-from mpiflux.client.records import Counts, JobEvent, Record, Result
+from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result
 
 if TYPE_CHECKING:
     from mpiflux.client.live import Flux
@@ -51,9 +51,42 @@ class Job(HasIds):
         """End it, wherever it is; False when it had ended already."""
         return bool(self._flux.cancel(self, reason=reason))
 
+    def signal(self, number: int) -> bool:
+        """Send a signal to its processes; False when it does not run."""
+        return bool(self._flux.signal(self, number))
+
+    def output(self, stream: str = "") -> Iterator[Piece]:
+        """What it writes to stdout and stderr (or to one of them), from the beginning and as it comes, to its end."""
+        known = plans.Output(self.id, stream)
+        with self._flux._connection.subscribe(known.op, convert=known.piece, resumes=True) as pieces:
+            for piece in pieces.all():
+                if piece is not None:
+                    yield piece
+
+    @property
+    def stdin(self) -> Stdin:
+        """Where to write what it reads; it has to be submitted with ``input="-"``."""
+        return Stdin(self._flux, self.id)
+
     def release(self) -> None:
         """Let a job go that was submitted with ``hold``."""
         self._flux.release(self)
+
+
+class Stdin:
+    """The stdin of a job. What is written before it runs waits for it."""
+
+    def __init__(self, flux: Flux, id: int) -> None:
+        self._flux, self._id = flux, id
+
+    def write(self, data: str | bytes, timeout: float | None = None) -> None:
+        """Returns when no more than a megabyte waits for the job to read it. Raises Rejected when it has ended, and
+        TimeoutError (it is written all the same)."""
+        self._flux._do(plans.stdin(self._id, data), timeout)
+
+    def close(self) -> None:
+        """The job finds the end of the file after what was written."""
+        self._flux._do(plans.stdin(self._id, eof=True))
 
 
 class Jobs(HasIds, Sequence[Job]):

@@ -92,6 +92,10 @@ class Flux:
         """End jobs: given ones, a group by name, or all; in these states only. How many had not ended."""
         return self._do(plans.cancel(jobs, reason, states))
 
+    def signal(self, jobs: Ids | None, number: int) -> int:
+        """Send a signal to the processes of those of these jobs that run; how many do."""
+        return self._do(plans.signal(jobs, number))
+
     def hold(self, jobs: Ids) -> int:
         """Keep back groups that still wait for something; how many jobs those have."""
         return self._do(plans.hold(jobs, True))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result, Value
+from mpiflux.client.records import Change, Counts, JobEvent, Message, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Request as Resources
@@ -33,6 +33,7 @@ class HasIds:
 Command = str | Sequence[str]
 Ids = int | str | HasIds | Iterable[Any]
 NO_PARAMS = ParamTable()
+STREAMS = ("stdout", "stderr")
 
 
 class JobOptions(TypedDict, total=False):
@@ -63,6 +64,7 @@ class JobOptions(TypedDict, total=False):
     cwd: str
     """Where it runs; unless said otherwise, where the submitting program is."""
     input: str
+    """File to read; ``-``: what :attr:`Job.stdin` writes, or ``mpiflux job attach``."""
     output: str
     """File to write to instead of the store; may have ``{job.id}``, ``{job.index}``, ``{job.name}``."""
     error: str
@@ -300,6 +302,47 @@ def cancel(jobs: Ids | None, reason: str = "cancelled", states: Iterable[str] = 
 
 def hold(jobs: Ids | None, held: bool) -> Plan[int]:
     return Plan(r.Hold(select(jobs), held), int)
+
+
+def signal(jobs: Ids | None, number: int) -> Plan[int]:
+    return Plan(r.Signal(select(jobs), int(number)), int)
+
+
+def stdin(id: int, data: str | bytes = b"", *, eof: bool = False) -> Plan[None]:
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else bytes(data)
+    if len(raw) > r.MAX_VALUE:
+        raise ValueError(f"{len(raw)} bytes; at most {r.MAX_VALUE} travel at once: write them in pieces")
+    return Plan(r.Stdin(id, raw, eof), lambda value: None)
+
+
+class Output:
+    """What is known of a job's output, to go on from it after a lost connection."""
+
+    def __init__(self, id: int, stream: str = "") -> None:
+        if stream not in ("", *STREAMS):
+            raise ValueError(f"stream {stream!r}: there are stdout and stderr")
+        self.id = id
+        self._streams = (STREAMS.index(stream) + 1,) if stream else (1, 2)
+        self._attempt = 0
+        self._next = [0, 0]
+
+    def op(self, sub: int, since: int) -> r.Follow:
+        return r.Follow(sub, self.id, self._streams, self._attempt, (self._next[0], self._next[1]))
+
+    def piece(self, item: list[Any]) -> Piece | None:
+        """What is new of an item, if anything is: after a lost connection some come twice."""
+        attempt, stream, offset, data = item
+        if attempt < self._attempt:
+            return None
+        if attempt > self._attempt:
+            self._attempt, self._next = attempt, [0, 0]
+        known = self._next[stream - 1] - offset
+        if known >= len(data):
+            return None
+        if known > 0:
+            offset, data = offset + known, data[known:]
+        self._next[stream - 1] = offset + len(data)
+        return Piece(STREAMS[stream - 1], data, offset, attempt)
 
 
 def drain(jobs: Ids | None) -> Plan[Counts]:

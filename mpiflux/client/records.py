@@ -39,6 +39,23 @@ class Value(NamedTuple):
     version: int
 
 
+class Piece(NamedTuple):
+    """Something that a job has written."""
+
+    stream: str
+    """``stdout`` or ``stderr``."""
+    data: bytes
+    offset: int
+    """Where it begins in what the attempt has written to this stream."""
+    attempt: int = 1
+    """Higher than that of the piece before: the job runs again, and what it wrote before does not count."""
+
+    @property
+    def text(self) -> str:
+        """Bytes that are not UTF-8 as surrogateescape shows them; a character may be cut between two pieces."""
+        return self.data.decode("utf-8", "surrogateescape")
+
+
 class Counts(NamedTuple):
     """How jobs ended."""
 

@@ -11,6 +11,8 @@ from mpiflux.instance.broker_jobs import Jobs
 from mpiflux.instance.broker_kvs import Keys
 from mpiflux.instance.broker_messages import Messages
 from mpiflux.instance.broker_results import Results
+from mpiflux.instance.broker_running import Running
+from mpiflux.instance.broker_stdin import Stdins
 from mpiflux.instance.master import Master
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
@@ -30,9 +32,11 @@ class Desk:
         self._facts = {"instance": instance, "run_dir": run_dir, "cores": cores, "gpus": gpus,
                        "nodes": list(results.hosts)}
         self._jobs = Jobs(master, results, misfit)
-        self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls)
+        self._running = Running(master.table, results, master.reach, self._jobs.chosen)
+        self._stdins = Stdins(master.table, master.reach, master.cancel)
+        self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls, self._job_watch)
         streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
-        parts = (self._jobs, streams, self._keys, Messages(), self)
+        parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self)
         self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of)
         self.handle, self.farewell = self._broker.handle, self._broker.farewell
         self.collect = self._broker.collect
@@ -51,10 +55,19 @@ class Desk:
 
     def ended(self, place: tuple[int, int], records: Any, report: m.Report, ids: Any) -> None:
         self._results.ended(place, len(records), report)
+        self._stdins.ended(ids)
+        self._running.ended(records, report.output, ids)
         self._jobs.ended(ids)
 
+    def started(self, records: Any) -> None:
+        self._stdins.started(records)
+        self._running.started(records)
+
     def output(self, message: m.Output) -> None:
-        """A piece of a running job's output has come."""
+        self._running.output(message)
+
+    def stdin_taken(self, message: m.StdinTaken) -> None:
+        self._stdins.taken(message)
 
     def resources(self, message: m.NewR) -> None:
         self._results.resources(message)
@@ -99,6 +112,17 @@ class Desk:
             return [encode_value(kvsview.get(reader, f"job.{first}.{names[-1]}")), 0]
 
         return self._read(session, number, look)
+
+    def _job_watch(self, session: Session, number: int, op: r.Watch) -> Any:
+        """``job.ID.stdout`` and ``.stderr``: what is written, as it comes."""
+        names = op.key.split(".")
+        if names[-1] not in ("stdout", "stderr"):
+            raise RequestError("value", f"{op.key}: of a job's keys stdout, stderr and what is below job.ID.guest can "
+                                        "be watched; follow its states by its events")
+        first, stop = self._jobs.resolve(".".join(names[1:-1]))
+        if stop - first != 1:
+            raise RequestError("key", f"there is no key {op.key!r}: {stop - first} jobs are called that; say which one")
+        return self._running.watch(session, op, first, 1 if names[-1] == "stdout" else 2)
 
     def _job_ls(self, session: Session, number: int, op: r.Ls) -> Any:
         session.wait(number, lambda: None)

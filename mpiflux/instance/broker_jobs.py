@@ -162,7 +162,7 @@ class Jobs:
             return Selection(select.ids)
         return Selection(every=select.every)
 
-    def _chosen(self, select: r.Select) -> Any:
+    def chosen(self, select: r.Select) -> Any:
         """Ids of all jobs of a Select."""
         chosen = self.selection(select)
         n = len(self.table)
@@ -200,7 +200,7 @@ class Jobs:
     # -- controlling -----------------------------------------------------------------------------------------------
 
     def _cancel(self, session: Session, number: int, op: r.Cancel) -> int:
-        ids = self._chosen(op.select)
+        ids = self.chosen(op.select)
         return self.master.cancel(ids, op.reason) if len(ids) else 0
 
     def _hold(self, session: Session, number: int, op: r.Hold) -> int:

@@ -33,9 +33,10 @@ class Keys:
     """
 
     def __init__(self, kvs: Kvs, keep: Callable[[Iterable[Change]], None],
-                 job_key: Callable[[Session, int, str], Any], job_ls: Callable[[Session, int, r.Ls], Any]) -> None:
+                 job_key: Callable[[Session, int, str], Any], job_ls: Callable[[Session, int, r.Ls], Any],
+                 job_watch: Callable[[Session, int, r.Watch], Any]) -> None:
         self.kvs = kvs
-        self._keep, self._job_key, self._job_ls = keep, job_key, job_ls
+        self._keep, self._job_key, self._job_ls, self._job_watch = keep, job_key, job_ls, job_watch
         self._watchers: dict[str, dict[tuple[Session, int], None]] = {}
         self._waiters: dict[str, dict[tuple[Session, int], None]] = {}
         self._fences: dict[str, _Fence] = {}
@@ -118,8 +119,7 @@ class Keys:
         except KvsError as error:
             raise _wrong(error) from None
         if op.key.partition(".")[0] == JOB:
-            raise RequestError("value", f"{op.key}: keys of jobs do not change like others; "
-                                        "follow a job by its events, and its output by attaching to it")
+            return self._job_watch(session, number, op)
         missed = self.kvs.items(op.key) if op.since < 0 else self.kvs.changes_since(op.since, op.key)
         if missed is None:
             raise RequestError("history", f"changes after version {op.since} are not all remembered; watch from now "

@@ -105,7 +105,8 @@ class Results:
         place = self._where.get((last.r_sched, last.r_id)) if last.t_alloc else None
         record = describe.job(group, id, t_submit, state, last, place, reason)
         if output:
-            record["stdout"], record["stderr"] = _output_of(batch, position, last)
+            record["stdout"], record["stderr"] = output_of(
+                np.frombuffer(batch.records, RECORD), batch.output, position)
         return record
 
     def _find(self, batch: int, pos: int) -> tuple[_Recent, int] | None:
@@ -172,10 +173,12 @@ def _read(reader: RunReader, id: int, output: bool) -> dict[str, Any]:
     return record
 
 
-def _output_of(batch: _Recent, position: int, record: Record) -> tuple[bytes, bytes]:
-    if not (record.out_len or record.err_len):
+def output_of(records: Any, output: bytes, position: int) -> tuple[bytes, bytes]:
+    """What a record of a report has of stdout and stderr with it; ``output`` is that of all its records."""
+    out_len, err_len = int(records["out_len"][position]), int(records["err_len"][position])
+    if not (out_len or err_len):
         return b"", b""
-    before = np.frombuffer(batch.records, RECORD)[:position]
+    before = records[:position]
     at = int(before["out_len"].sum(dtype="u8") + before["err_len"].sum(dtype="u8"))
-    middle = at + record.out_len
-    return batch.output[at:middle], batch.output[middle:middle + record.err_len]
+    middle = at + out_len
+    return output[at:middle], output[middle:middle + err_len]

@@ -53,7 +53,9 @@ class Desk(Protocol):
     def farewell(self, reason: str) -> None: ...
     def descriptors(self) -> list[int]: ...
     def ended(self, place: tuple[int, int], records: Any, report: m.Report, ids: Any) -> None: ...
+    def started(self, records: Any) -> None: ...
     def output(self, message: m.Output) -> None: ...
+    def stdin_taken(self, message: m.StdinTaken) -> None: ...
     def resources(self, message: m.NewR) -> None: ...
     def close(self) -> None: ...
 
@@ -176,6 +178,9 @@ class Master:
             self.journal.append_output(message.id, message.attempt, message.stream, message.offset, message.data)
             if self.desk is not None:
                 self.desk.output(message)
+        elif isinstance(message, m.StdinTaken):
+            if self.desk is not None:
+                self.desk.stdin_taken(message)
         elif isinstance(message, m.NewR):
             self.journal.append_rset(message.sched, message.r_id, message.r)
             self._cores_of[message.sched, message.r_id] = sum(len(share.cores) for share in message.r.shares)
@@ -261,6 +266,8 @@ class Master:
         else:
             return
         self.feed.records(records, np.full(len(records), STARTED, "u1"), {})
+        if self.desk is not None:
+            self.desk.started(records)
 
     def _ended(self, report: m.Report, now: float) -> None:
         place = self.journal.append_results(report.records, report.output, report.reasons)
@@ -444,6 +451,10 @@ class Master:
         self.holders.discard(program)
         if not self.ending:
             self.cancel(np.arange(1, len(self.table) + 1), "the initial program has ended")
+
+    def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
+        """Something for jobs that run."""
+        self._send(message)
 
     def cancel(self, ids: Any, reason: str) -> int:
         """End these jobs, wherever they are; how many that are."""

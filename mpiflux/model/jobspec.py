@@ -11,6 +11,11 @@ import msgspec
 
 from mpiflux.model.params import ParamTable
 from mpiflux.model.retry import Retry
+
+STDIN = "-"
+"""As ``input`` of a job: what clients write to it."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Resources that one job asks for. Two jobs with equal requests can take each other's place."""
 

@@ -11,7 +11,7 @@ import msgspec
 
 from mpiflux.model.jobspec import JobGroup
 
-VERSION = 1
+VERSION = 2
 """Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
 
 
@@ -132,6 +132,35 @@ class Borrowed(msgspec.Struct, frozen=True, tag="borrowed"):
     idle: float
 
 
+# -- down the tree to the executors of jobs that run; for one that has ended meanwhile nothing is done or answered -----
+
+
+class Listen(msgspec.Struct, frozen=True, tag="listen"):
+    """Somebody follows (``on``) what these jobs write, or nobody does any more: their output shall not wait."""
+
+    ids: tuple[int, ...]
+    on: bool = True
+
+
+class Signal(msgspec.Struct, frozen=True, tag="signal"):
+    """Send signal ``number`` to the process groups of these jobs."""
+
+    ids: tuple[int, ...]
+    number: int
+
+
+class Stdin(msgspec.Struct, frozen=True, tag="stdin"):
+    """What a job that was submitted with an open stdin is to read; ``eof``: and nothing after it.
+
+    ``ids`` is one job; each piece is answered by :class:`StdinTaken`.
+    """
+
+    ids: tuple[int, ...]
+    attempt: int
+    data: bytes = b""
+    eof: bool = False
+
+
 # -- scheduler to executor ---------------------------------------------------------------------------------------
 
 
@@ -190,6 +219,14 @@ class Output(msgspec.Struct, frozen=True, tag="output"):
     stream: int
     offset: int
     data: bytes
+
+
+class StdinTaken(msgspec.Struct, frozen=True, tag="stdin_taken"):
+    """``size`` more bytes of stdin have left for an attempt, or it wants none any more."""
+
+    id: int
+    attempt: int
+    size: int
 
 
 class NewR(msgspec.Struct, frozen=True, tag="r"):
@@ -306,7 +343,7 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
 
 
 Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
-           | Grant | Revoke | Feed | Report | Output | NewR
+           | Listen | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
            | ExecutorLost | Fault | ClientRequest | ClientGone | ClientReply
            | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 

@@ -106,6 +106,36 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     held: bool = True
 
 
+class Signal(msgspec.Struct, frozen=True, tag="signal"):
+    """Send signal ``number`` to the processes of these jobs. Answer: how many of them run."""
+
+    select: Select
+    number: int
+
+
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Subscribe to what a job writes, from its beginning, or in attempt ``attempt`` from ``offsets`` of stdout and
+    stderr on. Items are [attempt, 1 or 2 for stdout or stderr, offset, data]; it ends when the job does.
+
+    A higher attempt than that of the item before: the job runs again, and what it wrote before does not count.
+    """
+
+    sub: int
+    id: int
+    streams: tuple[int, ...] = (1, 2)
+    attempt: int = 0
+    offsets: tuple[int, int] = (0, 0)
+
+
+class Stdin(msgspec.Struct, frozen=True, tag="stdin"):
+    """Write to the stdin of a job that was submitted with ``input`` ``-``; ``eof``: and close it. Answer: null, once
+    no more than a megabyte of it waits for the job to read."""
+
+    id: int
+    data: bytes = b""
+    eof: bool = False
+
+
 class Info(msgspec.Struct, frozen=True, tag="info"):
     """Answer: the job record (DESIGN 1.1), with ``stdout`` and ``stderr`` as bytes if asked."""
 
@@ -280,7 +310,8 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
     """Answer: null, once everything so far is on disk."""
 
 
-Op = (Submit | Cancel | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
+Op = (Submit | Cancel | Signal | Follow | Stdin
+      | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
       | Status | Sync)
 

@@ -6,6 +6,7 @@ from mpiflux.model.records import PACK
 from mpiflux.model.states import Result
 from mpiflux.node.capture import Pipes
 from mpiflux.node.launch import Group, Lease
+from mpiflux.node.stdin import StdinPipe
 from mpiflux.node.team import Team
 
 
@@ -22,6 +23,12 @@ class Job:
     """When its time limit is reached; 0 without one."""
     kill_at = 0.0
     """When TERM turns into KILL; 0 while nobody wants it to end."""
+    live = False
+    """Somebody follows what it writes."""
+    due = 0.0
+    """When what it has written may be sent, where somebody follows it."""
+    stdin: StdinPipe | None = None
+    """Where it reads what clients write."""
     team: Team | None = None
     """Its tasks, where it is a parallel job."""
     result = Result.NONE

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from mpiflux.model.idset import encode
-from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.jobspec import STDIN, JobGroup
 from mpiflux.model.messages import Declare, NodeShare
 from mpiflux.model.template import CompiledGroup
 from mpiflux.node.spawn import Environment, Spawner, StringArray, find_program, kill_group, string_array
@@ -73,7 +73,9 @@ class Group:
             self.variables.pop(name, None)
         self.parallel = spec.mpi == "pmi1"
         """Even of one task, its jobs are parallel ones."""
-        self.files = bool(spec.input or spec.output or spec.error)
+        self.reads = spec.input == STDIN
+        """Its jobs read what clients write to them."""
+        self.files = bool((spec.input and not self.reads) or spec.output or spec.error)
         self._cwd = None if "{" in spec.cwd else self.compiled.cwd(0, 1)
         self.programs: dict[tuple[bytes, bytes], bytes] = {}
         """Where commands were found, by (name, directory); only what was found is kept."""
@@ -288,7 +290,7 @@ def open_files(group: Group, index: int, attempt: int, fds: tuple[int, int, int]
     compiled = group.compiled
     cwd = group.cwd(index, attempt)
     stdin, stdout, stderr = fds
-    if name := compiled.input(index, attempt):
+    if not group.reads and (name := compiled.input(index, attempt)):
         stdin = os.open(os.path.join(cwd, name), os.O_RDONLY | os.O_CLOEXEC)
         opened.append(stdin)
     output, error = compiled.output(index, attempt), compiled.error(index, attempt)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LIVE = 0.5
 """Seconds between pieces of a running job's output."""
+FOLLOWED = 0.02
+"""The same where somebody follows it; the first piece after a pause is sent at once."""
 
 
 class Outputs:
@@ -24,13 +26,13 @@ class Outputs:
         self.streams: dict[int, tuple[Job, Stream]] = {}
         """By descriptor."""
         self._held = False
-        self.next_live = 0.0
-        """When the next pieces are due, while there are streams."""
+        self.next_live = self._next_all = 0.0
+        """When the next pieces are due, while there are streams; and those of jobs that nobody follows."""
 
     def watch(self, job: Job, now: float) -> None:
         """Read this job's output from now on; it ends with its last writer."""
         if not self.streams:
-            self.next_live = now + LIVE
+            self.next_live = self._next_all = now + LIVE
         for stream in (job.pipes.out, job.pipes.err):
             stream.release()
             if stream.fd >= 0 and stream.fd not in self.streams:
@@ -38,11 +40,24 @@ class Outputs:
                 if not self._held:
                     self._epoll.register(stream.fd, select.EPOLLIN)
 
-    def read(self, fd: int) -> Job:
+    def follow(self, job: Job, on: bool, now: float) -> None:
+        """Send what this job writes as it comes, or no longer."""
+        job.live = on
+        if on:
+            self.watch(job, now)
+            self.next_live = now
+
+    def read(self, fd: int, now: float) -> Job:
         """Take what a stream has; returns its job."""
         job, stream = self.streams[fd]
         if stream.read():
             del self.streams[fd]
+        if job.live and stream.size:
+            if now >= job.due:
+                job.due = now + FOLLOWED
+                self._spill(job, stream)
+            else:
+                self.next_live = min(self.next_live, job.due)
         if stream.size >= SPILL:
             self._spill(job, stream)
             if self._outbox.congested:
@@ -57,11 +72,19 @@ class Outputs:
         return stream.fd < 0
 
     def send_pieces(self, now: float) -> None:
-        """What has come of all streams since the last time."""
-        self.next_live = now + LIVE
+        """What has come of the streams that are due since the last time."""
+        everything = now >= self._next_all
+        if everything:
+            self._next_all = now + LIVE
+        self.next_live = self._next_all
         for job, stream in self.streams.values():
-            if stream.size:
+            if not stream.size:
+                continue
+            if everything or (job.live and now >= job.due):
+                job.due = now + FOLLOWED
                 self._spill(job, stream)
+            elif job.live:
+                self.next_live = min(self.next_live, job.due)
 
     def _spill(self, job: Job, stream: Stream) -> None:
         offset, data = stream.spill()

@@ -35,6 +35,7 @@ from mpiflux.node.outbox import Outbox
 from mpiflux.node.outputs import Outputs
 from mpiflux.node.parallel import Parallel
 from mpiflux.node.spawn import kill_group, signalfd
+from mpiflux.node.stdin import Inputs
 
 YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
@@ -93,6 +94,7 @@ class Supervisor:
         self.epoll.register(self.signals, select.EPOLLIN)
         self.outbox = Outbox(link, number, self.epoll)
         self.outputs = Outputs(self.epoll, self.outbox)
+        self.inputs = Inputs(self.epoll, self.outbox)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -120,6 +122,8 @@ class Supervisor:
                 self.read_output(fd, now)
             elif fd in self.parallel.sockets:
                 self.parallel.readable(fd, now)
+            elif fd in self.inputs.pipes:
+                self.inputs.writable(fd)
         if self.idle:
             self.start_jobs()
         if now >= self.due:
@@ -192,6 +196,8 @@ class Supervisor:
             self.groups[message.group.number] = Group(message, self.launcher.base)
         elif isinstance(message, m.Cancel):
             self.cancel(message, now)
+        elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):
+            self.reach(message, now)
         elif isinstance(message, m.Part):
             if not self.stopping:
                 self.parallel.start_part(src, message)
@@ -216,6 +222,17 @@ class Supervisor:
                 self.outbox.urgent = True
             if not backlog.count:
                 del self.backlog[shape]
+
+    def reach(self, message: m.Listen | m.Signal | m.Stdin, now: float) -> None:
+        """What clients want of jobs that run."""
+        for job in [job for job in self.running() if job.id in message.ids]:
+            if isinstance(message, m.Listen):
+                self.outputs.follow(job, message.on, now)
+                self.soon(self.outputs.next_live)
+            elif isinstance(message, m.Stdin):
+                self.inputs.write(job, message)
+            elif not job.ended:
+                kill_group(job.pid, message.number)
 
     def stop(self, src: int, grace: float, now: float) -> None:
         """The run is interrupted: forget the backlog, end what runs."""
@@ -267,6 +284,8 @@ class Supervisor:
         try:
             pipes.begin(group.limit)
             fds = (self.null, pipes.out.child_fd, pipes.err.child_fd)
+            if group.reads and (job.team is None or not job.team.first):
+                fds = (self.inputs.open(job, opened), *fds[1:])
             if group.files:
                 fds = open_files(group, index, attempt, fds, opened, self.parallel.create_flags(job))
             pids = self.launcher.start(group, lease.place, index, attempt, fds, job.team)
@@ -296,6 +315,7 @@ class Supervisor:
 
     def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
         lease, now = job.lease, self.clock()
+        self.inputs.close(job)
         if job.team is not None:
             self.parallel.finished(job, job.team)
         if lease.tasks > 1:
@@ -381,6 +401,8 @@ class Supervisor:
     def finish(self, job: Job, flags: int = 0) -> None:
         lease, pipes = job.lease, job.pipes
         out, err = pipes.out, pipes.err
+        if job.stdin is not None:
+            self.inputs.close(job)
         if job.result is Result.NONE:
             job.result = Result.FAILED if job.returncode else Result.COMPLETED
         if out.truncated:
@@ -492,7 +514,9 @@ class Supervisor:
         self.soon(self.outputs.next_live)
 
     def read_output(self, fd: int, now: float) -> None:
-        job = self.outputs.read(fd)
+        job = self.outputs.read(fd, now)
+        if job.live:
+            self.soon(self.outputs.next_live)
         if job.pipes.ended and job.pid in self.lingering:
             del self.lingering[job.pid]
             self.end_background(job, now)

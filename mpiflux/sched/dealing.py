@@ -349,6 +349,13 @@ class Dealing:
             return self.borrower.own.lost(executor)
         return self.children[executor].clear()
 
+    def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
+        wanted = set(message.ids)
+        self._out += [(child.endpoint, message) for child in self.children.values()
+                      if not wanted.isdisjoint(child.held)]
+        if self.borrower is not None:
+            self.borrower.own.reach(message)
+
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         wanted = frozenset(message.ids)
 

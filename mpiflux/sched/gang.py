@@ -265,6 +265,13 @@ class Gangs:
             gang.ended(src, message, now)
         return self._taken(gang)
 
+    def reached(self, message: m.Listen | m.Signal | m.Stdin) -> set[int]:
+        """The executors that this is for; only a job's first task reads its stdin."""
+        gangs = [self._gangs[job] for job in message.ids if job in self._gangs]
+        if isinstance(message, m.Stdin):
+            return {gang.parts[0].executor for gang in gangs if not gang.parts[0].ended}
+        return {executor for gang in gangs for executor in gang.executors()}
+
     def cancel(self, message: m.Cancel, now: float) -> tuple[set[int], list[Action]]:
         """(executors that the message is to be passed on to, what else is to be sent)."""
         executors: set[int] = set()

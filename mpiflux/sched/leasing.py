@@ -494,6 +494,12 @@ class Leasing:
         self._held[executor].clear()
         return jobs
 
+    def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
+        wanted = set(message.ids)
+        executors = self._gangs.reached(message)
+        executors.update(executor for executor, held in self._held.items() if not wanted.isdisjoint(held))
+        self._out += [(executor, message) for executor in sorted(executors)]
+
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         wanted = set(message.ids)
         executors, out = self._gangs.cancel(message, self.now)

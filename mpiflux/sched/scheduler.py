@@ -46,6 +46,9 @@ class Below(Protocol):
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         """Pass a cancellation on; returns jobs that had not been sent yet."""
 
+    def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
+        """Pass on what is for jobs that run below."""
+
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
         """A message about a part of a job that spans nodes, or a piece of output: what is to be sent; None when it
         is output of no such job."""
@@ -124,7 +127,9 @@ class Scheduler:
             pieces = self.below.part(src, message, now)
             self._out += [(self.parent, message)] if pieces is None else pieces
             return
-        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed)):
+        elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):
+            self.below.reach(message)
+        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed, m.StdinTaken)):
             self._out.append((self.parent, message))
             return
         self._changed = True

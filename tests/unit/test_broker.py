@@ -21,7 +21,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.kept: list[store.Change] = []
-        keys = Keys(store.Kvs(), self.kept.extend, lambda *_: None, lambda *_: None)
+        keys = Keys(store.Kvs(), self.kept.extend, lambda *_: None, lambda *_: None, lambda *_: None)
         self.held: set[object] = set()
         self.broker = Broker([keys, Messages()], instance="i", run_dir="/r",
                              hold=lambda s, keep: self.held.add(s) if keep else self.held.discard(s))
@@ -85,9 +85,11 @@ def test_every_request_has_one_who_answers_it() -> None:
     from mpiflux.instance.broker_desk import Desk as Whole
     from mpiflux.instance.broker_events import Streams
     from mpiflux.instance.broker_jobs import Jobs
+    from mpiflux.instance.broker_running import Running
+    from mpiflux.instance.broker_stdin import Stdins
 
     handled = {r.Unsubscribe, r.Forget, *Messages().handlers()}
-    for part in (Keys, Jobs, Streams, Whole):
+    for part in (Keys, Jobs, Running, Stdins, Streams, Whole):
         handled |= set(part.handlers(part.__new__(part)))
     assert handled == set(get_args(r.Op))
 
