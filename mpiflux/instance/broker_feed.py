@@ -24,8 +24,9 @@ from mpiflux.store.eventlog import Event, Record, attempt_begin, attempt_end, at
 Array = npt.NDArray[Any]
 RECORD = np.dtype(list(FIELDS))
 
-STARTED, FINAL, TOLD = 1, 2, 4
-"""Flags of a record: it says that the attempt runs; that it was the job's last; that its start was told before."""
+STARTED, FINAL, TOLD, DEPENDED = 1, 2, 4, 8
+"""Flags of a record: it says that the attempt runs; that it was the job's last; that its start was told before; that
+the job's dependencies are met, and nothing else."""
 WIDTH = 8
 """Numbers that a record takes: alloc, start, output, exception, finish, release, and clean or retry."""
 _BLOCK = 4096
@@ -273,6 +274,8 @@ class Feed:
 
 def _events_of(record: Record, flags: int, reason: str) -> list[tuple[int, Event]]:
     """(position in the record's numbers, event)."""
+    if flags & DEPENDED:
+        return [(0, Event("depend", record.t_alloc, {}))]
     if flags & STARTED:
         return list(enumerate(attempt_begin(record)))
     told = flags & TOLD

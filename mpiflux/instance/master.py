@@ -7,13 +7,13 @@ without a look at single jobs unless one has to run again.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from mpiflux.instance.broker_feed import FINAL, STARTED, TOLD, Feed
+from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FIELDS, FLAG_REASON
@@ -21,7 +21,8 @@ from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
-from mpiflux.store.eventlog import Event
+from mpiflux.store.elementwise import Elements, Elementwise
+from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.jobtable import NOBODY, Applied, Counts, JobTable
 from mpiflux.store.journal import Journal
 
@@ -91,6 +92,7 @@ class Master:
         self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
         """Of the workflow file, and then those that were submitted."""
         self.dependencies = Dependencies(self.groups, self._outcome)
+        self.elements = Elementwise(table, self.groups)
         self.feed = Feed()
         self.desk: Desk | None = None
         self.holders: set[object] = set()
@@ -106,7 +108,7 @@ class Master:
         self._clock, self._ranks = clock, ranks
         self._cores_of: dict[tuple[int, int], int] = {}
         self._out: list[tuple[int, m.Message]] = []
-        self._verdicts: list[tuple[int, Verdict]] = []
+        self._verdicts: list[tuple[int, Verdict | Elements]] = []
         """(journal sequence number to wait for, verdict): nobody depends on what could still be lost."""
         self._ending_seq: int | None = None
         self._stop_by = 0.0
@@ -124,6 +126,8 @@ class Master:
         for verdict in self.dependencies.begin():
             self._carry_out(verdict)
         for group in self.groups:
+            for elements in self.elements.refuse(group.number):
+                self._carry_out(elements)
             # what a resumed run had finished before
             completed, *others = self.table.group_ended(group.number)
             if completed or any(others):
@@ -291,9 +295,9 @@ class Master:
         if self.dependencies.wants_jobs:
             verdicts += self.dependencies.jobs_ended(
                 zip(applied.ended.tolist(), applied.results.tolist(), strict=True))
-        self._later(verdicts)
+        self._later([*verdicts, *self.elements.ended(applied.ended)])
 
-    def _later(self, verdicts: list[Verdict]) -> None:
+    def _later(self, verdicts: Sequence[Verdict | Elements]) -> None:
         """Carry them out once what they rest upon is on disk."""
         if verdicts:
             seq = self.journal.flush()
@@ -381,9 +385,16 @@ class Master:
         self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())
         self._send(m.Cancel((), reason))
 
-    def _carry_out(self, verdict: Verdict) -> None:
+    def _carry_out(self, verdict: Verdict | Elements) -> None:
+        if isinstance(verdict, Elements):
+            self._carry_out_elements(verdict)
+            return
         if isinstance(verdict, Refuse):
             self._refuse(verdict.group, verdict.reason)
+            return
+        if self.elements.concerns(verdict.group):
+            for elements in self.elements.open(verdict.group):
+                self._carry_out(elements)
             return
         group = self.groups[verdict.group]
         chunks = self.table.unfinished(group.number)
@@ -397,18 +408,37 @@ class Master:
         if chunks:
             self._send(m.Submit(tuple(chunks)))
 
+    def _carry_out_elements(self, verdict: Elements) -> None:
+        group, now = self.groups[verdict.group], self._clock()
+        ids = self.elements.waiting(verdict.ids)
+        if verdict.refused:
+            self._end_unstarted(ids, lambda job: verdict.reason(job - group.first_id), now)
+            return
+        depended = ids[self.table.state[ids - 1] == State.DEPEND]
+        if len(depended):
+            chunks = self.table.chunks(depended)
+            for chunk in chunks:
+                self.table.depend(chunk)
+            self.journal.append_group_event(group.number, now, "depend", {
+                ELEMENTS: [(chunk.start, chunk.stop, chunk.step) for chunk in chunks]})
+            records = np.zeros(len(depended), RECORD)
+            records["id"], records["t_alloc"] = depended, now
+            self.feed.records(records, np.full(len(records), DEPENDED, "u1"), {})
+        self._hand_out(ids)
+
     def _refuse(self, number: int, reason: str) -> None:
         """End every job of a group that never was handed out."""
         group = self.groups[number]
         self._end_unstarted(np.arange(group.first_id, group.stop_id), reason, self._clock())
 
-    def _end_unstarted(self, ids: Any, reason: str, now: float) -> None:
-        """End jobs that nobody has."""
+    def _end_unstarted(self, ids: Any, reason: str | Callable[[int], str], now: float) -> None:
+        """End jobs that nobody has; ``reason`` may be one for each."""
         for at in range(0, len(ids), _REFUSED_AT_ONCE):
             records = self.table.synthesize(ids[at:at + _REFUSED_AT_ONCE], Result.CANCELED, now)
             if len(records):
                 records["flags"] |= FLAG_REASON
-                reasons = dict.fromkeys(records["id"].tolist(), reason)
+                jobs = records["id"].tolist()
+                reasons = {job: reason if isinstance(reason, str) else reason(job) for job in jobs}
                 self._ended(m.Report(records.tobytes(), reasons=reasons), now)
 
     # -- what clients ask for --------------------------------------------------------------------------------------
@@ -432,9 +462,10 @@ class Master:
         self.journal.append_group(group, now)
         self.feed.submitted(group, now, waits=bool(group.after))
         self._declare(group)
+        self.elements.add(group)
         verdicts = self.dependencies.add(group, held=held)
         if group.after:
-            self._later(verdicts)
+            self._later([*verdicts, *self.elements.refuse(group.number)])
         else:
             for verdict in verdicts:
                 self._carry_out(verdict)

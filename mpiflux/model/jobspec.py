@@ -58,6 +58,8 @@ class Dependency(msgspec.Struct, frozen=True):
     ``each`` element by element."""
     ids: tuple[int, ...] = ()
     """These jobs instead of the whole group; ``group`` is then only what people read."""
+    on: str = "ok"
+    """Of kind ``each``: how the element must have ended, ``ok``, ``any`` or ``not_ok``."""
 
 
 class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +165,10 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     """None: one scheduler a node."""
     policy: PolicySpec = PolicySpec()
     groups: tuple[JobGroup, ...] = ()
+    consumables: dict[str, int] = {}
+    """Named resources of the whole instance, such as licences."""
+    node_consumables: dict[str, int] = {}
+    """Named resources of each node, such as ``burst_buffer``."""
     output_limit: int = 16 << 20
     """Bytes kept of each job's stdout and of its stderr; what is over is dropped and marked."""
 

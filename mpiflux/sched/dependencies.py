@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.states import Result
 
+EACH = "each"
+"""Kind of a dependency that is decided for each element, and not here."""
 HOLD = "hold"
 """Kind of a dependency on nothing but somebody's word: see :meth:`Dependencies.hold`."""
 
@@ -84,7 +86,7 @@ class Dependencies:
 
     def _connect(self, group: JobGroup) -> None:
         for dependency in group.after:
-            if dependency.kind == HOLD:
+            if dependency.kind in (HOLD, EACH):
                 continue
             if dependency.ids:
                 self._singles.setdefault(group.number, []).append(self._single(group.number, dependency))
@@ -177,7 +179,7 @@ class Dependencies:
 
     def _met(self, dependency: Dependency) -> bool | str:
         """Whether a dependency on a group is met; a text when it never can be."""
-        if dependency.kind == HOLD:
+        if dependency.kind in (HOLD, EACH):
             return True
         group = self._by_name[dependency.group]
         completed, failed = self._completed[group.number], self._failed[group.number]

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import msgspec
+
 from mpiflux.model.jobspec import (
     Dependency,
     HierarchySpec,
@@ -24,7 +26,7 @@ from mpiflux.sim.costs import Costs
 from mpiflux.sim.engine import Delay
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants
-from mpiflux.sim.machine import Machine, NodeType, build
+from mpiflux.sim.machine import Machine, NodeType, build, supplied
 
 MOST_EVENTS = 400_000
 """A scenario that needs more than this runs in circles."""
@@ -62,7 +64,12 @@ def scenario(seed: int) -> Scenario:
     types = tuple(NodeType(rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3, 4, 8, 12)), rng.choice((0, 0, 1, 2, 4)))
                   for _ in range(rng.choice((1, 1, 2))))
     machine = build(types, rng.choice((1, 1, 1, 2, 3)))
+    named = random.Random(f"named/{seed}")
+    if named.random() < 0.4:
+        machine = supplied(machine, {"license": named.choice((1, 3, 20))}, {"bb": named.choice((5, 100))})
     workflow = _workflow(rng, machine, types)
+    if machine.consumables:
+        workflow = _fitting(_asking(named, workflow), machine)
     scale = rng.choice((0.0, 1.0, 1.0, 20.0))
     costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
                   master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
@@ -84,6 +91,11 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
                           layout=rng.choice(("pack", "pack", "spread")))
         after = tuple(Dependency(f"g{other}", rng.choice(("ok", "any", "any", "not_ok")))
                       for other in range(number) if rng.random() < 0.25)
+        if number and rng.random() < 0.4:
+            leader = rng.choice(groups)
+            count = leader.count
+            after = (*[one for one in after if one.group != leader.name],
+                     Dependency(leader.name, "each", on=rng.choice(("ok", "any", "any", "not_ok"))))
         groups.append(JobGroup(
             number=number, name=f"g{number}", first_id=first, count=count, request=request,
             retries=rng.choice((0, 0, 1, 3)), time_limit=rng.choice((0.0, 0.0, 0.05, 2.0)),
@@ -96,9 +108,20 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
     return _fitting(workflow, machine)
 
 
+def _asking(rng: random.Random, workflow: Workflow) -> Workflow:
+    """Some of its jobs ask for named resources."""
+    def asks() -> dict[str, int]:
+        return {name: rng.choice(amounts) for name, amounts in (("license", (1, 1, 2, 3)), ("bb", (1, 2, 5, 30)))
+                if rng.random() < 0.3}
+
+    return msgspec.structs.replace(workflow, groups=tuple(
+        msgspec.structs.replace(group, request=msgspec.structs.replace(group.request, consumables=asks()))
+        for group in workflow.groups))
+
+
 def _fitting(workflow: Workflow, machine: Machine) -> Workflow:
     """Jobs that the whole machine cannot hold become jobs of one core, as a run would refuse them."""
-    plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+    plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy, machine.consumables)
     groups = tuple(
         group if not explain_misfits(plan, (group,)) else JobGroup(
             number=group.number, name=group.name, first_id=group.first_id, count=group.count, after=group.after,
@@ -174,6 +197,7 @@ def play(seed: int, fences: bool = True) -> tuple[Cluster, Invariants]:
     made = scenario(seed)
     rng = random.Random(f"run/{seed}")
     invariants = Invariants()
+    invariants.watch(made.machine)
     behaviour = RandomBehaviour(seed, rng.choice((0.001, 0.05, 1.0)), rng.choice((0.0, 0.1, 0.5)),
                                 rng.choice((0.0, 0.3)))
     cluster = Cluster(made.machine, made.workflow, behaviour, costs=made.costs, watcher=invariants,

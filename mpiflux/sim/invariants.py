@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mpiflux.model import messages as m
+from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import PACK, SIZE
 from mpiflux.model.states import Result
 from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.machine import Machine
 from mpiflux.sim.watch import Watcher
 
 
@@ -25,10 +29,14 @@ def resources_of(r: m.ResourceSet) -> list[Resource]:
 
 
 class _Holders:
-    """Who has which core and GPU."""
+    """Who has which core and GPU, and how much of what has a name."""
 
     def __init__(self, what: str) -> None:
         self.what = what
+        self.totals: dict[tuple[int, str], int] = {}
+        """(node, name) to what there is."""
+        self.used: Counter[tuple[int, str]] = Counter()
+        self.named: dict[int, list[tuple[tuple[int, str], int]]] = {}
         self.holder: dict[Resource, int] = {}
         self.held: dict[int, list[Resource]] = {}
 
@@ -39,8 +47,15 @@ class _Holders:
             if other != lease or lease in self.held:
                 raise Violation(f"{' '.join(map(str, resource))} {self.what} lease {lease:#x} and {other:#x}")
         self.held[lease] = mine
+        amounts = self.named[lease] = [((share.node, name), n) for share in r.shares for name, n in share.named]
+        for key, amount in amounts:
+            self.used[key] += amount
+            if self.totals and self.used[key] > self.totals[key]:
+                raise Violation(f"{self.used[key]} of {self.totals[key]} {key[1]} of node {key[0]} {self.what} leases")
 
     def drop(self, lease: int) -> None:
+        for key, amount in self.named.pop(lease, ()):
+            self.used[key] -= amount
         for resource in self.held.pop(lease, ()):
             del self.holder[resource]
 
@@ -57,6 +72,7 @@ class Invariants(Watcher):
         self.granted_to: dict[int, dict[int, None]] = {}
         """Executor to the leases that schedulers gave it."""
         self.first_id: dict[int, int] = {}
+        self.groups: dict[str, JobGroup] = {}
         self.cancelled: dict[int, set[int]] = {}
         """Scheduler to the jobs that it was told to cancel."""
         self.running: dict[int, tuple[int, int]] = {}
@@ -69,6 +85,27 @@ class Invariants(Watcher):
         self.ended: dict[tuple[int, int], int] = {}
         """How attempts really ended."""
         self.starts = self.steps = self.deaths = 0
+        self.shared: dict[str, int] = {}
+        """Named resources of the whole instance."""
+        self._asking: list[tuple[range, dict[str, int]]] = []
+
+    def watch(self, machine: Machine) -> None:
+        """Tell what named resources there are; without this they are not checked."""
+        self.shared = machine.consumables
+        self.granted.totals = self.used.totals = {
+            (node.index, name): amount for node in machine.nodes for name, amount in node.resources.consumables.items()}
+
+    def _check_shared(self) -> None:
+        """What runs has no more of the instance's named resources than there is."""
+        used: Counter[str] = Counter()
+        if self._asking:
+            for job in {*self.running, *(job for job, parts in self.parts.items() if parts)}:
+                for ids, amounts in self._asking:
+                    if job in ids:
+                        used.update(amounts)
+        for name, amount in used.items():
+            if amount > self.shared.get(name, amount):
+                raise Violation(f"{amount} {name} are in use; there are {self.shared[name]}")
 
     def sent(self, src: int, dst: int, message: m.Message) -> None:
         self.steps += 1
@@ -76,7 +113,11 @@ class Invariants(Watcher):
             self.granted.take(message.lease, message.r)
             self.granted_to.setdefault(dst, {})[message.lease] = None
         elif isinstance(message, m.Declare):
-            self.first_id[message.group.number] = message.group.first_id
+            group = message.group
+            if group.number not in self.first_id and group.request.consumables:
+                self._asking.append((range(group.first_id, group.stop_id), dict(group.request.consumables)))
+            self.first_id[group.number] = group.first_id
+            self.groups[message.group.name] = message.group
         elif isinstance(message, (m.Feed, m.Submit)):
             cancelled = self.cancelled.get(src, ())
             for chunk in message.chunks if cancelled else ():
@@ -112,6 +153,7 @@ class Invariants(Watcher):
     def job_started(self, executor: int, lease: int, job: int, attempt: int) -> None:
         self.steps += 1
         self.starts += 1
+        self._check_leaders(job)
         if job in self.running or self.parts.get(job):
             raise Violation(f"job {job} started as attempt {attempt} while "
                             f"{self.running.get(job) or self.parts[job]} runs")
@@ -123,6 +165,7 @@ class Invariants(Watcher):
             raise Violation(f"job {job} started without a lease")
         self.running[job] = (executor, attempt)
         self.tried.add((job, attempt))
+        self._check_shared()
 
     def job_ended(self, executor: int, job: int, attempt: int, result: int) -> None:
         if self.running.pop(job, None) != (executor, attempt):
@@ -142,6 +185,7 @@ class Invariants(Watcher):
             raise Violation(f"job {part.id} started after its end was recorded")
         others[part.part] = (executor, part.attempt)
         self.tried.add((part.id, part.attempt, part.part))
+        self._check_shared()
 
     def part_ended(self, executor: int, part: m.Part) -> None:
         if self.parts[part.id].pop(part.part, None) != (executor, part.attempt):
@@ -161,6 +205,19 @@ class Invariants(Watcher):
         if job in self.finals:
             raise Violation(f"the end of job {job} was recorded twice: {self.finals[job]} and {result}")
         self.finals[job] = result
+
+    def _check_leaders(self, job: int) -> None:
+        """A job that follows another element by element starts after it, and only if that ended as it had to."""
+        for group in self.groups.values():
+            if not group.first_id <= job < group.stop_id:
+                continue
+            for dependency in group.after:
+                if dependency.kind == "each":
+                    leader = self.groups[dependency.group].first_id + job - group.first_id
+                    result = self.finals.get(leader)
+                    if result is None or (dependency.on != "any" and (
+                            (result == Result.COMPLETED) != (dependency.on == "ok"))):
+                        raise Violation(f"job {job} started, and job {leader} before it is at {result}")
 
     # -- at the end ----------------------------------------------------------------------------------------------
 
@@ -202,10 +259,13 @@ class Invariants(Watcher):
 def _left_in(number: int, below: object) -> list[tuple[str, object]]:
     if isinstance(below, Dealing):
         return [(f"{what} of {number} at child {child.endpoint}", value) for child in below.children.values()
-                for what, value in (("outstanding", child.outstanding), ("held", child.held))]
+                for what, value in (("outstanding", child.outstanding), ("held", child.held))] + [
+                    (f"metered of {number}", below._meter is not None and below._meter.free != below._meter.totals)]
     assert isinstance(below, Leasing)
     pool = below.pool
     return [(f"taken cores of {number}", pool.total_cores - pool.free_cores),
             (f"taken GPUs of {number}", pool.total_gpus - pool.free_gpus),
+            (f"taken of what has a name of {number}", [
+                node.named for node in pool.states if node.named != node.spec.consumables]),
             (f"leases of {number}", below._leases),
             (f"jobs held of {number}", below.holding(frozenset()))]

@@ -13,6 +13,7 @@ from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sim.watch import Watcher
+from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.jobtable import NOBODY, RECORD, JobTable
 
 ROOT = 0
@@ -32,6 +33,7 @@ class SimMaster:
         for group in workflow.groups:
             self.table.add_group(group)
         self.dependencies = Dependencies(workflow.groups)
+        self.elements = Elementwise(self.table, workflow.groups)
         self.submitted = np.zeros(len(self.table), "f8")
         """When each job was handed to the root scheduler for the first time; 0: never."""
         self.records: list[bytes] = []
@@ -45,7 +47,7 @@ class SimMaster:
         """The root has said that nothing runs any more."""
         self._wake_at = wake_at
         self._arrivals = list(reversed(arrivals))
-        self._verdicts: list[tuple[float, Verdict]] = []
+        self._verdicts: list[tuple[float, Verdict | Elements]] = []
         self._cancelled: set[int] = set()
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
@@ -133,6 +135,9 @@ class SimMaster:
             for verdict in self.dependencies.ended(group, completed, sum(others)):
                 self._verdicts.append((now + self.commit, verdict))
                 self._wake_at(now + self.commit)
+        for elements in self.elements.ended(applied.ended):
+            self._verdicts.append((now + self.commit, elements))
+            self._wake_at(now + self.commit)
 
     def _again(self, ids: Any, records: Any, now: float) -> None:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
@@ -151,10 +156,20 @@ class SimMaster:
             else:
                 self._submit(self.table.chunks(some), now)
 
-    def _carry_out(self, verdict: Verdict, now: float) -> None:
+    def _carry_out(self, verdict: Verdict | Elements, now: float) -> None:
+        if isinstance(verdict, Elements):
+            ids = self.elements.waiting(verdict.ids)
+            if verdict.refused:
+                self._end_here(ids, now)
+            else:
+                self._submit(self.table.chunks(ids), now)
+            return
         group = self.workflow.groups[verdict.group]
         if isinstance(verdict, Refuse):
             self._end_here(np.arange(group.first_id, group.stop_id), now)
+        elif self.elements.concerns(verdict.group):
+            for elements in self.elements.open(verdict.group):
+                self._carry_out(elements, now)
         elif not self._arrivals:
             self._submit(self.table.unfinished(group.number), now)
 

@@ -26,6 +26,8 @@ def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Ite
                 yield group.name, other.name, (
                     f"after: each pairs elements, but {other.name} has {other.count:,} and {group.name} has "
                     f"{group.count:,}")
+            elif dependency.kind == "each" and other is not None and other.request.per_node != group.request.per_node:
+                yield group.name, other.name, "after: each pairs elements, but only one of the two is 'per: node'"
     edges = {group.name: [d.group for d in group.after if d.group in by_name] for group in groups}
     for ring in _rings(edges):
         if len(ring) == 1:

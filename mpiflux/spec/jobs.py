@@ -17,10 +17,11 @@ from mpiflux.spec.generators import MAX_ELEMENTS, ColumnReader
 from mpiflux.spec.nodes import Node
 from mpiflux.spec.problems import nearest, shorten
 from mpiflux.spec.reader import Fields, Reader
+from mpiflux.spec.supplies import BUILT_IN, read_amount
 
 KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "retry_on",
         "priority", "after", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
-RESOURCES = ("tasks", "cores", "gpus", "nodes", "exclusive", "memory", "layout")
+RESOURCES = BUILT_IN
 RETRIES = ("limit", "backoff", "factor", "max")
 KINDS = ("ok", "any", "not_ok", "each")
 _KIND_WORDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok", "aftercorr": "each"}
@@ -33,7 +34,6 @@ PER_NODE = "node"
 MAX_TASKS = 65_535
 MAX_COUNT = 1_000_000
 MAX_MEMORY = 1 << 60
-MAX_CONSUMABLE = 1 << 53
 MAX_SECONDS = 1e9
 MAX_RETRIES = 10_000
 MAX_FACTOR = 1000
@@ -246,7 +246,7 @@ class JobReader:
             elif not _PARAMETER.fullmatch(name):
                 reader.problem(key, path, f"{shorten(name)} cannot name a resource: use letters, digits, '_' and '-'")
             else:
-                consumables[name] = reader.integer(value, path, 0, 0, MAX_CONSUMABLE)
+                consumables[name] = read_amount(reader, value, path)
         return Request(
             tasks=reader.integer(*inner.get("tasks"), 1, 1, MAX_TASKS),
             # only what watches a node beside everything else may do without a core
@@ -261,7 +261,7 @@ class JobReader:
     def _after(self, node: Node | None, path: str) -> tuple[Dependency, ...]:
         if node is None:
             return ()
-        kinds: dict[str, str] = {}
+        kinds: dict[str, tuple[str, str]] = {}
         for i, item in enumerate(node.items if node.kind == "list" else [node]):
             where = f"{path}[{i}]" if node.kind == "list" else path
             if item.kind == "mapping":
@@ -269,18 +269,25 @@ class JobReader:
                          for name, (key, value) in item.entries.items()]
             else:
                 name = self.reader.text(item, where, "", "the name of a job")
-                found = [(item, "ok")] if name else []
+                found = [(item, ("ok", "ok"))] if name else []
             for place, kind in found:
                 if kinds.setdefault(place.text, kind) != kind:
                     self.reader.problem(place, where, f"after: job {shorten(place.text)} is named twice, with "
                                         "different conditions; keep one")
-        return tuple(Dependency(group, kind) for group, kind in kinds.items())
+        return tuple(Dependency(group, kind, on=on) for group, (kind, on) in kinds.items())
 
-    def _kind(self, node: Node, path: str) -> str:
+    def _kind(self, node: Node, path: str) -> tuple[str, str]:
+        """(kind, how each element must have ended)."""
+        if node.kind == "mapping":
+            inner = self.reader.fields(node, path, ("each",), "after")
+            value, where = inner.get("each") if inner is not None else (None, path)
+            if inner is not None and value is None and not node.entries:
+                self.reader.problem(node, path, "after: write each, ok, any, not_ok, or {each: any}")
+            return "each", self.reader.choice(value, where, "ok", KINDS[:3])
         if node.kind == "scalar" and node.text in _KIND_WORDS:
             self.reader.problem(node, path, f"after: write {_KIND_WORDS[node.text]} for {node.text}")
-            return "ok"
-        return self.reader.choice(node, path, "ok", KINDS)
+            return "ok", "ok"
+        return self.reader.choice(node, path, "ok", KINDS), "ok"
 
     def _duration(self, node: Node | None, path: str) -> str:
         """How long it runs in a simulation, as written."""

@@ -14,5 +14,3 @@ def refusals(workflow: Workflow) -> Iterator[tuple[tuple[str, ...], str]]:
         if group.mpi == "pmix":
             yield (*job, "mpi"), ("mpi: pmix is not yet supported; pmi1 serves MPICH, Intel MPI and what is built on "
                                   "them, and Open MPI's own mpirun can be the command of a job on one node")
-        if any(dependency.kind == "each" for dependency in group.after):
-            yield (*job, "after"), "after: each is not yet supported; use ok, any or not_ok"

@@ -16,6 +16,19 @@ from mpiflux.model.states import Result
 _EXCEPTIONS = {Result.CANCELED: "cancel", Result.TIMEOUT: "timeout", Result.LOST: "lost"}
 
 
+ELEMENTS = "elements"
+"""In the context of a group's event: ranges (start, stop, step) of the only indices that it is about."""
+
+
+def about(context: dict[str, Any], index: int) -> bool:
+    """Whether an event of a group is about one of its elements."""
+    ranges = context.get(ELEMENTS)
+    try:
+        return ranges is None or any(index in range(*one) for one in ranges)
+    except (TypeError, ValueError):  # of a damaged file
+        return False
+
+
 class Record(NamedTuple):
     """One attempt record with names: ``Record._make(row)`` of what NumPy's ``tolist`` gives."""
 

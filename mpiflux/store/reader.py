@@ -30,7 +30,7 @@ from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store import describe, kvsview, runlock, schema
 from mpiflux.store.describe import Where
-from mpiflux.store.eventlog import Event, Record, eventlog
+from mpiflux.store.eventlog import ELEMENTS, Event, Record, about, eventlog
 from mpiflux.store.jobtable import RECORD, Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.schema import RunError
@@ -231,19 +231,21 @@ class RunReader:
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
         table = JobTable()
-        released = self._query("i", "SELECT id FROM events WHERE name='depend'")
+        released = self._query("ib", "SELECT id, context FROM events WHERE name='depend'")
         batch = np.repeat(np.arange(len(counts)), counts)
         try:
             for group in self.groups:
                 table.add_group(group)
-            for (id,) in released:
+            for id, data in released:
                 first = self._group_of(id) if id > 0 else self.groups[-1 - id]
-                chosen = (id - first.first_id, id - first.first_id + 1) if id > 0 else (0, first.count)
-                table.depend(Chunk(first.number, *chosen))
+                some = [(id - first.first_id, id - first.first_id + 1, 1)] if id > 0 else (
+                    self._unpack(data, dict[str, Any]).get(ELEMENTS, [(0, first.count, 1)]))
+                for start, stop, step in some:
+                    table.depend(Chunk(first.number, start, stop, step))
             table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
             if self.running:
                 table.started(np.array(list(self.running.values()), RECORD), replay=True)
-        except (IllegalTransition, ValueError, OverflowError, IndexError, RunError) as error:
+        except (IllegalTransition, ValueError, TypeError, OverflowError, IndexError, RunError) as error:
             raise self._damaged(error) from error
         self._table = table
 
@@ -347,8 +349,9 @@ class RunReader:
         return describe.job(group, id, t_submit, state, None, None, "", tried)
 
     def _depended(self, group: JobGroup, id: int) -> bool:
-        return bool(self._query("i", "SELECT 1 FROM events WHERE id IN (?,?) AND name='depend' LIMIT 1",
-                                (id, schema.group_event_id(group.number))))
+        rows = self._query("b", "SELECT context FROM events WHERE id IN (?,?) AND name='depend'",
+                           (id, schema.group_event_id(group.number)))
+        return any(about(self._unpack(data, dict[str, Any]), id - group.first_id) for (data,) in rows)
 
     def jobs(
         self, name: str | None = None, states: Collection[State] | None = None,
@@ -424,6 +427,8 @@ class RunReader:
         extra = [Event(name, t, self._unpack(context, dict[str, Any])) for t, name, context in self._query(
             "fsb", "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
             (id, schema.group_event_id(group.number)))]
+        extra = [Event(name, t, {key: value for key, value in context.items() if key != ELEMENTS})
+                 for name, t, context in extra if about(context, id - group.first_id)]
         done = describe.ended(group, attempts)
         live = None if done else self._running_record(id)
         return eventlog(group, self.t_submit[group.number], [(a.record, a.reason) for a in attempts], extra,

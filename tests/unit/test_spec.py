@@ -304,10 +304,10 @@ def test_utf16_and_byte_order_marks() -> None:
 def test_what_is_not_supported_yet_is_read_into_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "refusals", lambda workflow: iter(()))
     one, two = workflow("jobs:\n  a: {command: x, mpi: pmix, resources: {nodes: 2, tasks: 8}}\n"
-                        "  b: {command: x, per: node, after: {a: each}}").groups
+                        "  b: {command: x, per: node, after: {a: any}}").groups
     assert (one.mpi, one.request.nodes, one.request.tasks) == ("pmix", 2, 8)
     assert two.request.per_node
-    assert two.after == (Dependency("a", "each"),)
+    assert two.after == (Dependency("a", "any"),)
     assert unsupported.refusals is not loader.refusals
 
 

@@ -234,7 +234,6 @@ def test_long_chains_are_no_ring() -> None:
 def test_each_must_pair() -> None:
     found = problems("jobs:\n  a: {command: x, parameters: {p: [1, 2]}}\n  b: {command: x, after: {a: each}}")
     assert any("a has 2 and b has 1" in p.message for p in found)
-    assert any("not yet supported" in p.message for p in found)
 
 
 def test_workflow_env_is_checked_in_each_job() -> None:
