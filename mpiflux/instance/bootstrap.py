@@ -232,8 +232,10 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     if master is not None:
         around = _announce(config, prepared, observer)
         master.begin()
-        if prepared.options.initial_program:
-            program = Program(prepared.options.initial_program, _environ(config, me), rank, master)
+        argv = prepared.options.initial_program or prepared.workflow.controller
+        if argv:
+            program = Program(argv, _environ(config, me), rank, master,
+                              controller=not prepared.options.initial_program)
     rank.run()
     if program is not None:
         program.close()

@@ -99,6 +99,7 @@ class Master:
         """Whose work is not over even when all jobs are: the instance goes on for them."""
         self.program_status: int | None = None
         """Exit status of the initial program, once it has ended."""
+        self.controller_failed = False
         self._doomed: set[int] = set()
         """Jobs that were handed out and are to be cancelled: they are not tried again."""
         self._waits: Agenda[Any] = Agenda()
@@ -144,7 +145,7 @@ class Master:
             return 128 + self.view.interrupted
         if self.program_status is not None:
             return self.program_status
-        return 0 if counts.completed == counts.total else 1
+        return 0 if counts.completed == counts.total and not self.controller_failed else 1
 
     def state(self) -> str:
         return "interrupted" if self.view.interrupted else "finished"
@@ -482,6 +483,15 @@ class Master:
         self.holders.discard(program)
         if not self.ending:
             self.cancel(np.arange(1, len(self.table) + 1), "the initial program has ended")
+
+    def controller_ended(self, program: object, status: int) -> None:
+        """The workflow's controller is over: the run goes on until all jobs have ended."""
+        self.holders.discard(program)
+        if status and not self.ending:
+            self.controller_failed = True
+            how = f"was killed by signal {status - 128}" if status > 128 else f"ended with exit status {status}"
+            name = " ".join(self.workflow.controller)[:80]
+            self.observer.note(f"the controller {name!r} {how}; the run goes on with the jobs that there are")
 
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
         """Something for jobs that run."""

@@ -1,4 +1,5 @@
-"""The initial program of an instance: a process of rank 0, beside the jobs, with whose end the instance ends."""
+"""A program of the instance's own, a process of rank 0 beside the jobs: the initial program of ``start``, with whose
+end the instance ends, or the controller of a workflow, for whose end it waits."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ _GRACE = 5.0
 class Program:
     """Starts it; the loop of ``rank`` hears of its end, and ``master`` of its status. It dies with this process."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], rank: Rank, master: Master) -> None:
-        self._rank, self._master = rank, master
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], rank: Rank, master: Master, *,
+                 controller: bool = False) -> None:
+        self._rank, self._master, self._controller = rank, master, controller
         master.holders.add(self)
         self._process = subprocess.Popen([sys.executable, "-ISc", _WRAPPER, str(os.getpid()), *argv],
                                          env=dict(environ), restore_signals=True)
@@ -44,7 +46,8 @@ class Program:
         os.close(fd)
         self._pidfd = -1
         code = self._process.wait()
-        self._master.program_ended(self, code if code >= 0 else 128 - code)
+        ended = self._master.controller_ended if self._controller else self._master.program_ended
+        ended(self, code if code >= 0 else 128 - code)
 
     def close(self) -> None:
         """The instance ends first: TERM, then KILL."""

@@ -165,6 +165,8 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     """None: one scheduler a node."""
     policy: PolicySpec = PolicySpec()
     groups: tuple[JobGroup, ...] = ()
+    controller: tuple[str, ...] = ()
+    """A program that rank 0 runs beside the jobs, and that submits more."""
     consumables: dict[str, int] = {}
     """Named resources of the whole instance, such as licences."""
     node_consumables: dict[str, int] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, PolicySpec, Workflow
 from mpiflux.spec import files
+from mpiflux.spec.controller import read_controller
 from mpiflux.spec.dependencies import dependency_mistakes
 from mpiflux.spec.generators import ColumnReader
 from mpiflux.spec.jobs import JobReader
@@ -17,7 +18,8 @@ from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy
 from mpiflux.spec.unsupported import refusals
 from mpiflux.spec.variables import Overrides, Substitution, read_variables
 
-KEYS = ("mpiflux", "name", "hierarchy", "policy", "env", "cwd", "variables", "output_limit", "jobs")
+KEYS = ("mpiflux", "name", "hierarchy", "policy", "env", "cwd", "variables", "output_limit", "controller",
+        "jobs")
 VERSION = 1
 """The version of the format, the value of the key ``mpiflux``."""
 
@@ -119,6 +121,7 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
         source=path, directory=directory,
         hierarchy=read_hierarchy(reader, *fields.get("hierarchy")),
         policy=read_policy(reader, *fields.get("policy")) or PolicySpec(),
+        controller=read_controller(reader, *fields.get("controller")),
         groups=groups,
         output_limit=reader.size(*fields.get("output_limit"), DEFAULT_OUTPUT_LIMIT, MAX_OUTPUT_LIMIT))
     if workflow.total > MAX_JOBS:
@@ -131,6 +134,8 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
 
 def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, ...]:
     node, path = fields.get("jobs")
+    if "controller" in fields and (node is None or (node.kind == "mapping" and not node.entries)):
+        return ()
     if node is None or node.is_empty or (node.kind == "mapping" and not node.entries):
         reader.problem(node or fields.node, path, "the workflow has no jobs: add one under 'jobs:'")
         return ()
