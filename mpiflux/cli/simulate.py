@@ -50,12 +50,12 @@ def simulate(args: Namespace) -> int:
     from mpiflux.sim.compare import CannotSimulate, best
     from mpiflux.sim.compare import simulate as run
     from mpiflux.sim.durations import DurationError
-    from mpiflux.sim.machine import ClusterError, build, parse_cluster
+    from mpiflux.sim.machine import ClusterError, build, cluster_consumables, parse_cluster
     from mpiflux.sim.swf import TraceError
     from mpiflux.spec import WorkflowError
 
     try:
-        machine = build(parse_cluster(args.cluster), args.ranks_per_node)
+        machine = build(parse_cluster(args.cluster), args.ranks_per_node, cluster_consumables(args.cluster))
         workflow, behaviour, arrivals = _workload(args)
         variants = _variants(args, workflow)
         costs = _costs(args.costs)

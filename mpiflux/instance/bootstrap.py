@@ -49,6 +49,7 @@ class TreeNode(msgspec.Struct, frozen=True):
     policy: PolicySpec
     distribution: str
     resources: tuple[NodeResources, ...]
+    consumables: dict[str, int] = {}
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -176,7 +177,8 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
         return None, Config(status=error.status, leave=True)
     if prepared.journal is None:
         return prepared, Config(leave=True)
-    tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources)
+    tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources,
+                          s.consumables)
                  for s in prepared.plan.schedulers)
     instance = secrets.token_hex(4)
     doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)

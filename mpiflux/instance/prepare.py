@@ -137,10 +137,11 @@ def _workflow(options: RunOptions) -> Workflow:
 
 
 def _plan(workflow: Workflow, site: Site) -> Plan:
-    nodes = [NodeInfo(index=index, name=node.name, ranks=node.ranks, resources=node.resources(index), owner=node.owner)
+    nodes = [NodeInfo(index=index, name=node.name, ranks=node.ranks, owner=node.owner,
+                      resources=msgspec.structs.replace(node.resources(index), consumables=workflow.node_consumables))
              for index, node in enumerate(site.nodes)]
     try:
-        plan = make_plan(nodes, workflow.hierarchy, workflow.policy)
+        plan = make_plan(nodes, workflow.hierarchy, workflow.policy, workflow.consumables)
         for scheduler in plan.schedulers:
             make(scheduler.policy)
             make_distribution(scheduler.distribution)

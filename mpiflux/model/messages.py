@@ -37,13 +37,15 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeShare(msgspec.Struct, frozen=True, array_like=True):
-    """What a resource set holds of one node: logical core and GPU numbers, bytes of memory, tasks to start."""
+    """What a resource set holds of one node: logical core and GPU numbers, bytes of memory, tasks to start, and
+    amounts of the node's named resources."""
 
     node: int
     cores: tuple[int, ...] = ()
     gpus: tuple[int, ...] = ()
     memory: int = 0
     tasks: int = 1
+    named: tuple[tuple[str, int], ...] = ()
 
 
 class ResourceSet(msgspec.Struct, frozen=True, array_like=True):

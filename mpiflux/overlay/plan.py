@@ -23,7 +23,6 @@ from mpiflux.overlay.plan_shares import (
     explicit,
     gpu_count,
     merge,
-    spread_named,
 )
 
 __all__ = ["NodeInfo", "Plan", "PlanError", "PlannedScheduler", "draw", "explain_misfits", "make_plan"]
@@ -62,7 +61,7 @@ class PlannedScheduler(msgspec.Struct, frozen=True, kw_only=True):
     distribution: str
     """How it deals jobs to its children."""
     consumables: dict[str, int] = {}
-    """Its part of the named resources that belong to the instance and to no node."""
+    """The named resources that belong to the instance and to no node, which the root keeps."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +99,8 @@ def make_plan(nodes: Sequence[NodeInfo], hierarchy: HierarchySpec | None = None,
     """The tree of schedulers for these nodes.
 
     ``hierarchy`` None: one scheduler on one node, else one a node below the root. ``policy`` is that of every
-    scheduler whose level or entry names none. ``consumables`` belong to the instance as a whole and are dealt out
-    in proportion to cores. Raises PlanError.
+    scheduler whose level or entry names none. ``consumables`` belong to the instance as a whole; the root keeps them.
+    Raises PlanError.
     """
     usable = [n for n in nodes if n.resources.cores]
     _check(nodes, usable)
@@ -165,10 +164,10 @@ class _Builder:
         return Plan(schedulers=made, notes=(*notes, *self.notes, *self._width_notes()),
                     hosts={index: n.name for index, n in self.info.items()})
 
-    def _add(self, parent: int, name: str, label: str, parts: Parts, policy: PolicySpec, shared: dict[str, int],
+    def _add(self, parent: int, name: str, label: str, parts: Parts, policy: PolicySpec,
              nested: NestedSpec | None = None) -> None:
         self.drafts[parent].children.append(len(self.drafts))
-        self.drafts.append(_Draft(parent, self.drafts[parent].depth + 1, name, label, parts, policy, shared, nested))
+        self.drafts.append(_Draft(parent, self.drafts[parent].depth + 1, name, label, parts, policy, {}, nested))
 
     def _split(self, number: int, draft: _Draft, level: LevelSpec) -> None:
         if level.by == "node":
@@ -180,12 +179,10 @@ class _Builder:
         else:
             children = by_width(draft.parts, level.width)
             self.asked[draft.depth] = self.asked.get(draft.depth, 0) + level.width
-        shared = spread_named(draft.shared, [core_count(parts) for parts in children]) if draft.shared else []
         for i, parts in enumerate(children):
             label = self._label(draft, level, i, parts)
             kind = "part" if level.by == "width" else level.by
-            self._add(number, f"{kind} {label}", label, parts, level.policy or self.policy,
-                      shared[i] if shared else {})
+            self._add(number, f"{kind} {label}", label, parts, level.policy or self.policy)
 
     def _label(self, parent: _Draft, level: LevelSpec, i: int, parts: Parts) -> str:
         first = parts[0]
@@ -205,7 +202,6 @@ class _Builder:
         if notes:
             self.lost = True
             self.notes += [f"{draft.name}: {note}" for note in notes]
-        shared = spread_named(draft.shared, [core_count(parts) for parts in given])
         for i, (child, parts) in enumerate(zip(spec.children, given, strict=True)):
             label = f"{draft.label}.{i}" if draft.label else str(i)
             name = child.name or f"part {label}"
@@ -213,7 +209,7 @@ class _Builder:
                 self.lost = True
                 self.notes.append(f"{name}: no core of {draft.name} is left for it; it is left out")
                 continue
-            self._add(number, name, label, parts, child.policy or self.policy, shared[i], child)
+            self._add(number, name, label, parts, child.policy or self.policy, child)
 
     def _width_notes(self) -> list[str]:
         """In words, where a width asks for more schedulers than there are cores."""

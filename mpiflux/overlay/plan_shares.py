@@ -7,7 +7,7 @@ proportion to cores, rounded so that nothing is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mpiflux.model import hostlist
 from mpiflux.model.jobspec import NestedSpec
@@ -114,18 +114,6 @@ def by_width(parts: Sequence[NodeResources], width: int) -> list[Parts]:
         first += len(n.cores)
         for taker, piece in zip(takers, deal(n, cuts), strict=True):
             out[taker].append(piece)
-    return out
-
-
-def spread_named(amounts: Mapping[str, int], weights: Sequence[int]) -> list[dict[str, int]]:
-    """Named resources in proportion to ``weights``, nothing lost."""
-    total = sum(weights) or 1
-    out: list[dict[str, int]] = []
-    before = 0
-    for weight in weights:
-        after = before + weight
-        out.append({name: a * after // total - a * before // total for name, a in amounts.items()})
-        before = after
     return out
 
 

@@ -11,6 +11,7 @@ from mpiflux.sched.borrowing import Borrower, owners
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.dealing import Child, Dealing
 from mpiflux.sched.leasing import Leasing
+from mpiflux.sched.meter import Meter
 from mpiflux.sched.policies import make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Below, Scheduler
@@ -29,6 +30,8 @@ class Planned(Protocol):
     def distribution(self) -> str: ...
     @property
     def resources(self) -> tuple[NodeResources, ...]: ...
+    @property
+    def consumables(self) -> dict[str, int]: ...
 
 
 def executors_of(resources: Sequence[NodeResources], table: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
@@ -44,20 +47,24 @@ def assemble(node: Planned, parent: int, resources_of: Callable[[int], Sequence[
     below: Below
     if node.children:
         pools = [(child, ResourcePool(resources_of(child))) for child in node.children]
-        own = _leasing(node, parent, table, catalog, host_of)
+        # the meter counts what is the instance's: nobody below hears of it
+        meter = Meter(node.consumables) if node.consumables else None
+        bare = Catalog() if meter is not None else catalog
+        own = _leasing(node, parent, table, bare, host_of, {})
         borrower = Borrower(node.id, parent, own, ResourcePool(node.resources), *owners(pools))
-        below = Dealing([Child(child, pool) for child, pool in pools], node.distribution, catalog, parent, borrower)
+        below = Dealing([Child(child, pool) for child, pool in pools], node.distribution, catalog, parent, borrower,
+                        meter, bare)
     else:
-        below = _leasing(node, parent, table, catalog, host_of)
+        below = _leasing(node, parent, table, catalog, host_of, node.consumables)
     return Scheduler(node.id, parent, make(node.policy), below, catalog)
 
 
 def _leasing(node: Planned, parent: int, table: Mapping[tuple[int, int], int], catalog: Catalog,
-             host_of: Callable[[int], str]) -> Leasing:
+             host_of: Callable[[int], str], consumables: Mapping[str, int]) -> Leasing:
     first = {part.node: part.cores[0] for part in node.resources if part.cores}
 
     def executor_of(where: int, core: int) -> int:
         return table[where, core if core >= 0 else first[where]]
 
-    return Leasing(node.id, parent, ResourcePool(node.resources), executor_of, executors_of(node.resources, table),
-                   catalog, host_of)
+    return Leasing(node.id, parent, ResourcePool(node.resources, consumables), executor_of,
+                   executors_of(node.resources, table), catalog, host_of)

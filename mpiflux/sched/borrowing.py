@@ -22,16 +22,22 @@ class Borrower:
     """Runs oversized jobs on what it borrows. ``own`` starts with nothing free."""
 
     def __init__(self, number: int, parent: int, own: Leasing, whole: ResourcePool,
-                 child_of_core: Mapping[tuple[int, int], int], child_of_gpu: Mapping[tuple[int, int], int]) -> None:
+                 child_of_core: Mapping[tuple[int, int], int], child_of_gpu: Mapping[tuple[int, int], int],
+                 children_with: Mapping[tuple[int, str], list[tuple[int, int]]] | None = None) -> None:
         self.number, self.parent, self.own = number, parent, own
         self._whole = whole
         """All of R, less what is borrowed: where places are chosen."""
         self._child_of_core, self._child_of_gpu = child_of_core, child_of_gpu
+        self._children_with = children_with or {}
         self._next_token = number << 24
         self._asked: dict[int, int] = {}
         """Who has not lent yet, by token."""
+        self._asker = -1
+        """The group for which that is."""
         self._place: m.ResourceSet | None = None
         """What is being borrowed; None while nothing is."""
+        self._for = -1
+        """The group for which a place was borrowed and has not been offered yet."""
         self._began = 0.0
         self._idle = 0.0
         self._held: list[m.ResourceSet] = []
@@ -46,7 +52,10 @@ class Borrower:
     def start(self, entry: Entry) -> int:
         """Start jobs on what is borrowed already; else begin to borrow for the first one."""
         started = self.own.start(entry)
-        if started or self._place is not None:
+        if entry.chunk.group == self._for:
+            self._for = -1
+        if started or self._place is not None or self._for >= 0:
+            # whoever is first in the queue would else give back, time and again, what another has waited for
             return started
         # now, as nothing may ever happen again after the decision that this belongs to
         self.give_back()
@@ -57,6 +66,7 @@ class Borrower:
         # only chosen, not taken: what is borrowed leaves ``_whole`` when it has been lent
         self._whole.free(place, request)
         self._ask(place)
+        self._asker = entry.chunk.group
         return 0
 
     def _ask(self, place: m.ResourceSet) -> None:
@@ -75,13 +85,28 @@ class Borrower:
                 cores.setdefault(self._child_of_core[share.node, core], []).append(core)
             for gpu in share.gpus:
                 gpus.setdefault(self._child_of_gpu[share.node, gpu], []).append(gpu)
-            children = list(dict.fromkeys([*cores, *gpus]))
+            named = self._named_by_child(share, list(dict.fromkeys([*cores, *gpus])))
+            children = list(dict.fromkeys([*cores, *gpus, *named]))
             for n, child in enumerate(children):
                 # the first few bytes of a remainder to the first few children: nothing may be lost
                 memory = share.memory // len(children) + (n < share.memory % len(children))
                 parts.setdefault(child, []).append(m.NodeShare(
-                    share.node, tuple(cores.get(child, ())), tuple(gpus.get(child, ())), memory, 0))
+                    share.node, tuple(cores.get(child, ())), tuple(gpus.get(child, ())), memory, 0,
+                    tuple(named.get(child, ()))))
         return {child: tuple(shares) for child, shares in parts.items()}
+
+    def _named_by_child(self, share: m.NodeShare, first: list[int]) -> dict[int, list[tuple[str, int]]]:
+        """Whose the named resources of a share are: those first that lend cores or GPUs for it. Equal shares are split
+        equally, so what was lent goes back to where it came from."""
+        found: dict[int, list[tuple[str, int]]] = {}
+        for name, amount in share.named:
+            owners = self._children_with[share.node, name]
+            for child, most in sorted(owners, key=lambda one: one[0] not in first):
+                part = min(amount, most)
+                if part:
+                    found.setdefault(child, []).append((name, part))
+                    amount -= part
+        return found
 
     def lent(self, src: int, message: m.Lend) -> None:
         """A child has freed its part."""
@@ -91,6 +116,7 @@ class Borrower:
         if self._asked or self._place is None:
             return
         place, self._place = self._place, None
+        self._for = self._asker
         whole = _without_tasks(place)
         self.own.regain(whole.shares)
         self._whole.remove(whole)
@@ -112,6 +138,11 @@ class Borrower:
         """Resources by the child that owns them."""
         return self._by_child(m.ResourceSet(shares))
 
+    def unclaimed(self) -> bool:
+        """Whether who waited for a place has not come for it in this round: others, told to wait, may ask now."""
+        unclaimed, self._for = self._for >= 0, -1
+        return unclaimed
+
     def at(self, now: float) -> None:
         self._now = now
         self.own.at(now)
@@ -125,16 +156,20 @@ class Borrower:
 
 
 def _without_tasks(place: m.ResourceSet) -> m.ResourceSet:
-    return m.ResourceSet(tuple(m.NodeShare(s.node, s.cores, s.gpus, s.memory, 0) for s in place.shares))
+    return m.ResourceSet(tuple(m.NodeShare(s.node, s.cores, s.gpus, s.memory, 0, s.named) for s in place.shares))
 
 
 def owners(children: Sequence[tuple[int, ResourcePool]]) -> tuple[dict[tuple[int, int], int],
-                                                                  dict[tuple[int, int], int]]:
-    """Whose each (node, core) and each (node, GPU) is."""
+                                                                  dict[tuple[int, int], int],
+                                                                  dict[tuple[int, str], list[tuple[int, int]]]]:
+    """Whose each (node, core) and each (node, GPU) is, and who has how much of each (node, name)."""
     cores: dict[tuple[int, int], int] = {}
     gpus: dict[tuple[int, int], int] = {}
+    named: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for endpoint, pool in children:
         for node in pool.nodes:
+            for name, amount in node.consumables.items():
+                named.setdefault((node.node, name), []).append((endpoint, amount))
             cores.update(dict.fromkeys(((node.node, core) for core in node.cores), endpoint))
             gpus.update(dict.fromkeys(((node.node, gpu) for gpu in node.gpus), endpoint))
-    return cores, gpus
+    return cores, gpus, named

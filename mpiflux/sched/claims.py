@@ -17,22 +17,27 @@ from mpiflux.sched.pool import ResourcePool
 class _Wanted:
     """What is still missing of a claim on one node."""
 
-    __slots__ = ("cores", "gpus", "memory", "node")
+    __slots__ = ("cores", "gpus", "memory", "named", "node")
 
     def __init__(self, share: NodeShare) -> None:
         self.node, self.memory = share.node, share.memory
         self.cores, self.gpus = mask_of(share.cores), mask_of(share.gpus)
+        self.named = dict(share.named)
 
-    def take(self, cores: int, gpus: int, memory: int) -> NodeShare:
+    def take(self, free: NodeShare) -> NodeShare:
         """The part of what is free that is wanted; wanted no more."""
-        cores, gpus, memory = self.cores & cores, self.gpus & gpus, min(self.memory, memory)
+        cores, gpus = self.cores & mask_of(free.cores), self.gpus & mask_of(free.gpus)
+        memory, there = min(self.memory, free.memory), dict(free.named)
+        named = tuple((name, n) for name, amount in self.named.items() if (n := min(amount, there.get(name, 0))))
+        for name, amount in named:
+            self.named[name] -= amount
         self.cores ^= cores
         self.gpus ^= gpus
         self.memory -= memory
-        return NodeShare(self.node, bits(cores), bits(gpus), memory, 0)
+        return NodeShare(self.node, bits(cores), bits(gpus), memory, 0, named)
 
     def __bool__(self) -> bool:
-        return bool(self.cores or self.gpus or self.memory)
+        return bool(self.cores or self.gpus or self.memory or any(self.named.values()))
 
 
 class _Claim:
@@ -61,7 +66,8 @@ class Claims:
     def wants(self, share: NodeShare) -> bool:
         """Whether a claim still misses something of this."""
         cores, gpus = mask_of(share.cores), mask_of(share.gpus)
-        return any(wanted.node == share.node and (wanted.cores & cores or wanted.gpus & gpus)
+        return any(wanted.node == share.node and (wanted.cores & cores or wanted.gpus & gpus or any(
+            amount and wanted.named.get(name) for name, amount in share.named))
                    for claim in self._claims.values() for wanted in claim.missing)
 
     def nodes(self) -> set[int]:
@@ -79,8 +85,8 @@ class Claims:
             for wanted in claim.missing:
                 here = free.get(wanted.node)
                 if here is not None and wanted:
-                    share = wanted.take(mask_of(here.cores), mask_of(here.gpus), here.memory)
-                    if share.cores or share.gpus or share.memory:
+                    share = wanted.take(here)
+                    if share.cores or share.gpus or share.memory or share.named:
                         shares.append(share)
                         claim.taken += len(share.cores)
             if shares:

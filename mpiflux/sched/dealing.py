@@ -12,12 +12,15 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
 from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.distribution import make
+from mpiflux.sched.meter import Amounts, Meter
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
 
@@ -155,10 +158,14 @@ class _Sublet:
 
 
 class Dealing:
-    """Implements :class:`mpiflux.sched.scheduler.Below` over children."""
+    """Implements :class:`mpiflux.sched.scheduler.Below` over children.
+
+    ``meter`` counts named resources of the instance; ``bare``, which the borrower has too, is then for groups as those
+    below see them, without these.
+    """
 
     def __init__(self, children: Sequence[Child], distribution: str, catalog: Catalog, parent: int = -1,
-                 borrower: Borrower | None = None) -> None:
+                 borrower: Borrower | None = None, meter: Meter | None = None, bare: Catalog | None = None) -> None:
         self.children = {child.endpoint: child for child in children}
         self.parent, self.borrower = parent, borrower
         self._sublets: dict[int, _Sublet] = {}
@@ -167,10 +174,15 @@ class Dealing:
         self.now = 0.0
         """Set by the scheduler before it asks for anything."""
         self.catalog = catalog
+        self._meter = meter
+        self._bare = bare if bare is not None else catalog
         self.distribution = make(distribution)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
         self._able: dict[tuple[object, ...], list[Child]] = {}
+        self.again = False
+        self._refused: set[int] = set()
+        """Groups of which nothing more can be started on what is borrowed, in this round of decisions."""
 
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
@@ -184,7 +196,27 @@ class Dealing:
         return found
 
     def start(self, entry: Entry) -> int:
-        group = self.catalog.group(entry.chunk.group)
+        meter = self._meter
+        if meter is None:
+            return self._start(entry)
+        declared = self.catalog.declared[entry.chunk.group]
+        asked = meter.asked(declared.group.request)
+        if entry.chunk.group not in self._bare.declared:
+            self._bare.add(_without(declared, asked))
+        if not asked:
+            return self._start(entry)
+        room = meter.room(asked, len(entry))
+        if not room:
+            return 0
+        some = Entry(entry.chunk.split(room)[0], entry.lane, entry.arrived)
+        started = self._start(some)
+        if started:
+            jobs = some.chunk.split(started)[0]
+            meter.take(self.catalog.ids(jobs), jobs.attempt, asked)
+        return started
+
+    def _start(self, entry: Entry) -> int:
+        group = self._bare.group(entry.chunk.group)
         able = self.able(group.request)
         if group.on:
             # all jobs of an entry are for one node (mpiflux.sched.scheduler)
@@ -203,16 +235,20 @@ class Dealing:
 
     def _start_borrowed(self, entry: Entry) -> int:
         """A job that no child can hold."""
-        if self.borrower is None:
+        group = entry.chunk.group
+        if self.borrower is None or group in self._refused:
             return 0
         self.borrower.at(self.now)
-        return self.borrower.start(entry)
+        started = self.borrower.start(entry)
+        if started < len(entry):
+            self._refused.add(group)
+        return started
 
     def _top_up(self, child: Child) -> None:
         """Send a child as much of its line as its window allows."""
         while child.line:
             chunk = child.line[0]
-            room = child.room_for(self.catalog.group(chunk.group))
+            room = child.room_for(self._bare.group(chunk.group))
             if room <= 0:
                 return
             part, rest = chunk.split(room)
@@ -226,13 +262,21 @@ class Dealing:
     def _send(self, child: Child, chunk: m.Chunk) -> None:
         if (child.endpoint, chunk.group) not in self._declared:
             self._declared.add((child.endpoint, chunk.group))
-            self._out.append((child.endpoint, self.catalog.declared[chunk.group]))
-        child.sent(self.catalog.group(chunk.group), chunk)
+            self._out.append((child.endpoint, self._bare.declared[chunk.group]))
+        child.sent(self._bare.group(chunk.group), chunk)
         child.to_send.append(chunk)
 
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
         """Of a job that runs on what was borrowed."""
-        return None if self.borrower is None else self.borrower.own.part(src, message, now)
+        return None if self.borrower is None else self._noted(self.borrower.own.part(src, message, now))
+
+    def _noted(self, actions: list[Action] | None) -> list[Action] | None:
+        """Actions of the borrower's own jobs, among them their ends."""
+        if self._meter is not None:
+            for _, message in actions or ():
+                if isinstance(message, m.Report):
+                    self._meter.ended(message.records)
+        return actions
 
     def stop(self) -> None:
         if self.borrower is not None:
@@ -247,7 +291,13 @@ class Dealing:
             if child.to_send:
                 out.append((child.endpoint, m.Submit(tuple(child.to_send))))
                 child.to_send = []
-        return out + self.borrower.collect(now) if self.borrower is not None else out
+        self._refused.clear()
+        if self._meter is not None:
+            self._meter.over()
+        self.again = self.borrower is not None and self.borrower.unclaimed()
+        if self.borrower is not None:
+            out += self._noted(self.borrower.collect(now)) or ()
+        return out
 
     # -- borrowing from children, for ourselves or for our parent ------------------------------------------------
 
@@ -288,14 +338,14 @@ class Dealing:
             if child.group < 0:
                 loads.append((-1.0 if not child.outstanding else 0.0, 0, child))
                 continue
-            latest = self.catalog.group(child.group)
+            latest = self._bare.group(child.group)
             capacity, outstanding = max(child.capacity_of(latest), 1), child.outstanding_of(latest)
             loads.append((outstanding / capacity, outstanding - capacity, child))
         richest = max(loads, key=lambda load: load[1])
         _, excess, child = richest
         if excess <= 0 or now < child.recall_after:
             return []
-        group = self.catalog.group(child.group)
+        group = self._bare.group(child.group)
         if group.on:
             # it would come back to the same child
             return []
@@ -308,6 +358,19 @@ class Dealing:
         return [(child.endpoint, m.Recall(n))]
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
+        if self._meter is not None:
+            self._meter.ended(report.records)
+        back = self._report(src, report, now)
+        self._unmeter(back)
+        return back
+
+    def _unmeter(self, chunks: Iterable[m.Chunk]) -> None:
+        """Jobs of these chunks are no longer below."""
+        if self._meter is not None:
+            for chunk in chunks:
+                self._meter.give(self.catalog.ids(chunk))
+
+    def _report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         if src not in self.children:
             assert self.borrower is not None
             return self.borrower.own.report(src, report, now)
@@ -336,6 +399,7 @@ class Dealing:
                 child.waiting -= len(chunk)
                 n -= len(chunk)
                 taken.append(chunk)
+        self._unmeter(taken)
         return taken
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
@@ -346,8 +410,12 @@ class Dealing:
     def lost(self, executor: int) -> list[tuple[int, int]]:
         if executor not in self.children:
             assert self.borrower is not None
-            return self.borrower.own.lost(executor)
-        return self.children[executor].clear()
+            jobs = self.borrower.own.lost(executor)
+        else:
+            jobs = self.children[executor].clear()
+        if self._meter is not None:
+            self._meter.give([job for job, _ in jobs])
+        return jobs
 
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
         wanted = set(message.ids)
@@ -370,4 +438,14 @@ class Dealing:
                 self._out.append((child.endpoint, message))
         if self.borrower is not None:
             self.borrower.own.cancel(message)
+        self._unmeter(removed)
         return removed
+
+
+def _without(declared: m.Declare, asked: Amounts) -> m.Declare:
+    """A group whose jobs ask for none of these."""
+    group = declared.group
+    names = {name for name, _ in asked}
+    rest = {name: amount for name, amount in group.request.consumables.items() if name not in names}
+    request = msgspec.structs.replace(group.request, consumables=rest)
+    return msgspec.structs.replace(declared, group=msgspec.structs.replace(group, request=request))

@@ -103,6 +103,7 @@ class Leasing:
         self._feeds: dict[tuple[int, int], list[m.Chunk]] = {}
         self._out: list[Action] = []
         self.now = 0.0
+        self.again = False
         self._freed = 0
         """Counts what may turn a refusal into a place: something became free,"""
         self._state = 0

@@ -52,8 +52,8 @@ def lowest(mask: int, n: int) -> tuple[int, tuple[int, ...]]:
 class NodeState:
     """What is free on one node. Counts decide what fits; NUMA domains decide which cores and GPUs it gets."""
 
-    __slots__ = ("away_cores", "away_gpus", "away_memory", "busy_cores", "busy_gpus", "closed", "cores", "domains",
-                 "gpus", "jobs", "memory", "named", "pos", "seats", "spec", "up")
+    __slots__ = ("away_cores", "away_gpus", "away_memory", "away_named", "busy_cores", "busy_gpus", "closed", "cores",
+                 "domains", "gpus", "jobs", "memory", "named", "pos", "seats", "spec", "up")
 
     def __init__(self, spec: NodeResources, pos: int) -> None:
         self.spec = spec
@@ -64,6 +64,7 @@ class NodeState:
         self.away_cores = self.away_gpus = self.away_memory = 0
         self.memory = spec.memory
         self.named = dict(spec.consumables)
+        self.away_named: dict[str, int] = {}
         self.seats = MAX_CORELESS_TASKS
         self.jobs = 0
         self.up = True

@@ -163,15 +163,16 @@ class ResourcePool:
     def free_set(self) -> ResourceSet:
         """Everything free on nodes that are not drained; ``tasks`` of its shares is 0."""
         return ResourceSet(tuple(
-            NodeShare(node.spec.node, bits(node.cores), bits(node.gpus), node.memory, 0)
-            for node in self._nodes if node.up and (node.cores or node.gpus)))
+            NodeShare(node.spec.node, bits(node.cores), bits(node.gpus), node.memory, 0, _amounts(node.named))
+            for node in self._nodes if node.up and (node.cores or node.gpus or any(node.named.values()))))
 
     def is_free(self, rset: ResourceSet) -> bool:
         """Whether all of this is here and no job holds any of it."""
         for share in rset.shares:
             node = self._state(share.node)
             cores, gpus = _mask(share.cores), _mask(share.gpus)
-            if (node.cores & cores) != cores or (node.gpus & gpus) != gpus or node.memory < share.memory:
+            if (node.cores & cores) != cores or (node.gpus & gpus) != gpus or node.memory < share.memory \
+                    or not _covers(node.named, share):
                 return False
         return True
 
@@ -237,16 +238,20 @@ class ResourcePool:
         for share in rset.shares:
             node = self._state(share.node)
             cores, gpus = _mask(share.cores), _mask(share.gpus)
-            if (node.cores & cores) != cores or (node.gpus & gpus) != gpus or node.memory < share.memory:
+            if (node.cores & cores) != cores or (node.gpus & gpus) != gpus or node.memory < share.memory \
+                    or not _covers(node.named, share):
                 raise PoolError(f"node {share.node}: {_what(share)} to be lent, but not all of it is free")
-            moves.append((node, cores, gpus, share.memory))
-        for node, cores, gpus, memory in moves:
+            moves.append((node, cores, gpus, share.memory, share.named))
+        for node, cores, gpus, memory, named in moves:
             node.cores ^= cores
             node.gpus ^= gpus
             node.memory -= memory
             node.away_cores |= cores
             node.away_gpus |= gpus
             node.away_memory += memory
+            for name, amount in named:
+                node.named[name] -= amount
+                node.away_named[name] = node.away_named.get(name, 0) + amount
             self._moved(node, -cores.bit_count(), -gpus.bit_count())
         self._settle()
 
@@ -257,16 +262,19 @@ class ResourcePool:
             node = self._state(share.node)
             cores, gpus = _mask(share.cores), _mask(share.gpus)
             if (node.away_cores & cores) != cores or (node.away_gpus & gpus) != gpus \
-                    or node.away_memory < share.memory:
+                    or node.away_memory < share.memory or not _covers(node.away_named, share):
                 raise PoolError(f"node {share.node}: {_what(share)} returned, but it was not lent")
-            moves.append((node, cores, gpus, share.memory))
-        for node, cores, gpus, memory in moves:
+            moves.append((node, cores, gpus, share.memory, share.named))
+        for node, cores, gpus, memory, named in moves:
             node.cores |= cores
             node.gpus |= gpus
             node.memory += memory
             node.away_cores ^= cores
             node.away_gpus ^= gpus
             node.away_memory -= memory
+            for name, amount in named:
+                node.named[name] += amount
+                node.away_named[name] -= amount
             self._moved(node, cores.bit_count(), gpus.bit_count())
         self._settle()
 
@@ -402,12 +410,13 @@ class ResourcePool:
             node.memory -= memory
             if not request.cores:
                 node.seats -= tasks
-            for name, amount in shape.named:
-                node.named[name] -= -(-amount * tasks // shape.tasks)
+            named = tuple((name, -(-amount * tasks // shape.tasks)) for name, amount in shape.named)
+            for name, amount in named:
+                node.named[name] -= amount
             self.free_cores -= len(cores)
             self.free_gpus -= len(gpus)
             self._changed.append(pos)
-            shares.append(NodeShare(node.spec.node, cores, gpus, memory, tasks))
+            shares.append(NodeShare(node.spec.node, cores, gpus, memory, tasks, named))
         for name, amount in shape.shared:
             self._shared[name] -= amount
         return ResourceSet(tuple(shares))
@@ -441,8 +450,10 @@ class ResourcePool:
         """This pool with no job on it: without drained nodes, lent resources still lent."""
         copy = ResourcePool([node.spec for node in self._nodes if node.up], self._shared_total)
         copy.remove(ResourceSet(tuple(
-            NodeShare(node.spec.node, bits(node.away_cores), bits(node.away_gpus), node.away_memory)
-            for node in self._nodes if node.up and (node.away_cores or node.away_gpus or node.away_memory))))
+            NodeShare(node.spec.node, bits(node.away_cores), bits(node.away_gpus), node.away_memory, 0,
+                      _amounts(node.away_named))
+            for node in self._nodes if node.up and (node.away_cores or node.away_gpus or node.away_memory
+                                                    or any(node.away_named.values())))))
         return copy
 
 
@@ -455,8 +466,17 @@ def _mask(numbers: tuple[int, ...]) -> int:
         raise PoolError(str(error)) from None
 
 
+def _amounts(named: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, amount) for name, amount in named.items() if amount)
+
+
+def _covers(named: Mapping[str, int], share: NodeShare) -> bool:
+    return all(named.get(name, 0) >= amount for name, amount in share.named)
+
+
 def _what(share: NodeShare) -> str:
     parts = [f"cores {share.cores}"] if share.cores else []
     if share.gpus:
         parts.append(f"GPUs {share.gpus}")
+    parts += [f"{amount} {name}" for name, amount in share.named]
     return " and ".join(parts) or f"{share.memory} bytes"

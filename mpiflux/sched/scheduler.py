@@ -30,6 +30,8 @@ class Below(Protocol):
     """The time, which the scheduler sets before it asks for anything."""
 
     catalog: Catalog
+    again: bool
+    """Set by :meth:`collect` when another round of decisions is due although nothing has come."""
 
     def start(self, entry: Entry) -> int:
         """Take jobs from the front of an entry; how many."""
@@ -143,6 +145,9 @@ class Scheduler:
                 self.policy.schedule(self.queue, self.below, now)
         if not self.stopped:
             self._out += self.below.collect(now)
+            if self.below.again and self.queue.jobs:
+                self.policy.schedule(self.queue, self.below, now)
+                self._out += self.below.collect(now)
             if not self.queue.jobs:
                 self._out += self.below.balance(now)
         out, self._out = self._out, []

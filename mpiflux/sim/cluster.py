@@ -231,7 +231,8 @@ class Cluster:
         self.watcher = watcher or Watcher()
         self.engine = Engine(START)
         self.network = Network(self.engine, delay or self._usual_delay)
-        self.plan: Plan = plan or make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+        self.plan: Plan = plan or make_plan(machine.nodes, workflow.hierarchy, workflow.policy,
+                                           machine.consumables)
         self.work = [_Work() for _ in self.plan.schedulers]
         self.ranks = [SimRank(self, number) for number in range(machine.ranks)]
         self.schedulers: list[Scheduler] = []

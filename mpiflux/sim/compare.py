@@ -18,7 +18,7 @@ from mpiflux.sched.policies import PolicyError, make
 from mpiflux.sim.cluster import Cluster
 from mpiflux.sim.costs import Costs
 from mpiflux.sim.executor import Behaviour
-from mpiflux.sim.machine import Machine
+from mpiflux.sim.machine import Machine, supplied
 from mpiflux.sim.statistics import Statistics
 from mpiflux.spec.scalars import resolve
 
@@ -73,8 +73,9 @@ def simulate(variant: Variant, machine: Machine, workflow: Workflow, behaviour: 
              arrivals: Sequence[tuple[float, Chunk]] = (), quantum: float = QUANTUM) -> Statistics:
     """One run. Raises CannotSimulate, and Deadlock when it never ends (a bug)."""
     workflow = msgspec.structs.replace(workflow, hierarchy=variant.hierarchy, policy=variant.policy)
+    machine = supplied(machine, workflow.consumables, workflow.node_consumables)
     try:
-        plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy)
+        plan = make_plan(machine.nodes, workflow.hierarchy, workflow.policy, machine.consumables)
         for scheduler in plan.schedulers:
             make(scheduler.policy)
             make_distribution(scheduler.distribution)

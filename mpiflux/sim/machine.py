@@ -4,29 +4,33 @@
 of each node), or a YAML file of racks::
 
     racks:
-      - {count: 18, cores: 44, gpus: 4, numa: 2, memory: 256GiB, name: rack1-}
+      - {count: 18, cores: 44, gpus: 4, numa: 2, memory: 256GiB, name: rack1-, consumables: {burst_buffer: 1.6TB}}
+    consumables: {license: 10}
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import yaml
 
 from mpiflux.model.resources import NodeResources
 from mpiflux.overlay import address
 from mpiflux.overlay.plan import NodeInfo
 from mpiflux.spec.scalars import as_size
+from mpiflux.spec.supplies import parse_amount
 
 CORES_A_SUPERVISOR = 4
 LEAST_SUPERVISORS = 2
 """As in the instance room; a test holds them together."""
 MAX_NODES = 1_000_000
 _PART = re.compile(r"(?:(\d{1,7})x)?\(([^()]*)\)", re.ASCII)
-_KEYS = {"name", "count", "cores", "gpus", "numa", "memory"}
+_KEYS = {"name", "count", "cores", "gpus", "numa", "memory", "consumables"}
 
 
 class ClusterError(ValueError):
@@ -35,7 +39,7 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class NodeType:
-    """``count`` equal nodes. ``memory`` in bytes."""
+    """``count`` equal nodes. ``memory`` in bytes, ``consumables`` are the named resources of each."""
 
     count: int
     cores: int
@@ -43,6 +47,7 @@ class NodeType:
     numa: int = 1
     memory: int = 0
     name: str = ""
+    consumables: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Machine:
     """By rank: the endpoints of its executors."""
     table: dict[tuple[int, int], int]
     """(node, core) to executor."""
+    consumables: dict[str, int] = field(default_factory=dict)
+    """Named resources that belong to no node."""
 
     @property
     def ranks(self) -> int:
@@ -67,6 +74,15 @@ class Machine:
     @property
     def gpus(self) -> int:
         return sum(len(node.resources.gpus) for node in self.nodes)
+
+
+def supplied(machine: Machine, instance: Mapping[str, int], each_node: Mapping[str, int]) -> Machine:
+    """The machine with these named resources besides its own; where both have one, the machine's counts."""
+    nodes = machine.nodes
+    if each_node:
+        nodes = tuple(msgspec.structs.replace(node, resources=msgspec.structs.replace(
+            node.resources, consumables={**each_node, **node.resources.consumables})) for node in nodes)
+    return replace(machine, nodes=nodes, consumables={**instance, **machine.consumables})
 
 
 def parse_cluster(text: str) -> tuple[NodeType, ...]:
@@ -106,15 +122,39 @@ def _node_type(count: int, inside: str, example: str) -> NodeType:
 
 def read_racks(path: str) -> tuple[NodeType, ...]:
     """Nodes from a YAML file. Raises ClusterError."""
+    data = _read(path)
+    racks = data.get("racks") if isinstance(data, dict) else None
+    if not isinstance(racks, list) or not racks or not set(data) <= {"racks", "consumables"}:
+        raise ClusterError(f"{path}: expected one key, racks, with a list of mappings that have {_words()}; beside it "
+                           "may stand consumables, those of the whole cluster")
+    return _checked([_rack(path, i, rack) for i, rack in enumerate(racks)])
+
+
+def cluster_consumables(text: str) -> dict[str, int]:
+    """The named resources of the whole cluster, in what :func:`parse_cluster` takes. Raises ClusterError."""
+    data = _read(text) if os.path.isfile(text) else None
+    return _amounts(data.get("consumables", {}), text) if isinstance(data, dict) else {}
+
+
+def _read(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
-            data: Any = yaml.safe_load(file)
+            return yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ClusterError(f"{path}: cannot be read as YAML: {error}") from None
-    racks = data.get("racks") if isinstance(data, dict) else None
-    if not isinstance(racks, list) or not racks or set(data) != {"racks"}:
-        raise ClusterError(f"{path}: expected one key, racks, with a list of mappings that have {_words()}")
-    return _checked([_rack(path, i, rack) for i, rack in enumerate(racks)])
+
+
+def _amounts(given: Any, where: str) -> dict[str, int]:
+    if not isinstance(given, dict):
+        raise ClusterError(f"{where}: consumables is a mapping of names to amounts, not {given!r}")
+    found: dict[str, int] = {}
+    for name, value in given.items():
+        amount = parse_amount(str(value)) if not isinstance(value, bool) else None
+        if not isinstance(name, str) or amount is None or amount < 0:
+            raise ClusterError(f"{where}: consumables: {name}: {value!r} is no amount; write a whole number, or a size "
+                               "such as 1.6TB")
+        found[name] = amount
+    return found
 
 
 def _rack(path: str, i: int, rack: Any) -> NodeType:
@@ -131,7 +171,8 @@ def _rack(path: str, i: int, rack: Any) -> NodeType:
         raise ClusterError(f"{where}: memory is a size such as 256GiB, not {rack['memory']!r}")
     if "cores" not in rack:
         raise ClusterError(f"{where}: cores is missing")
-    return NodeType(numbers.pop("count", 1), memory=memory, name=str(rack.get("name", "")), **numbers)
+    return NodeType(numbers.pop("count", 1), memory=memory, name=str(rack.get("name", "")),
+                    consumables=_amounts(rack.get("consumables", {}), where), **numbers)
 
 
 def _words() -> str:
@@ -149,10 +190,11 @@ def _checked(types: list[NodeType]) -> tuple[NodeType, ...]:
     return tuple(types)
 
 
-def build(types: tuple[NodeType, ...], ranks_per_node: int = 1) -> Machine:
+def build(types: tuple[NodeType, ...], ranks_per_node: int = 1,
+          consumables: Mapping[str, int] | None = None) -> Machine:
     """The machine, with cores shared among the ranks of a node as a real instance shares them.
 
-    A node with fewer cores than ``ranks_per_node`` gets a rank for each.
+    A node with fewer cores than ``ranks_per_node`` gets a rank for each. ``consumables`` belong to no node.
     """
     nodes: list[NodeInfo] = []
     node_of_rank: list[int] = []
@@ -172,14 +214,14 @@ def build(types: tuple[NodeType, ...], ranks_per_node: int = 1) -> Machine:
                 executors.append(_executors(table, index, rank, cores))
             nodes.append(NodeInfo(index=index, name=f"{kind.name or 'node'}{index:0{width}}", ranks=tuple(ranks),
                                   resources=_resources(kind, index), owner=tuple(owner)))
-    return Machine(tuple(nodes), tuple(node_of_rank), tuple(executors), table)
+    return Machine(tuple(nodes), tuple(node_of_rank), tuple(executors), table, dict(consumables or {}))
 
 
 def _resources(kind: NodeType, index: int) -> NodeResources:
     return NodeResources(
         node=index, cores=tuple(range(kind.cores)), numa=tuple(c * kind.numa // kind.cores for c in range(kind.cores)),
         gpus=tuple(range(kind.gpus)), gpu_numa=tuple(g * kind.numa // kind.gpus for g in range(kind.gpus)),
-        memory=kind.memory)
+        memory=kind.memory, consumables=dict(kind.consumables))
 
 
 def _executors(table: dict[tuple[int, int], int], node: int, rank: int, cores: range) -> tuple[int, ...]:

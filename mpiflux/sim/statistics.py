@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,24 @@ class Statistics:
             if there and self.makespan:
                 self.curves[resource] = _curve(starts, ends, widths[:, column], self.edges) / there
                 self.utilisation[resource] = float((run * widths[:, column]).sum() / (there * self.makespan))
+        self._named(cluster, ran, starts, ends)
         self.levels = cluster.levels()
         self.events = cluster.engine.events
+
+    def _named(self, cluster: Cluster, ran: Array, starts: Array, ends: Array) -> None:
+        """Use of named resources: what jobs ask for counts, as of cores what they hold."""
+        machine = cluster.machine
+        there = Counter(machine.consumables)
+        for node in machine.nodes:
+            there.update(node.resources.consumables)
+        groups = cluster.master.workflow.groups
+        of_group = np.searchsorted(np.asarray([group.first_id for group in groups]), ran["id"], "right") - 1
+        for name in sorted(there):
+            amounts = np.asarray([float(group.request.consumables.get(name, 0)) for group in groups])
+            if self.makespan and there[name]:
+                widths = amounts[of_group]
+                self.curves[name] = _curve(starts, ends, widths, self.edges) / there[name]
+                self.utilisation[name] = float(((ends - starts) * widths).sum() / (there[name] * self.makespan))
 
     @property
     def rate(self) -> float:

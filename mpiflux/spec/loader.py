@@ -14,11 +14,12 @@ from mpiflux.spec.jsonnodes import compose_json
 from mpiflux.spec.nodes import Node, Refused, compose, decode
 from mpiflux.spec.problems import Problem, Problems, TooManyProblems, WorkflowError
 from mpiflux.spec.reader import Fields, Reader
+from mpiflux.spec.supplies import read_supplies
 from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy
 from mpiflux.spec.unsupported import refusals
 from mpiflux.spec.variables import Overrides, Substitution, read_variables
 
-KEYS = ("mpiflux", "name", "hierarchy", "policy", "env", "cwd", "variables", "output_limit", "controller",
+KEYS = ("mpiflux", "name", "hierarchy", "policy", "resources", "env", "cwd", "variables", "output_limit", "controller",
         "jobs")
 VERSION = 1
 """The version of the format, the value of the key ``mpiflux``."""
@@ -115,6 +116,7 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
                        f"format, not {version}")
     directory = reader.directory = files.directory_of(path)
     groups = _groups(fields, reader, directory)
+    instance, each_node = read_supplies(reader, *fields.get("resources"))
     stem = files.stem(path)
     workflow = Workflow(
         name=reader.text(*fields.get("name"), stem) or stem,
@@ -122,7 +124,7 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
         hierarchy=read_hierarchy(reader, *fields.get("hierarchy")),
         policy=read_policy(reader, *fields.get("policy")) or PolicySpec(),
         controller=read_controller(reader, *fields.get("controller")),
-        groups=groups,
+        groups=groups, consumables=instance, node_consumables=each_node,
         output_limit=reader.size(*fields.get("output_limit"), DEFAULT_OUTPUT_LIMIT, MAX_OUTPUT_LIMIT))
     if workflow.total > MAX_JOBS:
         problems.add(1, 1, f"the workflow has {workflow.total:,} jobs; at most {MAX_JOBS:,} are possible", "$.jobs")
