@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.cli.console import duration, say
-from mpiflux.cli.parser import Parser, assignment, natural, positive, seconds
-from mpiflux.cli.rundir import Trouble, answered
+from mpiflux.cli.parser import Parser, assignment, moment, natural, positive, seconds
+from mpiflux.cli.rundir import Trouble, add_namespace, answered
 
 if TYPE_CHECKING:
+    from mpiflux.client.keys import Kvs
     from mpiflux.client.live import Flux
 
 _EXAMPLES = {
@@ -66,6 +67,8 @@ def _submit_options(parser: Parser) -> None:
     add("-t", "--time-limit", metavar="DURATION", type=seconds, default=0.0, help="90s, 10m, 1h30m")
     add("--urgency", metavar="N", type=natural, default=16, help="0 to 31, higher first (default 16); 0 holds the job")
     add("--dependency", metavar="KIND:ID", action="append", default=[], help="afterok, afterany or afternotok")
+    add("--begin-time", metavar="TIME", type=moment, default=0.0,
+        help="do not start before: 2026-11-23T08:00, or +10m from now")
     add("--cc", metavar="IDS", default="", help="a job for each of 0-9,12")
     add("--job-name", metavar="NAME", default="", help="default: that of the command")
     add("--env", metavar="NAME=VALUE", type=assignment, action="append", default=[], help="set a variable; repeatable")
@@ -90,7 +93,8 @@ def submit(flux: Flux, args: Namespace) -> int:
     options: dict[str, Any] = {
         "name": args.job_name, "tasks": args.ntasks, "cores": args.cores_per_task, "gpus": args.gpus_per_task,
         "nodes": args.nodes, "exclusive": args.exclusive, "time_limit": args.time_limit, "urgency": args.urgency,
-        "after": args.dependency or None, "env": dict(args.env), "output": args.output, "error": args.error,
+        "after": args.dependency or None, "begin_time": args.begin_time,
+        "env": dict(args.env), "output": args.output, "error": args.error,
         "input": args.input, "hold": args.urgency == 0, "mpi": args.mpi}
     if args.cwd is not None:
         options["cwd"] = args.cwd
@@ -168,7 +172,12 @@ def events(flux: Flux, args: Namespace) -> None:
 # -- keys and messages -------------------------------------------------------------------------------------------
 
 
+def keys(flux: Flux, args: Namespace) -> Kvs:
+    return flux.kvs if args.namespace is None else flux.kvs.namespace("").namespace(args.namespace)
+
+
 def _put_options(parser: Parser) -> None:
+    add_namespace(parser)
     parser.add_argument("key", metavar="KEY", help="names joined by dots")
     parser.add_argument("value", metavar="VALUE", help="JSON; what is none is taken as a text")
 
@@ -181,24 +190,26 @@ def _value(text: str) -> Any:
 
 
 def put(flux: Flux, args: Namespace) -> None:
-    flux.kvs.put(args.key, _value(args.value))
+    keys(flux, args).put(args.key, _value(args.value))
 
 
 def _rm_options(parser: Parser) -> None:
+    add_namespace(parser)
     parser.add_argument("key", metavar="KEY", help="names joined by dots")
     parser.add_argument("-R", "--recursive", action="store_true", help="also a directory, and all in it")
 
 
 def rm(flux: Flux, args: Namespace) -> None:
-    flux.kvs.rm(args.key, recursive=args.recursive)
+    keys(flux, args).rm(args.key, recursive=args.recursive)
 
 
 def _watch_options(parser: Parser) -> None:
+    add_namespace(parser)
     parser.add_argument("key", metavar="KEY", nargs="?", default="", help="and all below it (default: all keys)")
 
 
 def watch(flux: Flux, args: Namespace) -> None:
-    for change in flux.kvs.watch(args.key):
+    for change in keys(flux, args).watch(args.key):
         say(json.dumps({**change._asdict(), "value": _shown(change.value)}))
 
 

@@ -139,3 +139,15 @@ def assignment(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def moment(text: str) -> float:
+    """Unix seconds of ``2026-11-23T08:00`` or ``+10m`` from now."""
+    import time
+
+    from mpiflux.spec.moments import as_moment
+
+    found = as_moment(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T08:00, or +10m from now")
+    return found[0] or time.time() + found[1]

@@ -6,11 +6,13 @@ The blocking and the asynchronous interface differ in how they wait, and in noth
 from __future__ import annotations
 
 import array
+import datetime
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from mpiflux.client.errors import NoJob
 from mpiflux.client.records import Change, Counts, JobEvent, Message, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
 from mpiflux.model import requests as r
@@ -58,6 +60,8 @@ class JobOptions(TypedDict, total=False):
     """0–31; higher starts first; 16 unless said otherwise."""
     after: Any
     """Jobs, ids or names that must complete before; or a mapping from ``ok``, ``any``, ``not_ok`` to such."""
+    begin_time: float | datetime.datetime
+    """Not to start before: Unix seconds, or a datetime."""
     hold: bool
     """Wait for ``release``."""
     env: Mapping[str, str]
@@ -117,8 +121,13 @@ def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PAR
         cwd=os.path.abspath(os.fspath(cwd)) if cwd is not None else literal(os.getcwd()),
         input=options.get("input", ""), output=options.get("output", ""), error=options.get("error", ""),
         resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=retries, retry=retry,
-        urgency=options.get("urgency", 16), after=_after(options.get("after")), hold=options.get("hold", False),
+        urgency=options.get("urgency", 16), after=_after(options.get("after")),
+        begin_time=_unix(options.get("begin_time", 0.0)), hold=options.get("hold", False),
         mpi=options.get("mpi", "none"))
+
+
+def _unix(moment: float | datetime.datetime) -> float:
+    return moment.timestamp() if isinstance(moment, datetime.datetime) else float(moment)
 
 
 def _retries(retries: int | Mapping[str, float], on: Sequence[int | str] | None) -> tuple[int, Retry]:
@@ -361,6 +370,14 @@ def to_result(value: dict[str, Any]) -> Result:
     """A record with output, its bytes as text."""
     text = {name: value.pop(name).decode("utf-8", "surrogateescape") for name in ("stdout", "stderr")}
     return Result(**value, **text)
+
+
+def own_job() -> int:
+    """The job that this process is of. Raises NoJob."""
+    found = os.environ.get("MPIFLUX_JOB_ID", "")
+    if not found.isdecimal():
+        raise NoJob("this program is no job of an instance (MPIFLUX_JOB_ID is not set): say which job")
+    return int(found)
 
 
 def resolve(ref: int | str) -> Plan[tuple[int, int]]:

@@ -16,7 +16,7 @@ from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.states import State
 from mpiflux.model.template import CompiledGroup, TemplateError
-from mpiflux.sched.dependencies import HOLD
+from mpiflux.sched.dependencies import BEGIN, HOLD
 from mpiflux.store.schema import RunError
 
 KINDS = ("ok", "any", "not_ok")
@@ -77,13 +77,17 @@ class Jobs:
         if not (0 <= new.retry.backoff < 1e10 and new.retry.factor >= 1 and new.retry.max >= 0):
             raise RequestError("value", "a back-off and its bound cannot be negative, nor its factor below 1")
         after = [self._dependency(one, first) for one in new.after]
+        if not 0 <= new.begin_time < 1e11:
+            raise RequestError("value", f"begin time {new.begin_time}: it is in Unix seconds")
+        if new.begin_time:
+            after.append(Dependency("", BEGIN))
         if new.hold:
             after.append(Dependency("", HOLD))
         group = JobGroup(
             number=number, name=name, first_id=first, count=count, command=new.command, script=new.script,
             shell=new.shell, params=new.params, env=new.env, cwd=new.cwd, input=new.input, output=new.output,
             error=new.error, request=new.resources, time_limit=new.time_limit, retries=new.retries, retry=new.retry,
-            priority=new.urgency, after=tuple(after), mpi=new.mpi, submitted=True)
+            priority=new.urgency, begin_time=new.begin_time, after=tuple(after), mpi=new.mpi, submitted=True)
         self._check_templates(group)
         key = group.request.key
         why = self._fits.get(key)

@@ -84,7 +84,8 @@ class Master:
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
-                 ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0) -> None:
+                 ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0,
+                 t_submit: Sequence[float] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
         self._failed_fast = ""
@@ -102,6 +103,10 @@ class Master:
         self.controller_failed = False
         self._doomed: set[int] = set()
         """Jobs that were handed out and are to be cancelled: they are not tried again."""
+        self._t_submit = t_submit
+        """By group; grows with what is submitted."""
+        self._begins: Agenda[int] = Agenda()
+        """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
         now = clock()
@@ -124,6 +129,7 @@ class Master:
         for group in self.groups:
             self._declare(group)
             self.feed.submitted(group, now, waits=bool(group.after))
+            self._await_begin(group)
         for verdict in self.dependencies.begin():
             self._carry_out(verdict)
         for group in self.groups:
@@ -134,6 +140,15 @@ class Master:
             if completed or any(others):
                 for verdict in self.dependencies.ended(group.number, completed, sum(others)):
                     self._carry_out(verdict)
+
+    def begin_of(self, group: JobGroup) -> float:
+        """When a group may start at the earliest (Unix seconds); 0: at any time."""
+        submitted = self._t_submit[group.number] if group.number < len(self._t_submit) else self.view.t_start
+        return max(group.begin_time, submitted + group.begin_after if group.begin_after else 0.0)
+
+    def _await_begin(self, group: JobGroup) -> None:
+        if self.dependencies.is_early(group.number):
+            self._begins.add(self.begin_of(group), group.number)
 
     def _declare(self, group: JobGroup) -> None:
         self._send(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
@@ -168,7 +183,7 @@ class Master:
         return out
 
     def next_wake(self) -> float:
-        return min(self._next_beat, self._waits.next)
+        return min(self._next_beat, self._waits.next, self._begins.next)
 
     def _send(self, message: m.Message) -> None:
         self._out.append((ROOT, message))
@@ -209,6 +224,9 @@ class Master:
             self._verdicts = [pair for pair in self._verdicts if pair[0] > self.journal.committed_seq]
             for verdict in ready:
                 self._carry_out(verdict)
+        if self._begins.next <= now:
+            for number in self._begins.due(now):
+                self._later(self.dependencies.begun(number))
         if self._waits.next <= now:
             for ids in self._waits.due(now):
                 self._hand_out(self.table.here(ids))
@@ -255,6 +273,7 @@ class Master:
         self.view.interrupted = number
         self._verdicts.clear()
         self._waits.clear()
+        self._begins.clear()
         self._stop_by = now + GRACE + 2.0
         self._send(m.Stop(GRACE))
 
@@ -465,6 +484,7 @@ class Master:
         self._declare(group)
         self.elements.add(group)
         verdicts = self.dependencies.add(group, held=held)
+        self._await_begin(group)
         if group.after:
             self._later([*verdicts, *self.elements.refuse(group.number)])
         else:

@@ -60,7 +60,8 @@ class Prepared:
         limit = self.options.time_limit
         master = Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
                         ranks=len(self.site.node_of_rank), clock=clock,
-                        fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0)
+                        fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0,
+                        t_submit=self.t_submit)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:

@@ -92,6 +92,10 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 16
     """Flux's urgency, 0–31; higher starts first, 16 is the default."""
     after: tuple[Dependency, ...] = ()
+    begin_time: float = 0.0
+    """Unix seconds before which it does not start; with it ``after`` has a dependency of kind ``begin``."""
+    begin_after: float = 0.0
+    """The same in seconds from its submission."""
     mpi: str = "none"
     """How the tasks of a parallel job find each other: ``none``, ``pmi1``, ``pmix``."""
     duration: str = ""

@@ -70,6 +70,8 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry: Retry = Retry()
     urgency: int = 16
     after: tuple[After, ...] = ()
+    begin_time: float = 0.0
+    """Unix seconds before which it does not start."""
     hold: bool = False
     mpi: str = "none"
 

@@ -15,6 +15,8 @@ from mpiflux.model.states import Result
 
 EACH = "each"
 """Kind of a dependency that is decided for each element, and not here."""
+BEGIN = "begin"
+"""Kind of a dependency on the time: see :meth:`Dependencies.begun`."""
 HOLD = "hold"
 """Kind of a dependency on nothing but somebody's word: see :meth:`Dependencies.hold`."""
 
@@ -66,6 +68,8 @@ class Dependencies:
         self._by_name: dict[str, JobGroup] = {}
         self._waiting: set[int] = set()
         self._held: set[int] = set()
+        self._early: set[int] = set()
+        """Groups whose time has not come."""
         self._completed: dict[int, int] = {}
         self._failed: dict[int, int] = {}
         self._followers: dict[int, list[int]] = {}
@@ -86,7 +90,9 @@ class Dependencies:
 
     def _connect(self, group: JobGroup) -> None:
         for dependency in group.after:
-            if dependency.kind in (HOLD, EACH):
+            if dependency.kind in (HOLD, EACH, BEGIN):
+                if dependency.kind == BEGIN:
+                    self._early.add(group.number)
                 continue
             if dependency.ids:
                 self._singles.setdefault(group.number, []).append(self._single(group.number, dependency))
@@ -124,6 +130,14 @@ class Dependencies:
             return []
         self._held.discard(group)
         return self._decide([group])
+
+    def begun(self, group: int) -> list[Verdict]:
+        """The time has come before which a group may not start."""
+        self._early.discard(group)
+        return self._decide([group])
+
+    def is_early(self, group: int) -> bool:
+        return group in self._early
 
     def is_waiting(self, group: int) -> bool:
         """Whether nothing has been decided about a group."""
@@ -169,7 +183,7 @@ class Dependencies:
             refusals = [answer for answer in answers if isinstance(answer, str)]
             if refusals:
                 verdicts.append(Refuse(number, refusals[0]))
-            elif all(answers) and number not in self._held:
+            elif all(answers) and number not in self._held and number not in self._early:
                 verdicts.append(Release(number))
             else:
                 continue
@@ -179,7 +193,7 @@ class Dependencies:
 
     def _met(self, dependency: Dependency) -> bool | str:
         """Whether a dependency on a group is met; a text when it never can be."""
-        if dependency.kind in (HOLD, EACH):
+        if dependency.kind in (HOLD, EACH, BEGIN):
             return True
         group = self._by_name[dependency.group]
         completed, failed = self._completed[group.number], self._failed[group.number]

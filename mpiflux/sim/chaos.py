@@ -96,8 +96,11 @@ def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...])
             count = leader.count
             after = (*[one for one in after if one.group != leader.name],
                      Dependency(leader.name, "each", on=rng.choice(("ok", "any", "any", "not_ok"))))
+        begin_after = rng.choice((0.0,) * 8 + (0.3, 4.0))
+        if begin_after:
+            after = (*after, Dependency("", "begin"))
         groups.append(JobGroup(
-            number=number, name=f"g{number}", first_id=first, count=count, request=request,
+            number=number, name=f"g{number}", first_id=first, count=count, request=request, begin_after=begin_after,
             retries=rng.choice((0, 0, 1, 3)), time_limit=rng.choice((0.0, 0.0, 0.05, 2.0)),
             retry=rng.choice((Retry(), Retry(), Retry(backoff=0.5, max=3.0), Retry(every=False, codes=((2, 9),)))),
             priority=rng.choice((16, 16, 8, 31)), after=after))
@@ -125,6 +128,7 @@ def _fitting(workflow: Workflow, machine: Machine) -> Workflow:
     groups = tuple(
         group if not explain_misfits(plan, (group,)) else JobGroup(
             number=group.number, name=group.name, first_id=group.first_id, count=group.count, after=group.after,
+            begin_after=group.begin_after,
             retries=group.retries, retry=group.retry)
         for group in workflow.groups)
     return Workflow(name=workflow.name, hierarchy=workflow.hierarchy, policy=workflow.policy, groups=groups)

@@ -49,6 +49,8 @@ class SimMaster:
         self._arrivals = list(reversed(arrivals))
         self._verdicts: list[tuple[float, Verdict | Elements]] = []
         self._cancelled: set[int] = set()
+        self._begins: Agenda[int] = Agenda()
+        """Groups whose time has not come. A date means nothing here: only what counts from submission does."""
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
         self._out: list[m.Message] = []
@@ -61,6 +63,10 @@ class SimMaster:
         if self._arrivals:
             self._wake_at(now + self._arrivals[-1][0])
             return
+        for group in self.workflow.groups:
+            if self.dependencies.is_early(group.number):
+                self._begins.add(now + group.begin_after, group.number)
+                self._wake_at(now + group.begin_after)
         for verdict in self.dependencies.begin():
             self._carry_out(verdict, now)
 
@@ -79,6 +85,9 @@ class SimMaster:
         self._verdicts = [pair for pair in self._verdicts if pair[0] > now]
         for verdict in ready:
             self._carry_out(verdict, now)
+        for number in self._begins.due(now):
+            for verdict in self.dependencies.begun(number):
+                self._carry_out(verdict, now)
         for ids in self._waits.due(now):
             self._submit(self.table.chunks(self.table.here(ids)), now)
         while self._arrivals and self._start + self._arrivals[-1][0] <= now:
@@ -115,6 +124,7 @@ class SimMaster:
         self._verdicts.clear()
         self._arrivals.clear()
         self._waits.clear()
+        self._begins.clear()
         self._out.append(m.Stop(grace))
 
     def _end_here(self, ids: Any, now: float) -> None:

@@ -16,6 +16,8 @@ def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Ite
     known = set(names)
     for group in groups:
         for dependency in group.after:
+            if dependency.kind == "begin":
+                continue
             if dependency.group not in known:
                 yield group.name, dependency.group, (
                     f"after: there is no job {shorten(dependency.group)}"

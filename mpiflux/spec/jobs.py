@@ -14,13 +14,14 @@ from mpiflux.model.retry import Retry, retry_on
 from mpiflux.model.template import BUILTINS
 from mpiflux.spec.distributions import DurationError, parse_distribution
 from mpiflux.spec.generators import MAX_ELEMENTS, ColumnReader
+from mpiflux.spec.moments import as_moment
 from mpiflux.spec.nodes import Node
 from mpiflux.spec.problems import nearest, shorten
 from mpiflux.spec.reader import Fields, Reader
 from mpiflux.spec.supplies import BUILT_IN, read_amount
 
 KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "retry_on",
-        "priority", "after", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
+        "priority", "after", "begin_time", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
 RESOURCES = BUILT_IN
 RETRIES = ("limit", "backoff", "factor", "max")
 KINDS = ("ok", "any", "not_ok", "each")
@@ -72,6 +73,7 @@ class JobReader:
         command, script, shell = self._program(fields, names, name)
         reader = self.reader
         retries, retry = self._retries(fields)
+        begin = self._begin(*fields.get("begin_time"))
         return JobGroup(
             number=number, name=name, first_id=first_id, count=len(params), params=params,
             command=command, script=script, shell=shell,
@@ -84,7 +86,8 @@ class JobReader:
             time_limit=reader.duration(*fields.get("time_limit"), 0.0, MAX_SECONDS),
             retries=retries, retry=retry,
             priority=reader.integer(*fields.get("priority"), 16, 0, 31),
-            after=self._after(*fields.get("after")),
+            after=(*self._after(*fields.get("after")), *([Dependency("", "begin")] if any(begin) else [])),
+            begin_time=begin[0], begin_after=begin[1],
             mpi=reader.choice(*fields.get("mpi"), "none", ("none", "pmi1", "pmix")),
             duration=self._duration(*fields.get("duration")),
         )
@@ -299,6 +302,17 @@ class JobReader:
             assert node is not None
             self.reader.problem(node, path, f"duration: {error}")
         return text
+
+    def _begin(self, node: Node | None, path: str) -> tuple[float, float]:
+        """(Unix seconds, seconds from submission)."""
+        what = "a time such as 2026-11-23T08:00, or +10m from submission"
+        text = self.reader.text(node, path, "", what)
+        found = as_moment(text) if text else (0.0, 0.0)
+        if found is None or found[1] > MAX_SECONDS:
+            assert node is not None
+            self.reader.problem(node, path, f"begin_time: expected {what}, not {node.describe()}")
+            return 0.0, 0.0
+        return found
 
     # -- where it runs ---------------------------------------------------------------------------------------------
 

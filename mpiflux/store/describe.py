@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mpiflux.model import idset
-from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.messages import NodeShare, ResourceSet
 from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result, State
@@ -116,5 +116,13 @@ def jobspec(compiled: CompiledGroup, index: int, attempt: int) -> dict[str, Any]
             "tasks": request.tasks, "cores": request.cores, "gpus": request.gpus, "nodes": request.nodes,
             "memory": request.memory, "exclusive": request.exclusive, **request.consumables},
         "time_limit": group.time_limit, "retries": group.retries, "priority": group.priority,
-        "after": [{"group": d.group, "kind": d.kind} for d in group.after], "mpi": group.mpi,
+        "begin_time": group.begin_time, "begin_after": group.begin_after,
+        "after": [_dependency(d) for d in group.after if d.group or d.ids], "mpi": group.mpi,
     }
+
+
+def _dependency(dependency: Dependency) -> dict[str, Any]:
+    out: dict[str, Any] = {"group": dependency.group, "kind": dependency.kind}
+    if dependency.kind == "each":
+        out["on"] = dependency.on
+    return out

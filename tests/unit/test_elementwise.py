@@ -19,8 +19,9 @@ def of_file(text: str) -> tuple[JobGroup, ...]:
     return load("w.yaml", text=text.encode()).groups
 
 
-PAIR = "jobs:\n  a: {{command: x, parameters: {{i: {{range: 3}}}}}}\n  b: {{command: x, parameters: {{i: {{range: {n}}}}}, " \
-       "after: {after}}}"
+PAIR = """jobs:
+  a: {{command: x, parameters: {{i: {{range: 3}}}}}}
+  b: {{command: x, parameters: {{i: {{range: {n}}}}}, after: {after}}}"""
 
 
 @pytest.mark.parametrize(("text", "on"), [

@@ -42,6 +42,7 @@ IMPURE_MODULES = {
     # module of a pure room    what it is there for
     "overlay.mpi":             "carries batches between ranks by MPI",
     "spec.files":              "reads the workflow file and the CSV files that it names",
+    "spec.moments":            "knows the time zone of the machine",
     "store.journal":           "keeps the table and the KVS in SQLite",
     "store.reader":            "reads a run directory, live or finished",
     "store.runlock":           "lets one instance at a time write a run directory",
