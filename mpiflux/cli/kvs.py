@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mpiflux.cli.console import say, write_bytes
 from mpiflux.cli.parser import Parser
-from mpiflux.cli.rundir import Trouble, add_directory, answered, is_run, reading, swap
+from mpiflux.cli.rundir import Trouble, add_directory, add_namespace, answered, is_run, reading, swap
+
+if TYPE_CHECKING:
+    from mpiflux.client.names import Names
 
 
 def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
@@ -26,6 +30,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         parser.add_argument("--json", action="store_true", help="a JSON list")
         function = ls
 
+    add_namespace(parser)
+
     def handler(args: Namespace) -> int:
         swap(args, "key")
         if name == "kvs ls" and args.directory is None and not args.run_dir and (is_run(args.key) or "/" in args.key):
@@ -35,12 +41,21 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     return handler
 
 
+def _names(args: Namespace) -> Names:
+    from mpiflux.client.names import Names, checked, inherited
+
+    try:
+        return Names(inherited() if args.namespace is None else checked(args.namespace))
+    except ValueError as error:
+        raise Trouble(str(error)) from None
+
+
 def get(args: Namespace) -> None:
     from mpiflux.store.kvs import KvsError
 
     with reading(args) as reader:
         try:
-            value = reader.kvs_get(args.key)
+            value = reader.kvs_get(_names(args).full(args.key))
         except KvsError as error:
             raise Trouble(str(error), 1) from None
     if isinstance(value, bytes):
@@ -56,7 +71,8 @@ def ls(args: Namespace) -> None:
 
     with reading(args) as reader:
         try:
-            keys = reader.kvs_ls(args.key, recursive=args.recursive)
+            names = _names(args)
+            keys = [names.short(key) for key in reader.kvs_ls(names.full(args.key), recursive=args.recursive)]
         except KvsError as error:
             raise Trouble(str(error), 1) from None
     if args.json:

@@ -34,6 +34,11 @@ def add_directory(parser: Parser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", help="the same as an option")
 
 
+def add_namespace(parser: Parser) -> None:
+    parser.add_argument("-N", "--namespace", metavar="NAME",
+                        help="keys below this name, such as job.12.guest (default: $MPIFLUX_KVS_NAMESPACE, else all)")
+
+
 def find(args: Namespace) -> str:
     """The run directory. Raises Trouble."""
     positional, option = args.directory, args.run_dir

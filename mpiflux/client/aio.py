@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpiflux.client import plans
 from mpiflux.client.aioconnection import Connection, Subscription
 from mpiflux.client.errors import NotConnected
+from mpiflux.client.names import Names, inherited
 from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
@@ -88,6 +89,11 @@ class Job(HasIds):
                     yield piece
 
     @property
+    def kvs(self) -> Kvs:
+        """Its own keys, ``job.ID.guest.…`` of all: they stay with the job. Others may read and write them too."""
+        return Kvs(self._flux._connection, f"job.{self.id}.{store.GUEST}")
+
+    @property
     def stdin(self) -> Stdin:
         """Where to write what it reads; it has to be submitted with ``input="-"``."""
         return Stdin(self._flux, self.id)
@@ -154,23 +160,29 @@ class Jobs(HasIds, Sequence[Job]):
 class Kvs:
     """The keys of the instance; see :class:`mpiflux.client.keys.Kvs`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, namespace: str = "") -> None:
         self._connection = connection
+        self._names = Names(namespace)
+
+    def namespace(self, name: str) -> Kvs:
+        """The keys below a name, without it; an empty name: all keys. Raises ValueError."""
+        return Kvs(self._connection, self._names.inner(name))
 
     async def get(self, key: str) -> Any:
-        return (await self._connection.do(plans.kvs_get(key))).value
+        return (await self._connection.do(plans.kvs_get(self._names.full(key)))).value
 
     async def get_versioned(self, key: str) -> Value:
-        return await self._connection.do(plans.kvs_get(key))
+        return await self._connection.do(plans.kvs_get(self._names.full(key)))
 
     async def wait(self, key: str) -> Any:
-        return (await self._connection.do(plans.kvs_get(key, wait=True))).value
+        return (await self._connection.do(plans.kvs_get(self._names.full(key), wait=True))).value
 
     async def ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
-        return await self._connection.do(plans.kvs_ls(prefix, recursive))
+        keys = await self._connection.do(plans.kvs_ls(self._names.full(prefix), recursive))
+        return [self._names.short(key) for key in keys]
 
     async def put(self, key: str, value: object, *, version: int | None = None) -> int:
-        return await self._connection.do(plans.kvs_put(key, value, version))
+        return await self._connection.do(plans.kvs_put(self._names.full(key), value, version))
 
     async def rm(self, key: str, *, recursive: bool = False) -> int:
         return await self.commit([store.Delete(key, recursive)])
@@ -179,13 +191,14 @@ class Kvs:
         return await self.commit([store.Rename(key, to)])
 
     async def commit(self, ops: Iterable[store.Op]) -> int:
-        return await self._connection.do(plans.kvs_commit(ops))
+        return await self._connection.do(plans.kvs_commit(self._names.ops(ops)))
 
     async def fence(self, name: str, n: int, ops: Iterable[store.Op] = ()) -> int:
-        return await self._connection.do(plans.kvs_fence(name, n, ops))
+        return await self._connection.do(plans.kvs_fence(name, n, self._names.ops(ops)))
 
     async def watch(self, key: str = "", *, since: int = -1) -> Subscription:
-        return await self._connection.subscribe(plans.watching(key), since, convert=plans.change, resumes=True)
+        return await self._connection.subscribe(plans.watching(self._names.full(key)), since,
+                                                convert=self._names.change, resumes=True)
 
 
 class Service:
@@ -271,7 +284,7 @@ class Flux:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.kvs = Kvs(connection)
+        self.kvs = Kvs(connection, inherited())
 
     async def _do(self, plan: Plan[T]) -> T:
         return await self._connection.do(plan)
@@ -298,8 +311,8 @@ class Flux:
         groups, order = plans.bulk(commands, options)
         return Jobs(self, order(await self._do(plans.submit(groups))) if groups else range(0))
 
-    async def job(self, ref: int | str) -> Job:
-        return Job(self, (await self._do(plans.resolve(ref)))[0])
+    async def job(self, ref: int | str | None = None) -> Job:
+        return Job(self, (await self._do(plans.resolve(plans.own_job() if ref is None else ref)))[0])
 
     async def group(self, name: str) -> Jobs:
         return Jobs(self, range(*await self._do(plans.resolve(name))))

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.client import plans
+from mpiflux.client.keys import Kvs
 from mpiflux.client.plans import HasIds
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result
+from mpiflux.store import kvs as store
 
 if TYPE_CHECKING:
     from mpiflux.client.live import Flux
@@ -62,6 +64,11 @@ class Job(HasIds):
             for piece in pieces.all():
                 if piece is not None:
                     yield piece
+
+    @property
+    def kvs(self) -> Kvs:
+        """Its own keys, ``job.ID.guest.…`` of all: they stay with the job. Others may read and write them too."""
+        return Kvs(self._flux._connection, f"job.{self.id}.{store.GUEST}")
 
     @property
     def stdin(self) -> Stdin:

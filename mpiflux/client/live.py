@@ -14,6 +14,7 @@ from mpiflux.client.connection import Connection, Subscription
 from mpiflux.client.exchange import Item, Queue, Service
 from mpiflux.client.jobs import Job, Jobs
 from mpiflux.client.keys import Kvs
+from mpiflux.client.names import inherited
 from mpiflux.client.plans import Command, Ids, JobOptions
 from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result
 from mpiflux.client.session import Plan
@@ -30,7 +31,7 @@ class Flux:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.kvs = Kvs(connection)
+        self.kvs = Kvs(connection, inherited())
 
     def _do(self, plan: Plan[T], timeout: float | None = None) -> T:
         return self._connection.do(plan, timeout)
@@ -66,9 +67,9 @@ class Flux:
         groups, order = plans.bulk(commands, options)
         return Jobs(self, order(self._do(plans.submit(groups))) if groups else range(0))
 
-    def job(self, ref: int | str) -> Job:
-        """A job by its id, or as ``"sim.3"``. Raises NoJob."""
-        first, _ = self._do(plans.resolve(ref))
+    def job(self, ref: int | str | None = None) -> Job:
+        """A job by its id, or as ``"sim.3"``; without either, the job that this program is. Raises NoJob."""
+        first, _ = self._do(plans.resolve(plans.own_job() if ref is None else ref))
         return Job(self, first)
 
     def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,

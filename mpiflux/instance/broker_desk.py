@@ -34,7 +34,8 @@ class Desk:
         self._jobs = Jobs(master, results, misfit)
         self._running = Running(master.table, results, master.reach, self._jobs.chosen)
         self._stdins = Stdins(master.table, master.reach, master.cancel)
-        self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls, self._job_watch)
+        self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls, self._job_watch,
+                          self._one_job)
         streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
         parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self)
         self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of)
@@ -103,9 +104,7 @@ class Desk:
         if len(names) < 3 or names[-1] not in kvsview.JOB_KEYS:
             what = ", ".join("job.ID." + name for name in kvsview.JOB_KEYS)
             raise RequestError("key", f"there is no key {key!r}; a job has {what}")
-        first, stop = self._jobs.resolve(".".join(names[1:-1]))
-        if stop - first != 1:
-            raise RequestError("key", f"there is no key {key!r}: {stop - first} jobs are called that; say which one")
+        first = self._one_job(".".join(names[1:-1]))
         session.wait(number, lambda: None)
 
         def look(reader: RunReader) -> Any:
@@ -119,10 +118,16 @@ class Desk:
         if names[-1] not in ("stdout", "stderr"):
             raise RequestError("value", f"{op.key}: of a job's keys stdout, stderr and what is below job.ID.guest can "
                                         "be watched; follow its states by its events")
-        first, stop = self._jobs.resolve(".".join(names[1:-1]))
+        job = self._one_job(".".join(names[1:-1]))
+        return self._running.watch(session, op, job, 1 if names[-1] == "stdout" else 2)
+
+    def _one_job(self, ref: str) -> int:
+        """The job that a key names. Raises RequestError."""
+        first, stop = self._jobs.resolve(ref)
         if stop - first != 1:
-            raise RequestError("key", f"there is no key {op.key!r}: {stop - first} jobs are called that; say which one")
-        return self._running.watch(session, op, first, 1 if names[-1] == "stdout" else 2)
+            raise RequestError("key", f"there is no key below job.{ref}: {stop - first} jobs are called that; say "
+                                      "which one")
+        return first
 
     def _job_ls(self, session: Session, number: int, op: r.Ls) -> Any:
         session.wait(number, lambda: None)

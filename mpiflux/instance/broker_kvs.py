@@ -11,6 +11,7 @@ from mpiflux.instance.broker import LATER, Handler, RequestError, Session
 from mpiflux.model import requests as r
 from mpiflux.store import kvs as store
 from mpiflux.store.kvs import Change, Kvs, KvsError
+from mpiflux.store.kvsview import split_guest
 
 _KINDS = ((store.NoKey, "key"), (store.Conflict, "conflict"))
 _PAGE = 1 << 20
@@ -29,14 +30,15 @@ class Keys:
     """Implements :class:`mpiflux.instance.broker.DeskPart`.
 
     ``keep`` gets what has changed, to write it down; ``job_key`` answers keys below ``job``, which are put together
-    from what is known of the jobs: (session, call number, key) to the value.
+    from what is known of the jobs: (session, call number, key) to the value. ``job_id`` finds the job of a reference.
     """
 
     def __init__(self, kvs: Kvs, keep: Callable[[Iterable[Change]], None],
                  job_key: Callable[[Session, int, str], Any], job_ls: Callable[[Session, int, r.Ls], Any],
-                 job_watch: Callable[[Session, int, r.Watch], Any]) -> None:
+                 job_watch: Callable[[Session, int, r.Watch], Any], job_id: Callable[[str], int]) -> None:
         self.kvs = kvs
         self._keep, self._job_key, self._job_ls, self._job_watch = keep, job_key, job_ls, job_watch
+        self._job_id = job_id
         self._watchers: dict[str, dict[tuple[Session, int], None]] = {}
         self._waiters: dict[str, dict[tuple[Session, int], None]] = {}
         self._fences: dict[str, _Fence] = {}
@@ -49,41 +51,59 @@ class Keys:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _get(self, session: Session, number: int, op: r.Get) -> Any:
-        if op.key.partition(".")[0] == JOB:
-            return self._job_key(session, number, op.key)
+    def _stored(self, key: str) -> str:
+        """A key as it is stored: those in a job's namespace are under the job's number. Raises RequestError."""
         try:
-            return [self.kvs.get_data(op.key), self.kvs.key_version(op.key)]
+            found = split_guest(key)
+        except KvsError as error:
+            raise _wrong(error) from None
+        return key if found is None else f"{JOB}.{self._job_id(found[0])}.{found[1]}"
+
+    def _get(self, session: Session, number: int, op: r.Get) -> Any:
+        key = self._stored(op.key)
+        if key.partition(".")[0] == JOB and split_guest(key) is None:
+            return self._job_key(session, number, key)
+        try:
+            return [self.kvs.get_data(key), self.kvs.key_version(key)]
         except store.NoKey as error:
             if not op.wait:
                 raise RequestError("key", str(error)) from None
         except KvsError as error:
             raise _wrong(error) from None
         place = (session, number)
-        waiting = self._waiters.setdefault(op.key, {})
+        waiting = self._waiters.setdefault(key, {})
         waiting[place] = None
 
         def forget() -> None:
             waiting.pop(place, None)
             if not waiting:
-                self._waiters.pop(op.key, None)
+                self._waiters.pop(key, None)
 
         return session.wait(number, forget)
 
     def _ls(self, session: Session, number: int, op: r.Ls) -> Any:
-        if op.prefix.partition(".")[0] == JOB:
+        prefix = self._stored(op.prefix)
+        if prefix.partition(".")[0] == JOB and split_guest(prefix) is None:
             return self._job_ls(session, number, op)
         try:
-            found = self.kvs.ls(op.prefix, recursive=op.recursive)
+            found = self.kvs.ls(prefix, recursive=op.recursive)
         except KvsError as error:
             raise _wrong(error) from None
-        return found if op.prefix or op.recursive else [*found, f"{JOB}."]
+        return found if prefix or op.recursive or f"{JOB}." in found else [*found, f"{JOB}."]
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def _txn(self, session: Session, number: int, op: r.Txn) -> int:
-        self._apply(_decode(op.ops))
+        self._apply(self._decode(op.ops))
         return self.kvs.version
+
+    def _decode(self, ops: bytes) -> store.Txn:
+        txn = _decode(ops)
+        if any(op.key.startswith(f"{JOB}.") or (isinstance(op, store.Rename) and op.to.startswith(f"{JOB}."))
+               for op in txn):
+            return tuple(store.Rename(self._stored(op.key), self._stored(op.to)) if isinstance(op, store.Rename) else
+                         msgspec.structs.replace(op, key=self._stored(op.key)) for op in txn)
+        return txn
 
     def _apply(self, txn: store.Txn) -> None:
         try:
@@ -113,24 +133,25 @@ class Keys:
     # -- watching --------------------------------------------------------------------------------------------------
 
     def _watch(self, session: Session, number: int, op: r.Watch) -> Any:
+        key = self._stored(op.key)
         try:
-            if op.key:
-                store.check_key(op.key)
+            if key:
+                store.check_key(key)
         except KvsError as error:
             raise _wrong(error) from None
-        if op.key.partition(".")[0] == JOB:
+        if key.partition(".")[0] == JOB and split_guest(key) is None:
             return self._job_watch(session, number, op)
-        missed = self.kvs.items(op.key) if op.since < 0 else self.kvs.changes_since(op.since, op.key)
+        missed = self.kvs.items(key) if op.since < 0 else self.kvs.changes_since(op.since, key)
         if missed is None:
             raise RequestError("history", f"changes after version {op.since} are not all remembered; watch from now "
                                           "on, which begins with the values as they are")
         place = (session, op.sub)
-        watching = self._watchers.setdefault(op.key, {})
+        watching = self._watchers.setdefault(key, {})
 
         def end() -> None:
             watching.pop(place, None)
             if not watching:
-                self._watchers.pop(op.key, None)
+                self._watchers.pop(key, None)
 
         session.subscribe(op.sub, end)
         watching[place] = None
@@ -142,7 +163,7 @@ class Keys:
     # -- meeting ---------------------------------------------------------------------------------------------------
 
     def _fence(self, session: Session, number: int, op: r.Fence) -> Any:
-        txn = _decode(op.ops) if op.ops else ()
+        txn = self._decode(op.ops) if op.ops else ()
         if op.n < 1:
             raise RequestError("value", f"fence {op.name!r} for {op.n}: at least one has to come to it")
         fence = self._fences.setdefault(op.name, _Fence(op.n))

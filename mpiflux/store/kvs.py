@@ -3,7 +3,7 @@
 A key is names joined by dots, ``a.b.c``: each name of 1–255 characters, none of them a dot, a slash, white space,
 a control character or one of ``* ? [ ]``; 1,024 characters in all. A key is either a value or a directory of
 further names, as in a file system; directories come and go with what is in them. Keys below ``job`` belong to the
-job records and cannot be written.
+job records and cannot be written, but for each job's own, which are below ``job.ID.guest``.
 
 Values are JSON (null, booleans, numbers, strings, lists, objects with string keys) or bytes. They are kept as
 msgpack, so what a caller does to its object later changes nothing, and messages and the journal take them as
@@ -27,6 +27,8 @@ MAX_VALUE = 256 << 20
 
 _FORBIDDEN = frozenset("/*?[]")
 _RESERVED = "job"
+GUEST = "guest"
+"""``job.ID.guest`` is the namespace of a job, as in Flux."""
 
 
 class KvsError(Exception):
@@ -110,8 +112,9 @@ def check_key(key: str, *, write: bool = False) -> tuple[str, ...]:
         for character in name:
             if character in _FORBIDDEN or character.isspace() or not character.isprintable():
                 raise BadKey(f"key {key!r} contains {character!r}, which no name may")
-    if write and names[0] == _RESERVED:
-        raise BadKey(f"key {key!r}: keys below {_RESERVED!r} show the jobs and cannot be written; choose another")
+    if write and names[0] == _RESERVED and not (len(names) > 3 and names[1].isdecimal() and names[2] == GUEST):
+        raise BadKey(f"key {key!r}: keys below {_RESERVED!r} show the jobs and cannot be written, but for those below "
+                     f"{_RESERVED}.ID.{GUEST}; choose another")
     return names
 
 

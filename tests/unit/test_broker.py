@@ -21,7 +21,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.kept: list[store.Change] = []
-        keys = Keys(store.Kvs(), self.kept.extend, lambda *_: None, lambda *_: None, lambda *_: None)
+        keys = Keys(store.Kvs(), self.kept.extend, lambda *_: None, lambda *_: None, lambda *_: None, int)
         self.held: set[object] = set()
         self.broker = Broker([keys, Messages()], instance="i", run_dir="/r",
                              hold=lambda s, keep: self.held.add(s) if keep else self.held.discard(s))
