@@ -32,14 +32,40 @@ def resources(args: Namespace) -> None:
     with reading(args) as reader:
         meta, live = reader.meta, reader.state == "running"
         nodes = owned(reader, live)
+        consumables = named(reader, nodes, live)
     if args.json:
         keys = ("ranks", "schedulers", "cores", "gpus")
-        say(json.dumps({**{key: meta.get(key) for key in keys}, "nodes": nodes}))
+        say(json.dumps({**{key: meta.get(key) for key in keys}, "consumables": consumables,
+                        "nodes": nodes}))
         return
     say(f"{plural(len(nodes), 'node')}, {plural(meta.get('cores', 0), 'core')}, {plural(meta.get('gpus', 0), 'GPU')}, "
         f"{plural(meta.get('ranks', 1), 'rank')}, {plural(meta.get('schedulers', 1), 'scheduler')}")
     head = ["NODES", "CORES", "GPUS", "MEMORY"] + (["CORES BUSY", "GPUS BUSY"] if live else [])
     print_table([head, *alike(nodes, live)])
+    if consumables:
+        print_table([["NAMED", "OF", "THERE ARE", *(["IN USE"] if live else [])],
+                     *([name, one["of"], f"{one['total']:,}", *([f"{one['in_use']:,}"] if live else [])]
+                       for name, one in consumables.items())])
+
+
+def named(reader: RunReader, nodes: list[dict[str, Any]], live: bool) -> dict[str, dict[str, Any]]:
+    """Named resources: whose, how much there is in all, and of a live run how much its running jobs have."""
+    from mpiflux.model.states import State
+
+    found = {name: {"of": "the instance", "total": amount}
+             for name, amount in (reader.meta.get("consumables") or {}).items()}
+    for node in nodes:
+        for name, amount in (node.get("consumables") or {}).items():
+            one = found.setdefault(name, {"of": "the nodes", "total": 0})
+            one["total"] += amount
+    if live and found:
+        for one in found.values():
+            one["in_use"] = 0
+        for job in reader.jobs(states=[State.RUN]):
+            asked = reader.jobspec(job["id"])["resources"]
+            for name, one in found.items():
+                one["in_use"] += asked.get(name, 0)
+    return found
 
 
 def owned(reader: RunReader, live: bool) -> list[dict[str, Any]]:

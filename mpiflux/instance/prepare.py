@@ -243,11 +243,13 @@ def _describe(prepared: Prepared, now: float) -> None:
     assert journal is not None
     names = [node.name for node in site.nodes]
     resources = [{"node": node.name, "cores": idset.encode(range(len(node.cpus))),
-                  "gpus": idset.encode(range(len(node.gpus))), "memory": node.memory} for node in site.nodes]
+                  "gpus": idset.encode(range(len(node.gpus))), "memory": node.memory,
+                  "consumables": workflow.node_consumables} for node in site.nodes]
     facts = {"version": __version__, "workflow": workflow.name, "source": os.path.abspath(workflow.source),
              "workflow_dir": workflow.directory, "t_start": now, "state": "running", "pid": os.getpid(),
              "nodes": names, "nodelist": hostlist.encode(names), "ranks": len(site.node_of_rank),
-             "cores": site.total_cores, "gpus": site.total_gpus, "resources": resources, "plan": draw(prepared.plan),
+             "cores": site.total_cores, "gpus": site.total_gpus, "resources": resources,
+             "consumables": workflow.consumables, "plan": draw(prepared.plan),
              "tree": _tree(prepared.plan, names),
              "schedulers": len(prepared.plan.schedulers), "cwd": os.getcwd()}
     journal.set_meta(**facts)
