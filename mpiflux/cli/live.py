@@ -1,4 +1,4 @@
-"""Commands that talk to a live instance: submit, cancel, keys, events, messages, queues, uptime."""
+"""Commands that talk to a live instance: cancel, keys, events, messages, queues, uptime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.cli.console import duration, say
-from mpiflux.cli.parser import Parser, assignment, moment, natural, positive, seconds
+from mpiflux.cli.parser import Parser, natural
 from mpiflux.cli.rundir import Trouble, add_namespace, answered
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from mpiflux.client.live import Flux
 
 _EXAMPLES = {
-    "submit": ("mpiflux submit -n1 -c2 -g1 ./sim --rho 0.5", "mpiflux submit --cc=0-999 --wait ./sim --seed '{cc}'",
-               "mpiflux submit --dependency=afterok:12 python fit.py",
-               "mpiflux submit --instance -N2 -n2 -c8 inner.yaml --run-dir inner"),
     "cancel": ("mpiflux cancel 12 13", "mpiflux cancel --all --run-dir runs/first"),
     "job cancel": ("mpiflux job cancel sim.3 --reason 'no need'",),
     "kvs put": ("mpiflux kvs put model.rho 0.5", "mpiflux kvs put name '\"a text\"'"),
@@ -28,7 +25,7 @@ _EXAMPLES = {
     "events": ("mpiflux events", "mpiflux events sim --names start,clean --json"),
     "pub": ("mpiflux pub md.energy '{\"e\": -1.5}'",),
     "sub": ("mpiflux sub 'md.**'",),
-    "queue": ("mpiflux queue",),
+    "queue": ("mpiflux queue", "mpiflux queue stop --message maintenance"),
     "uptime": ("mpiflux uptime",),
 }
 
@@ -38,10 +35,11 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     parser.add_argument("--run-dir", metavar="DIR", help="the instance, by its run directory (default: $MPIFLUX_URI)")
     add, function = _DEFINED[name]
     add(parser)
-    return lambda args: answered(args, lambda given: _connected(given, function))
+    return lambda args: answered(args, lambda given: connected(given, function))
 
 
-def _connected(args: Namespace, function: Callable[[Flux, Namespace], int | None]) -> int:
+def connected(args: Namespace, function: Callable[[Flux, Namespace], int | None]) -> int:
+    """Call a function with the instance that is meant. Raises Trouble for what goes wrong there."""
     from mpiflux.client.entry import connect
     from mpiflux.client.errors import FluxError
 
@@ -53,83 +51,6 @@ def _connected(args: Namespace, function: Callable[[Flux, Namespace], int | None
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------
-
-
-def _submit_options(parser: Parser) -> None:
-    parser.remainder = "command"
-    add = parser.add_argument
-    add("command", metavar="COMMAND", nargs="+", help="the command and its arguments; with --cc, {cc} is replaced")
-    add("-n", "--ntasks", metavar="N", type=positive, default=1, help="tasks (default 1)")
-    add("-c", "--cores-per-task", metavar="N", type=positive, default=1, help="cores for each task (default 1)")
-    add("-g", "--gpus-per-task", metavar="N", type=natural, default=0, help="GPUs for each task")
-    add("-N", "--nodes", metavar="N", type=natural, default=0, help="nodes to spread the tasks over")
-    add("--exclusive", action="store_true", help="whole nodes")
-    add("-t", "--time-limit", metavar="DURATION", type=seconds, default=0.0, help="90s, 10m, 1h30m")
-    add("--urgency", metavar="N", type=natural, default=16, help="0 to 31, higher first (default 16); 0 holds the job")
-    add("--dependency", metavar="KIND:ID", action="append", default=[], help="afterok, afterany or afternotok")
-    add("--begin-time", metavar="TIME", type=moment, default=0.0,
-        help="do not start before: 2026-11-23T08:00, or +10m from now")
-    add("--cc", metavar="IDS", default="", help="a job for each of 0-9,12")
-    add("--job-name", metavar="NAME", default="", help="default: that of the command")
-    add("--env", metavar="NAME=VALUE", type=assignment, action="append", default=[], help="set a variable; repeatable")
-    add("--cwd", metavar="DIR", help="where it runs (default: here)")
-    add("--output", metavar="FILE", default="", help="file for stdout instead of the store; may have {job.id}")
-    add("--error", metavar="FILE", default="", help="the same for stderr")
-    add("--input", metavar="FILE", default="", help="file for stdin")
-    add("--mpi", choices=("none", "pmi1"), default="none", help="how the tasks of an MPI program find each other")
-    add("--instance", action="store_true",
-        help="COMMAND is a workflow file and options of `mpiflux run`: an instance with a rank a task runs it")
-    add("--wait", action="store_true", help="wait for the end; the exit status says whether all completed")
-    add("--watch", action="store_true", help="wait, and print what each job wrote as it ends")
-
-
-def submit(flux: Flux, args: Namespace) -> int:
-    from mpiflux.client import plans
-    from mpiflux.model import idset
-
-    command: list[str] = args.command
-    if args.instance:
-        command = _instance(args)
-    options: dict[str, Any] = {
-        "name": args.job_name, "tasks": args.ntasks, "cores": args.cores_per_task, "gpus": args.gpus_per_task,
-        "nodes": args.nodes, "exclusive": args.exclusive, "time_limit": args.time_limit, "urgency": args.urgency,
-        "after": args.dependency or None, "begin_time": args.begin_time,
-        "env": dict(args.env), "output": args.output, "error": args.error,
-        "input": args.input, "hold": args.urgency == 0, "mpi": args.mpi}
-    if args.cwd is not None:
-        options["cwd"] = args.cwd
-    if args.cc:
-        # only {cc} means something, as in Flux
-        command = ["{cc}".join(map(plans.literal, word.split("{cc}"))) for word in command]
-        options["env"] = {k: "{cc}".join(map(plans.literal, v.split("{cc}"))) for k, v in options["env"].items()}
-        jobs = flux.submit_many(command, params={"cc": list(idset.decode(args.cc))}, **options)
-    else:
-        jobs = flux.submit_many([command], **options)
-    say("\n".join(map(str, jobs.ids)))
-    if args.watch:
-        for job in jobs.as_completed():
-            _print_output(job)
-    return 0 if not (args.wait or args.watch) or jobs.wait().ok else 1
-
-
-def _instance(args: Namespace) -> list[str]:
-    """The command of an instance inside a job; names of files are those of here."""
-    import sys
-
-    if args.ntasks > 1:
-        args.mpi = "pmi1"
-    args.job_name = args.job_name or os.path.basename(args.command[0]).rpartition(".")[0] or args.command[0]
-    return [sys.executable, "-m", "mpiflux", "run", *args.command]
-
-
-def _print_output(job: Any) -> None:
-    import sys
-
-    from mpiflux.cli.console import write
-
-    result = job.result()
-    write(result.stdout)
-    write(result.stderr, sys.stderr)
 
 
 def _cancel_options(parser: Parser) -> None:
@@ -240,7 +161,34 @@ def _json_option(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
+_GATES: dict[str, dict[str, bool]] = {
+    "status": {}, "enable": {"enabled": True}, "disable": {"enabled": False}, "start": {"started": True},
+    "stop": {"started": False}}
+
+
+def _queue_options(parser: Parser) -> None:
+    parser.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=("list", *_GATES, "drain"),
+                        help="of jobs: status, disable and enable (submitting), stop and start (starting them), drain "
+                             "(wait until none is left); of messages: list (the default)")
+    parser.add_argument("-m", "--message", metavar="TEXT", default="", help="why it is disabled or stopped")
+    _json_option(parser)
+
+
 def queue(flux: Flux, args: Namespace) -> None:
+    if args.action == "drain":
+        flux.wait()
+    elif args.action in _GATES:
+        found = flux.gate(**_GATES[args.action], reason=args.message)
+        if args.json:
+            say(json.dumps(found))
+            return
+        say(f"submitting is {'enabled' if found['enabled'] else 'disabled'}, "
+            f"starting is {'on' if found['started'] else 'stopped'}{': ' * bool(found['reason'])}{found['reason']}")
+    else:
+        _message_queues(flux, args)
+
+
+def _message_queues(flux: Flux, args: Namespace) -> None:
     found = flux.queues()
     if args.json:
         say(json.dumps({name: dict(zip(("waiting", "taken", "consumers"), n, strict=True))
@@ -263,8 +211,8 @@ def uptime(flux: Flux, args: Namespace) -> None:
 
 _Define = tuple[Callable[[Parser], None], Callable[["Flux", Namespace], "int | None"]]
 _DEFINED: dict[str, _Define] = {
-    "submit": (_submit_options, submit), "cancel": (_cancel_options, cancel), "job cancel": (_cancel_options, cancel),
+    "cancel": (_cancel_options, cancel), "job cancel": (_cancel_options, cancel),
     "events": (_event_options, events), "kvs put": (_put_options, put), "kvs rm": (_rm_options, rm),
     "kvs watch": (_watch_options, watch), "pub": (_pub_options, pub), "sub": (_sub_options, sub),
-    "queue": (_json_option, queue), "uptime": (_json_option, uptime),
+    "queue": (_queue_options, queue), "uptime": (_json_option, uptime),
 }

@@ -27,7 +27,8 @@ COMMANDS = {
     "tree":         ("resources", "the tree of schedulers and what each owns"),
     "simulate":     ("simulate",  "run the schedulers on a virtual cluster and clock"),
     "export":       ("export",    "the table of jobs as CSV, JSON or Parquet"),
-    "submit":       ("live",      "hand jobs to a live instance"),
+    "submit":       ("submit",    "hand jobs to a live instance"),
+    "bulksubmit":   ("submit",    "a job for each of many inputs, as GNU parallel takes them"),
     "cancel":       ("live",      "end jobs of a live instance"),
     "job cancel":   ("live",      "the same"),
     "events":       ("live",      "follow what happens to jobs"),
@@ -36,7 +37,7 @@ COMMANDS = {
     "kvs watch":    ("live",      "follow changes of keys"),
     "pub":          ("live",      "publish a message"),
     "sub":          ("live",      "print messages as they come"),
-    "queue":        ("live",      "the queues of messages, and what waits in them"),
+    "queue":        ("live",      "stop or start the queue of jobs; list those of messages"),
     "uptime":       ("live",      "how long an instance has been up, and what it does"),
 }
 

@@ -357,6 +357,12 @@ class Flux:
     async def queues(self) -> dict[str, list[int]]:
         return await self._do(plans.queues())
 
+    async def gate(self, *, enabled: bool | None = None, started: bool | None = None,
+                   reason: str = "") -> dict[str, Any]:
+        """Whether the instance takes jobs (``enabled``) and starts them (``started``); set what is given. Jobs that run
+        are left alone. Gives ``enabled``, ``started``, ``reason``."""
+        return await self._do(plans.gate(enabled, started, reason))
+
     async def status(self) -> dict[str, Any]:
         return await self._do(plans.status())
 

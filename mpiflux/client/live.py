@@ -155,6 +155,12 @@ class Flux:
 
     # -- the instance ----------------------------------------------------------------------------------------------
 
+    def gate(self, *, enabled: bool | None = None, started: bool | None = None,
+             reason: str = "") -> dict[str, Any]:
+        """Whether the instance takes jobs (``enabled``) and starts them (``started``); set what is given. Jobs that run
+        are left alone. Gives ``enabled``, ``started``, ``reason``."""
+        return self._do(plans.gate(enabled, started, reason))
+
     def status(self) -> dict[str, Any]:
         """What the instance is and has: nodes, cores, counts of jobs, clients, since when."""
         return self._do(plans.status())

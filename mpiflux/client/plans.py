@@ -394,6 +394,10 @@ def job_event(item: list[Any]) -> JobEvent:
     return JobEvent(name, timestamp, context, job, number)
 
 
+def gate(enabled: bool | None = None, started: bool | None = None, reason: str = "") -> Plan[dict[str, Any]]:
+    return Plan(r.Gate(enabled, started, reason), dict)
+
+
 def status() -> Plan[dict[str, Any]]:
     return Plan(r.Status(), dict)
 

@@ -31,6 +31,8 @@ class Desk:
         self._master, self._results = master, results
         self._facts = {"instance": instance, "run_dir": run_dir, "cores": cores, "gpus": gpus,
                        "nodes": list(results.hosts)}
+        self._started, self._why = True, ""
+        """Whether jobs are started, and why the queue was disabled or stopped."""
         self._jobs = Jobs(master, results, misfit)
         self._running = Running(master.table, results, master.reach, self._jobs.chosen)
         self._stdins = Stdins(master.table, master.reach, master.cancel)
@@ -79,7 +81,7 @@ class Desk:
     # -- what concerns several parts -------------------------------------------------------------------------------
 
     def handlers(self) -> Mapping[type, Handler]:
-        return {r.Status: self._status}
+        return {r.Status: self._status, r.Gate: self._gate}
 
     def _hold(self, session: Session, keep: bool) -> None:
         if keep:
@@ -94,6 +96,18 @@ class Desk:
                          "inactive": counts.inactive, "completed": counts.completed, "failed": counts.failed,
                          "canceled": counts.canceled, "timeout": counts.timeout},
                 "groups": len(self._master.groups), "ending": self._master.ending}
+
+    def _gate(self, session: Session, number: int, op: r.Gate) -> dict[str, Any]:
+        jobs = self._jobs
+        if op.enabled is not None:
+            jobs.closed = None if op.enabled else op.reason
+        if op.started is not None and op.started is not self._started:
+            self._started = op.started
+            self._master.reach(m.Pause(not op.started))
+        if op.enabled is False or op.started is False:
+            self._why = op.reason
+        return {"enabled": jobs.closed is None, "started": self._started,
+                "reason": "" if jobs.closed is None and self._started else self._why}
 
     def _job_key(self, session: Session, number: int, key: str) -> Any:
         """``job.ID.what`` and ``job.NAME.INDEX.what``."""

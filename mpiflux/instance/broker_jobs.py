@@ -35,6 +35,8 @@ class Jobs:
         self._fits: dict[tuple[object, ...], str] = {}
         self._by_name: dict[str, list[int]] = {}
         self._known = 0
+        self.closed: str | None = None
+        """Why no jobs are taken; None while they are."""
         self._waiting: dict[int, dict[Place, r.Info]] = {}
         """Who waits for the end of a job."""
         self._drains: dict[Place, tuple[Selection, int]] = {}
@@ -50,6 +52,9 @@ class Jobs:
     def _submit(self, session: Session, number: int, op: r.Submit) -> list[list[int]]:
         if self.master.ending:
             raise RequestError("ended", "the instance is ending and takes no more jobs")
+        if self.closed is not None:
+            raise RequestError("request", "the queue is disabled and takes no jobs"
+                                          f"{f': {self.closed}' if self.closed else ''} (`mpiflux queue enable`)")
         if not 0 < len(op.groups) <= r.MAX_GROUPS:
             raise RequestError("request", f"{len(op.groups)} groups in one request; from 1 to {r.MAX_GROUPS} may be")
         groups: list[JobGroup] = []

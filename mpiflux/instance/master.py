@@ -513,8 +513,8 @@ class Master:
             name = " ".join(self.workflow.controller)[:80]
             self.observer.note(f"the controller {name!r} {how}; the run goes on with the jobs that there are")
 
-    def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
-        """Something for jobs that run."""
+    def reach(self, message: m.Listen | m.Signal | m.Stdin | m.Pause) -> None:
+        """Something for jobs that run, or for all schedulers."""
         self._send(message)
 
     def cancel(self, ids: Any, reason: str) -> int:

@@ -144,6 +144,12 @@ class Listen(msgspec.Struct, frozen=True, tag="listen"):
     on: bool = True
 
 
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """To schedulers: start no more jobs (``on``), or go on. What executors have been fed already still starts."""
+
+    on: bool
+
+
 class Signal(msgspec.Struct, frozen=True, tag="signal"):
     """Send signal ``number`` to the process groups of these jobs."""
 
@@ -345,7 +351,7 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
 
 
 Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
-           | Listen | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
+           | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
            | ExecutorLost | Fault | ClientRequest | ClientGone | ClientReply
            | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 

@@ -138,6 +138,16 @@ class Stdin(msgspec.Struct, frozen=True, tag="stdin"):
     eof: bool = False
 
 
+class Gate(msgspec.Struct, frozen=True, tag="gate"):
+    """Whether jobs may be submitted, and whether they are started; null leaves it as it is. What runs is left alone.
+    Answer: {enabled, started, reason}."""
+
+    enabled: bool | None = None
+    started: bool | None = None
+    reason: str = ""
+    """Why not, for those who ask or submit."""
+
+
 class Info(msgspec.Struct, frozen=True, tag="info"):
     """Answer: the job record (DESIGN 1.1), with ``stdout`` and ``stderr`` as bytes if asked."""
 
@@ -312,7 +322,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
     """Answer: null, once everything so far is on disk."""
 
 
-Op = (Submit | Cancel | Signal | Follow | Stdin
+Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
       | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
       | Status | Sync)

@@ -417,6 +417,9 @@ class Dealing:
             self._meter.give([job for job, _ in jobs])
         return jobs
 
+    def pause(self, message: m.Pause) -> None:
+        self._out += [(child.endpoint, message) for child in self.children.values()]
+
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
         wanted = set(message.ids)
         self._out += [(child.endpoint, message) for child in self.children.values()

@@ -495,6 +495,9 @@ class Leasing:
         self._held[executor].clear()
         return jobs
 
+    def pause(self, message: m.Pause) -> None:
+        """Executors have no queue of their own to speak of."""
+
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
         wanted = set(message.ids)
         executors = self._gangs.reached(message)

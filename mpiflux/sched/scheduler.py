@@ -48,6 +48,9 @@ class Below(Protocol):
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
         """Pass a cancellation on; returns jobs that had not been sent yet."""
 
+    def pause(self, message: m.Pause) -> None:
+        """Pass it on to the schedulers below."""
+
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
         """Pass on what is for jobs that run below."""
 
@@ -87,7 +90,7 @@ class Scheduler:
         self.number, self.parent = number, parent
         self.policy, self.below, self.catalog = policy, below, catalog
         self.queue = WorkQueue(catalog.priority)
-        self.stopped = False
+        self.stopped = self.paused = False
         self._stopping: set[int] = set()
         """Who below has not answered a Stop yet."""
         self._cancelled: dict[int, m.Cancel] = {}
@@ -131,6 +134,9 @@ class Scheduler:
             return
         elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):
             self.below.reach(message)
+        elif isinstance(message, m.Pause):
+            self.paused = message.on
+            self.below.pause(message)
         elif isinstance(message, (m.NewR, m.Fault, m.Borrowed, m.StdinTaken)):
             self._out.append((self.parent, message))
             return
@@ -141,14 +147,14 @@ class Scheduler:
         self.below.now = now
         if self._changed:
             self._changed = False
-            if self.queue.jobs:
+            if self.queue.jobs and not self.paused:
                 self.policy.schedule(self.queue, self.below, now)
         if not self.stopped:
             self._out += self.below.collect(now)
             if self.below.again and self.queue.jobs:
                 self.policy.schedule(self.queue, self.below, now)
                 self._out += self.below.collect(now)
-            if not self.queue.jobs:
+            if not self.queue.jobs and not self.paused:
                 self._out += self.below.balance(now)
         out, self._out = self._out, []
         return out
