@@ -100,6 +100,10 @@ class Prepared:
 def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObserver) -> Prepared:
     """Check everything, make the run directory, open the journal. Raises RunError."""
     workflow = _workflow(options)
+    for path in (workflow.directory, os.path.abspath(options.run_dir or "")):
+        if not _is_text(path):
+            raise RunError(f"{path!r} is not a UTF-8 name, which jobs and messages need: rename it, or run in another "
+                           "directory")
     plan = _plan(workflow, site)
     usable = [part.node for part in plan.schedulers[0].resources if part.cores]
     workflow = expand(workflow, usable, [site.nodes[number].name for number in usable])
@@ -120,6 +124,13 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
     return prepared
 
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _workflow(options: RunOptions) -> Workflow:

@@ -90,7 +90,7 @@ class RunReader:
 
     def _connect(self) -> sqlite3.Connection:
         """Read-only; writable where a killed writer's half transaction must be undone; as a plain file at last."""
-        name = quote(os.path.abspath(self._file))
+        name = quote(os.fsencode(os.path.abspath(self._file)))
         options = ["mode=ro", "mode=rw"]
         if not Path(f"{self._file}-wal").exists():
             options.append("mode=ro&immutable=1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -109,6 +110,16 @@ def test_a_run_directory_that_holds_another_run(place: Place) -> None:
     resumed = place.call("run", "other.yaml", "--run-dir", name, "--resume", status=2)
     assert "other.yaml" in resumed.stderr and "Traceback" not in resumed.stderr
     assert run.results() == {"COMPLETED": 1}
+
+
+def test_a_directory_whose_name_is_no_text(place: Place) -> None:
+    odd = os.fsdecode(b"d\xff")
+    place.write(f"{odd}/flow.yaml", "jobs: {a: {command: touch started}}\n")
+    place.write("flow.yaml", "jobs: {a: {command: touch started}}\n")
+    for words in ((f"{odd}/flow.yaml",), ("flow.yaml", "--run-dir", f"{odd}/r")):
+        told = place.call("run", *words, status=2).stderr
+        assert "UTF-8" in told and r"d\udcff" in told and "Traceback" not in told
+    assert os.listdir(place.path / odd) == ["flow.yaml"]
 
 
 def test_a_misfit_names_the_job_and_a_dry_run_shows_it_beside_the_rest(place: Place) -> None:
