@@ -73,11 +73,20 @@ def test_every_documented_line_parses(line):
     parse(line)
 
 
+WORDS = re.findall(r"`(mpiflux [^`]*)`", (ROOT / "docs" / "words.md").read_text())
+
+
+def test_every_word_of_ours_in_the_table_of_words_is_one():
+    assert len(WORDS) > 50
+    for line in WORDS:
+        parse(line.replace("NS", "ns").replace("\\|", "|"))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_documented(name):
     with pytest.raises(SystemExit):
         main.parse([*name.split(), "--help"])
-    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"], "start": ["true"], "submit": ["true"],
+    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"], "start": ["true"], "submit": ["true"], "bulksubmit": ["true"],
                 "kvs put": ["k", "1"], "kvs rm": ["k"], "pub": ["t"], "simulate": ["--cluster", "1x(1c)"]}.get(
         name, ["1"] if name.startswith("job ") else [])
     _, args = main.parse([*name.split(), *required])
