@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _EXAMPLES = {
     "cancel": ("mpiflux cancel 12 13", "mpiflux cancel --all --run-dir runs/first"),
     "job cancel": ("mpiflux job cancel sim.3 --reason 'no need'",),
+    "job urgency": ("mpiflux job urgency sim.3 31", "mpiflux job urgency sim hold", "mpiflux job urgency sim default"),
     "kvs put": ("mpiflux kvs put model.rho 0.5", "mpiflux kvs put name '\"a text\"'"),
     "kvs rm": ("mpiflux kvs rm model.rho", "mpiflux kvs rm -R model"),
     "kvs watch": ("mpiflux kvs watch model",),
@@ -70,6 +71,28 @@ def cancel(flux: Flux, args: Namespace) -> int:
         chosen = [range(*flux._do(plans.resolve(ref))) for ref in args.ids]
         n = flux.cancel([job for ids in chosen for job in ids], reason=args.reason)
     say(f"{n} job{'s' * (n != 1)} cancelled")
+    return 0 if n else 1
+
+
+def _urgency_options(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="jobs: 12, sim.3, or sim for all of a name")
+    parser.add_argument("urgency", metavar="N", type=_urgency, help="0 to 31, or hold (0), default (16), expedite (31)")
+
+
+def _urgency(text: str) -> int:
+    named = {"hold": 0, "default": 16, "expedite": 31}
+    value = named.get(text, int(text) if text.isascii() and text.isdigit() and len(text) < 3 else -1)
+    if not 0 <= value <= 31:
+        raise ArgumentTypeError(f"{text!r} is neither a number from 0 to 31 nor one of {', '.join(named)}")
+    return value
+
+
+def urgency(flux: Flux, args: Namespace) -> int:
+    from mpiflux.client import plans
+
+    n = flux.urgency(range(*flux._do(plans.resolve(args.id))), args.urgency)
+    what = f"ha{'ve' if n != 1 else 's'} urgency {args.urgency} now" if args.urgency else "held"
+    say(f"{n} job{'s' * (n != 1)} {what}" if n else f"{args.id}: everything has started")
     return 0 if n else 1
 
 
@@ -212,6 +235,7 @@ def uptime(flux: Flux, args: Namespace) -> None:
 _Define = tuple[Callable[[Parser], None], Callable[["Flux", Namespace], "int | None"]]
 _DEFINED: dict[str, _Define] = {
     "cancel": (_cancel_options, cancel), "job cancel": (_cancel_options, cancel),
+    "job urgency": (_urgency_options, urgency),
     "events": (_event_options, events), "kvs put": (_put_options, put), "kvs rm": (_rm_options, rm),
     "kvs watch": (_watch_options, watch), "pub": (_pub_options, pub), "sub": (_sub_options, sub),
     "queue": (_queue_options, queue), "uptime": (_json_option, uptime),

@@ -31,6 +31,7 @@ COMMANDS = {
     "bulksubmit":   ("submit",    "a job for each of many inputs, as GNU parallel takes them"),
     "cancel":       ("live",      "end jobs of a live instance"),
     "job cancel":   ("live",      "the same"),
+    "job urgency":  ("live",      "give jobs that wait another urgency, hold them, or let them go"),
     "events":       ("live",      "follow what happens to jobs"),
     "kvs put":      ("live",      "set a key"),
     "kvs rm":       ("live",      "remove a key"),

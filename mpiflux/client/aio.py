@@ -98,6 +98,10 @@ class Job(HasIds):
         """Where to write what it reads; it has to be submitted with ``input="-"``."""
         return Stdin(self._flux, self.id)
 
+    async def urgency(self, value: int) -> bool:
+        """Give it another urgency, 0 to hold it; False when it has started."""
+        return bool(await self._flux.urgency(self, value))
+
     async def release(self) -> None:
         """Let a job go that was submitted with ``hold``."""
         await self._flux.release(self)
@@ -322,6 +326,9 @@ class Flux:
 
     async def signal(self, jobs: Ids | None, number: int) -> int:
         return await self._do(plans.signal(jobs, number))
+
+    async def urgency(self, jobs: Ids, value: int) -> int:
+        return await self._do(plans.urgency(jobs, value))
 
     async def hold(self, jobs: Ids) -> int:
         return await self._do(plans.hold(jobs, True))

@@ -75,6 +75,10 @@ class Job(HasIds):
         """Where to write what it reads; it has to be submitted with ``input="-"``."""
         return Stdin(self._flux, self.id)
 
+    def urgency(self, value: int) -> bool:
+        """Give it another urgency, 0 to 31; 0 holds it until it gets another. False when it has started."""
+        return bool(self._flux.urgency(self, value))
+
     def release(self) -> None:
         """Let a job go that was submitted with ``hold``."""
         self._flux.release(self)

@@ -97,12 +97,16 @@ class Flux:
         """Send a signal to the processes of those of these jobs that run; how many do."""
         return self._do(plans.signal(jobs, number))
 
+    def urgency(self, jobs: Ids, value: int) -> int:
+        """Give jobs another urgency, 0 to 31; 0 holds them until they get another. How many had not started."""
+        return self._do(plans.urgency(jobs, value))
+
     def hold(self, jobs: Ids) -> int:
-        """Keep back groups that still wait for something; how many jobs those have."""
+        """Keep back jobs that have not started; how many those are."""
         return self._do(plans.hold(jobs, True))
 
     def release(self, jobs: Ids) -> int:
-        """Let held groups go."""
+        """Let held jobs go; how many those were."""
         return self._do(plans.hold(jobs, False))
 
     def wait(self, jobs: Ids | None = None, timeout: float | None = None) -> Counts:

@@ -313,6 +313,10 @@ def hold(jobs: Ids | None, held: bool) -> Plan[int]:
     return Plan(r.Hold(select(jobs), held), int)
 
 
+def urgency(jobs: Ids | None, value: int) -> Plan[int]:
+    return Plan(r.Urge(select(jobs), int(value)), int)
+
+
 def signal(jobs: Ids | None, number: int) -> Plan[int]:
     return Plan(r.Signal(select(jobs), int(number)), int)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ class Jobs:
         self._syncs: list[tuple[int, Place]] = []
 
     def handlers(self) -> Mapping[type, Handler]:
-        return {r.Submit: self._submit, r.Cancel: self._cancel, r.Hold: self._hold, r.Info: self._info,
-                r.Resolve: self._resolve, r.Eventlog: self._eventlog, r.Drain: self._drain, r.Sync: self._sync}
+        return {r.Submit: self._submit, r.Cancel: self._cancel, r.Hold: self._hold, r.Urge: self._urge,
+                r.Info: self._info, r.Resolve: self._resolve, r.Eventlog: self._eventlog, r.Drain: self._drain,
+                r.Sync: self._sync}
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
@@ -216,8 +218,31 @@ class Jobs:
         chosen = self.selection(op.select)
         n = 0
         for group in list(self.table.groups):
-            if chosen.every or chosen.overlaps(group.first_id, group.stop_id - 1):
-                n += group.count if self.master.hold(group.number, op.held) else 0
+            ranges = list(chosen.cut(group.first_id, group.stop_id))
+            if not ranges:
+                continue
+            whole = sum(stop - first for first, stop in ranges) == group.count
+            if whole and self.master.hold(group.number, op.held):
+                n += group.count
+            elif op.held:
+                n += sum(self.master.urge(first, stop, 0) for first, stop in ranges)
+            else:
+                n += sum(self.master.let_go(first, stop) for first, stop in ranges)
+        return n
+
+    def _urge(self, session: Session, number: int, op: r.Urge) -> int:
+        if not 0 <= op.urgency <= 31:
+            raise RequestError("value", f"urgency {op.urgency}: it is from 0, which holds jobs, to 31")
+        ids = self.chosen(op.select)
+        if not len(ids):
+            return 0
+        n = 0
+        for group in list(self.table.groups[self.table.group_of(int(ids[0])):]):
+            mine = ids[(ids >= group.first_id) & (ids < group.stop_id)]
+            if len(mine):
+                bounds = [0, *(np.flatnonzero(np.diff(mine) != 1) + 1).tolist(), len(mine)]
+                n += sum(self.master.urge(int(mine[low]), int(mine[high - 1]) + 1, op.urgency)
+                         for low, high in pairwise(bounds))
         return n
 
     # -- waiting ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ without a look at single jobs unless one has to run again.
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
+from mpiflux.sched.urgency import Urgencies
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.jobtable import NOBODY, Applied, Counts, JobTable
@@ -28,6 +30,8 @@ from mpiflux.store.journal import Journal
 
 RECORD = np.dtype(list(FIELDS))
 ROOT = 0
+DEFAULT = 16
+"""The urgency of jobs unless they ask for another."""
 GRACE = 5.0
 """Seconds between TERM and KILL when the run is interrupted."""
 _BEAT = 0.1
@@ -85,7 +89,7 @@ class Master:
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0,
-                 t_submit: Sequence[float] = ()) -> None:
+                 t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.t_end = fail_fast, t_end
         self._failed_fast = ""
@@ -105,6 +109,9 @@ class Master:
         """Jobs that were handed out and are to be cancelled: they are not tried again."""
         self._t_submit = t_submit
         """By group; grows with what is submitted."""
+        self._urged = urged
+        """Changes of urgency that an earlier instance was asked for."""
+        self._urgencies: dict[int, Urgencies] = {}
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
@@ -130,6 +137,9 @@ class Master:
             self._declare(group)
             self.feed.submitted(group, now, waits=bool(group.after))
             self._await_begin(group)
+        for message in self._urged:
+            self._tell_urgency(message)
+        self._note_held()
         for verdict in self.dependencies.begin():
             self._carry_out(verdict)
         for group in self.groups:
@@ -140,6 +150,12 @@ class Master:
             if completed or any(others):
                 for verdict in self.dependencies.ended(group.number, completed, sum(others)):
                     self._carry_out(verdict)
+
+    def _note_held(self) -> None:
+        for group in self.groups:
+            if group.priority == 0 and not group.submitted:
+                self.observer.note(f"{group.name} has priority 0: its jobs are held until "
+                                   f"`mpiflux job urgency {group.name} 16` lets them go")
 
     def begin_of(self, group: JobGroup) -> float:
         """When a group may start at the earliest (Unix seconds); 0: at any time."""
@@ -496,6 +512,59 @@ class Master:
         waiting = self.dependencies.is_waiting(group)
         self._later(self.dependencies.hold(group, held))
         return waiting
+
+    def urge(self, first: int, stop: int, urgency: int) -> int:
+        """Give the jobs with ids ``range(first, stop)``, all of one group, another urgency, 0 to hold them; how many
+        of them have not started."""
+        group = self.table.groups[self.table.group_of(first)]
+        now, low, high = self._clock(), first - group.first_id, stop - group.first_id
+        state = self.table.state[first - 1:stop - 1]
+        waiting = np.flatnonzero((state == State.DEPEND) | (state == State.SCHED)) + low
+        if not len(waiting):
+            return 0
+        if urgency and self.dependencies.is_held(group.number):
+            # held as a whole since its submission: now only the others are
+            for rest in ((0, low), (high, group.count)):
+                if rest[0] < rest[1]:
+                    self._urge(group, *rest, np.arange(*rest), 0, now)
+            self._later(self.dependencies.hold(group.number, False))
+        self._urge(group, low, high, waiting, urgency, now)
+        return len(waiting)
+
+    def _urge(self, group: JobGroup, start: int, stop: int, indices: Any, urgency: int, now: float) -> None:
+        """``indices`` are those of the range that it is told of."""
+        ends = np.flatnonzero(np.diff(indices) != 1)
+        runs = list(zip(indices[[0, *(ends + 1)]].tolist(), (indices[[*ends, -1]] + 1).tolist(), strict=True))
+        self.journal.append_group_event(group.number, now, "urgency", {
+            "urgency": urgency, ELEMENTS: [(low, high, 1) for low, high in runs]})
+        for low, high in runs:
+            self.feed.jobs(group.first_id + low, high - low, Event("urgency", now, {"urgency": urgency}))
+        self._tell_urgency(m.Urgency(group.number, start, stop, urgency))
+
+    def _tell_urgency(self, message: m.Urgency) -> None:
+        self._urgencies.setdefault(message.group, Urgencies()).set(message.start, message.stop, message.urgency)
+        self._send(message)
+
+    def urgency(self, job: int) -> int:
+        """The urgency of a job as it is now; 0: it is held."""
+        group = self.groups[self.table.group_of(job)]
+        changed = self._urgencies.get(group.number)
+        value = changed.at(job - group.first_id) if changed is not None else None
+        return group.priority if value is None else value
+
+    def let_go(self, first: int, stop: int) -> int:
+        """Give those jobs of a range (all of one group) that are held the urgency that they were submitted with."""
+        group = self.groups[self.table.group_of(first)]
+        if self.dependencies.is_held(group.number):
+            return self.urge(first, stop, group.priority or DEFAULT)
+        n, at = 0, first
+        held = [self.urgency(job) == 0 for job in range(first, stop)]
+        for is_held, run in itertools.groupby(held):
+            upto = at + sum(1 for _ in run)
+            if is_held:
+                n += self.urge(at, upto, group.priority or DEFAULT)
+            at = upto
+        return n
 
     def program_ended(self, program: object, status: int) -> None:
         """The initial program is over, and with it the instance: what still runs is cancelled."""

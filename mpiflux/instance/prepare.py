@@ -20,6 +20,7 @@ from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
+from mpiflux.model.messages import Urgency
 from mpiflux.overlay import address
 from mpiflux.overlay.pernode import expand
 from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
@@ -52,6 +53,7 @@ class Prepared:
     kvs: Kvs = field(default_factory=Kvs)
     t_submit: list[float] = field(default_factory=list)
     """By group."""
+    urged: list[Urgency] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What ``instance.json`` says."""
 
@@ -61,7 +63,7 @@ class Prepared:
         master = Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
                         ranks=len(self.site.node_of_rank), clock=clock,
                         fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0,
-                        t_submit=self.t_submit)
+                        t_submit=self.t_submit, urged=self.urged)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:
@@ -232,7 +234,7 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
         resumed.table.add_group(group)
         journal.append_group(group, now)
         resumed.t_submit.append(now)
-    prepared.kvs, prepared.t_submit = resumed.kvs, resumed.t_submit
+    prepared.kvs, prepared.t_submit, prepared.urged = resumed.kvs, resumed.t_submit, resumed.urged
     if len(resumed.lost):
         data = resumed.lost.tobytes()
         place = journal.append_results(data, b"", {})

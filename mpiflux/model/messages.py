@@ -80,6 +80,16 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """The result that they end with, CANCELED unless said otherwise."""
 
 
+class Urgency(msgspec.Struct, frozen=True, tag="urgency"):
+    """Elements ``range(start, stop)`` of a group have this urgency from now on, as far as they have not started.
+    0 holds them: they go back to the root scheduler and stay there."""
+
+    group: int
+    start: int
+    stop: int
+    urgency: int
+
+
 class Recall(msgspec.Struct, frozen=True, tag="recall"):
     """Give back up to ``n`` jobs that have not started, last ones first."""
 
@@ -350,7 +360,7 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
     puts: dict[bytes, bytes]
 
 
-Message = (Declare | Submit | Cancel | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
+Message = (Declare | Submit | Cancel | Urgency | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
            | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
            | ExecutorLost | Fault | ClientRequest | ClientGone | ClientReply
            | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)

@@ -138,6 +138,13 @@ class Stdin(msgspec.Struct, frozen=True, tag="stdin"):
     eof: bool = False
 
 
+class Urge(msgspec.Struct, frozen=True, tag="urge"):
+    """Give jobs another urgency, 0–31; 0 holds them. Answer: how many of them had not started."""
+
+    select: Select
+    urgency: int
+
+
 class Gate(msgspec.Struct, frozen=True, tag="gate"):
     """Whether jobs may be submitted, and whether they are started; null leaves it as it is. What runs is left alone.
     Answer: {enabled, started, reason}."""
@@ -323,7 +330,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
 
 
 Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
-      | Hold | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
+      | Hold | Urge | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
       | Status | Sync)
 

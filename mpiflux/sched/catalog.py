@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.messages import Chunk, Declare
+from mpiflux.model.messages import Chunk, Declare, Urgency
+from mpiflux.sched.urgency import Urgencies
 
 
 class Catalog:
@@ -15,6 +16,7 @@ class Catalog:
         self.declared: dict[int, Declare] = {}
         self._firsts: list[int] = []
         self._numbers: list[int] = []
+        self._urgencies: dict[int, Urgencies] = {}
 
     def add(self, declare: Declare) -> None:
         group = declare.group
@@ -27,6 +29,25 @@ class Catalog:
 
     def group(self, number: int) -> JobGroup:
         return self.declared[number].group
+
+    def urge(self, message: Urgency) -> None:
+        """Remember a change of urgency."""
+        self._urgencies.setdefault(message.group, Urgencies()).set(message.start, message.stop, message.urgency)
+
+    def urged(self, number: int) -> list[Urgency]:
+        """All changes of a group's urgencies, for somebody who has not heard of them."""
+        changed = self._urgencies.get(number)
+        count = self.group(number).count
+        return [] if changed is None else [Urgency(number, start, count if stop is None else stop, value)
+                                           for start, stop, value in changed.ranges()]
+
+    def by_urgency(self, chunk: Chunk) -> list[tuple[int, Chunk]]:
+        """A chunk as parts of one urgency each."""
+        changed = self._urgencies.get(chunk.group)
+        own = self.priority(chunk.group)
+        if changed is None:
+            return [(own, chunk)]
+        return [(own if value is None else value, part) for value, part in changed.pieces(chunk)]
 
     def priority(self, number: int) -> int:
         return self.declared[number].group.priority

@@ -23,6 +23,7 @@ from mpiflux.sched.distribution import make
 from mpiflux.sched.meter import Amounts, Meter
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
+from mpiflux.sched.urgency import cut
 
 LOOKAHEAD = 0.25
 """Seconds of work that a child holds beyond what its R runs at once."""
@@ -187,6 +188,7 @@ class Dealing:
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
 
+            self._out += [(child.endpoint, message) for message in self.catalog.urged(chunk.group)]
     def able(self, request: Request) -> list[Child]:
         """The children whose R can hold such a job."""
         found = self._able.get(request.key)
@@ -334,6 +336,21 @@ class Dealing:
         if getattr(self.distribution, "binding", False):
             return []
         loads = []
+    def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
+        """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""
+        taken: list[m.Chunk] = []
+        for child in self.children.values():
+            kept: deque[m.Chunk] = deque()
+            for chunk in child.line:
+                parts = cut(chunk, message.start, message.stop) if chunk.group == message.group else (chunk, None, None)
+                kept += [part for part in (parts[0], parts[2]) if part is not None]
+                taken += [parts[1]] if parts[1] is not None else []
+            child.line, child.waiting = kept, sum(map(len, kept))
+            if (child.endpoint, message.group) in self._declared:
+                self._out.append((child.endpoint, message))
+        self._unmeter(taken)
+        return taken
+
         for child in self.children.values():
             if child.group < 0:
                 loads.append((-1.0 if not child.outstanding else 0.0, 0, child))

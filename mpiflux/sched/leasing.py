@@ -413,6 +413,9 @@ class Leasing:
     def recall(self, n: int) -> list[m.Chunk]:
         return []
 
+    def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
+        return []
+
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         self.now = now
         held = self._held[src]

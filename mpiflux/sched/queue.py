@@ -1,4 +1,5 @@
-"""A scheduler's queue: chunks of job groups in order of priority, then of arrival.
+"""A scheduler's queue: chunks of job groups in order of priority, then of arrival. What has priority 0 is held: kept
+here, but not seen by who walks the queue.
 
 A million queued jobs of one group are one entry. Taking, adding and stepping to the next entry cost the same however
 many wait: entries are a linked list a priority, so that one may be taken out of the middle while a policy walks it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mpiflux.model.messages import Chunk
+from mpiflux.sched.urgency import HELD, cut
 
 
 class Entry:
@@ -52,7 +54,8 @@ class WorkQueue:
         self._lanes: dict[int, _Lane] = {}
         self._order: list[_Lane] = []
         self.jobs = 0
-        """Number of jobs in all entries."""
+        """Number of jobs in all entries, without held ones."""
+        self._held = _Lane(HELD)
         self.now = 0.0
         """The time (seconds) at which what is pushed arrives; whoever pushes sets it."""
 
@@ -62,29 +65,47 @@ class WorkQueue:
     def __bool__(self) -> bool:
         return self.jobs > 0
 
-    def _lane(self, chunk: Chunk) -> _Lane:
-        priority = self._priority_of(chunk.group)
+    def _lane(self, chunk: Chunk, priority: int | None) -> _Lane:
+        if priority is None:
+            priority = self._priority_of(chunk.group)
+        if priority == HELD:
+            return self._held
         lane = self._lanes.get(priority)
         if lane is None:
             lane = self._lanes[priority] = _Lane(priority)
             self._order = sorted(self._lanes.values(), key=lambda one: -one.priority)
         return lane
 
-    def push(self, chunk: Chunk) -> Entry:
-        """Add behind its equals."""
-        lane = self._lane(chunk)
+    def push(self, chunk: Chunk, priority: int | None = None) -> Entry:
+        """Add behind its equals. ``priority`` is the group's unless given."""
+        lane = self._lane(chunk, priority)
         entry = Entry(chunk, arrived=self.now)
         lane.insert_before(entry, lane.mark)
-        self.jobs += len(chunk)
+        self._count(lane, len(chunk))
         return entry
 
-    def push_front(self, chunk: Chunk) -> Entry:
+    def insert(self, chunk: Chunk, priority: int, arrived: float) -> Entry:
+        """Add to those of a priority by its age."""
+        lane = self._lane(chunk, priority)
+        place = lane.mark
+        while place.prev is not lane.mark and place.prev.arrived > arrived:
+            place = place.prev
+        entry = Entry(chunk, arrived=arrived)
+        lane.insert_before(entry, place)
+        self._count(lane, len(chunk))
+        return entry
+
+    def _count(self, lane: _Lane, n: int) -> None:
+        if lane is not self._held:
+            self.jobs += n
+
+    def push_front(self, chunk: Chunk, priority: int | None = None) -> Entry:
         """Put back what was taken: before its equals, and as old as they are."""
-        lane = self._lane(chunk)
+        lane = self._lane(chunk, priority)
         waits = lane.mark.next is not lane.mark
         entry = Entry(chunk, arrived=lane.mark.next.arrived if waits else self.now)
         lane.insert_before(entry, lane.mark.next)
-        self.jobs += len(chunk)
+        self._count(lane, len(chunk))
         return entry
 
     def first(self) -> Entry | None:
@@ -112,7 +133,7 @@ class WorkQueue:
         """Remove the first ``n`` jobs of an entry, and the entry with its last one."""
         if not n:
             return
-        self.jobs -= n
+        self._count(entry.lane, -n)
         rest = entry.chunk.split(n)[1]
         if rest is None:
             entry.prev.next, entry.next.prev = entry.next, entry.prev
@@ -147,12 +168,50 @@ class WorkQueue:
     def clear(self) -> None:
         self._lanes.clear()
         self._order.clear()
+        self._held = _Lane(HELD)
         self.jobs = 0
+
+    @property
+    def held(self) -> int:
+        """Number of held jobs, by a look at their entries."""
+        return sum(len(entry) for entry in self._all() if entry.lane is self._held)
+
+    def _all(self) -> list[Entry]:
+        entries, entry = list(self), self._held.mark.next
+        while entry is not self._held.mark:
+            entries.append(entry)
+            entry = entry.next
+        return entries
+
+    def pull(self, group: int, start: int, stop: int) -> list[tuple[Chunk, float]]:
+        """Take out the jobs of a group with an index in ``range(start, stop)``, held ones too; with their ages."""
+        taken: list[tuple[Chunk, float]] = []
+        for entry in self._all():
+            if entry.chunk.group != group:
+                continue
+            before, wanted, behind = cut(entry.chunk, start, stop)
+            if wanted is None:
+                continue
+            taken.append((wanted, entry.arrived))
+            for chunk in (before, behind):
+                if chunk is not None:
+                    entry.lane.insert_before(Entry(chunk, arrived=entry.arrived), entry)
+                    self._count(entry.lane, len(chunk))
+            self.take(entry, len(entry))
+        return taken
+
+    def find(self, group: int, index: int) -> Entry | None:
+        """The entry that a job is in, held or not."""
+        for entry in self._all():
+            chunk = entry.chunk
+            if chunk.group == group and index in range(chunk.start, chunk.stop, chunk.step):
+                return entry
+        return None
 
     def remove(self, wanted: Callable[[Chunk, int], bool]) -> list[Chunk]:
         """Take out every job for which ``wanted(chunk, index)`` holds; returned as chunks of one job."""
         removed: list[Chunk] = []
-        for entry in self:
+        for entry in self._all():
             found: list[Chunk] = []
             kept = split_out(entry.chunk, wanted, found)
             if not found:
@@ -160,7 +219,7 @@ class WorkQueue:
             removed += found
             for chunk in kept:
                 entry.lane.insert_before(Entry(chunk, arrived=entry.arrived), entry)
-            self.jobs += sum(map(len, kept))
+            self._count(entry.lane, sum(map(len, kept)))
             self.take(entry, len(entry))
         return removed
 

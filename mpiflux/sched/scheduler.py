@@ -18,7 +18,9 @@ from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.policies import Policy
 from mpiflux.sched.queue import Entry, WorkQueue, split_out
+from mpiflux.sched.urgency import HELD
 
+_ROOT = 0
 Action = tuple[int, m.Message]
 """(destination endpoint, message)."""
 
@@ -70,6 +72,9 @@ class Below(Protocol):
     def recall(self, n: int) -> list[m.Chunk]:
         """Up to ``n`` jobs that nobody below has been sent."""
 
+    def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
+        """The jobs of a change of urgency that nobody below has been sent; tell who was sent others."""
+
     def lend(self, message: m.Borrow, now: float) -> None:
         """Free resources that the parent wants."""
 
@@ -107,13 +112,16 @@ class Scheduler:
             if not self.stopped:
                 for chunk in message.chunks:
                     for part in self._by_node(chunk):
-                        self.queue.push(part)
+                        for urgency, piece in self._keep(part):
+                            self.queue.push(piece, urgency)
         elif isinstance(message, m.Declare):
             self.catalog.add(message)
         elif isinstance(message, m.Cancel):
             self._cancel(message, now)
         elif isinstance(message, m.Recall):
             self._recall(message.n)
+        elif isinstance(message, m.Urgency):
+            self._urge(message)
         elif isinstance(message, m.ExecutorLost):
             self._lost(message.executor, now)
         elif isinstance(message, m.Stop):
@@ -204,6 +212,27 @@ class Scheduler:
         if back:
             self._out.append((self.parent, m.Report(returned=tuple((-1, chunk) for chunk in back))))
 
+    def _urge(self, message: m.Urgency) -> None:
+        self.catalog.urge(message)
+        if self.stopped:
+            return
+        queued = self.queue.pull(message.group, message.start, message.stop)
+        queued += [(chunk, self.queue.now) for chunk in self.below.withdraw(message)]
+        for chunk, arrived in queued:
+            for urgency, piece in self._keep(chunk):
+                self.queue.insert(piece, urgency, arrived)
+
+    def _keep(self, chunk: m.Chunk) -> list[tuple[int, m.Chunk]]:
+        """The parts of a chunk that are to be queued here, by urgency. Held ones go up: below the root they would
+        take the place of jobs that can start."""
+        parts = self.catalog.by_urgency(chunk)
+        if self.number == _ROOT:
+            return parts
+        held = tuple((-1, part) for urgency, part in parts if urgency == HELD)
+        if held:
+            self._out.append((self.parent, m.Report(returned=held)))
+        return [part for part in parts if part[0] != HELD]
+
     def _requeue(self, chunk: m.Chunk, now: float) -> None:
         """Queue again what came back unstarted, without what was cancelled on its way."""
         kept = [chunk]
@@ -215,7 +244,8 @@ class Scheduler:
                 why = self._cancelled.pop(first + one.start)
                 self._end_unstarted([(first + one.start, one.attempt)], Result(why.result), why.reason, now)
         for part in reversed(kept):
-            self.queue.push_front(part)
+            for urgency, piece in reversed(self._keep(part)):
+                self.queue.push_front(piece, urgency)
 
     def _cancel(self, message: m.Cancel, now: float) -> None:
         wanted = frozenset(message.ids)

@@ -176,6 +176,13 @@ def _faults(rng: random.Random, machine: Machine, workflow: Workflow) -> list[tu
             low = rng.randrange(total)
             ids = tuple(range(low + 1, min(low + rng.choice((1, 10, total)), total) + 1))
             faults.append((moment(), "cancel", ids))
+    if rng.random() < 0.4:
+        total = workflow.total
+        for _ in range(rng.choice((1, 4))):
+            low = rng.randrange(total)
+            high = min(low + rng.choice((1, 10, total)), total)
+            faults.append((moment(), "urgency", (low + 1, high + 1, rng.choice((0, 0, 1, 16, 31)))))
+        faults.append((60.0, "urgency", (1, total + 1, 16)))
     if rng.random() < 0.1:
         faults.append((moment(), "stop", rng.choice((0.0, 5.0))))
     return sorted(faults, key=lambda fault: fault[0])
@@ -235,6 +242,11 @@ def _fault(cluster: Cluster, what: str, whom: object) -> None:
         assert isinstance(whom, tuple)
         if not master.stopping:
             master.cancel(whom, "cancelled by its user", cluster.now)
+            cluster.ranks[0].wake()
+    elif what == "urgency":
+        assert isinstance(whom, tuple)
+        if not master.stopping:
+            master.urge(range(*whom[:2]), whom[2])
             cluster.ranks[0].wake()
     elif what == "stop" and not master.over:
         assert isinstance(whom, float)

@@ -75,6 +75,8 @@ class Invariants(Watcher):
         self.groups: dict[str, JobGroup] = {}
         self.cancelled: dict[int, set[int]] = {}
         """Scheduler to the jobs that it was told to cancel."""
+        self.held: dict[int, set[int]] = {}
+        """Scheduler to the jobs that it was told to hold."""
         self.running: dict[int, tuple[int, int]] = {}
         """Job to (executor, attempt)."""
         self.tried: set[tuple[int, ...]] = set()
@@ -119,12 +121,13 @@ class Invariants(Watcher):
             self.first_id[group.number] = group.first_id
             self.groups[message.group.name] = message.group
         elif isinstance(message, (m.Feed, m.Submit)):
-            cancelled = self.cancelled.get(src, ())
+            cancelled = self.cancelled.get(src, set()) | self.held.get(src, set())
             for chunk in message.chunks if cancelled else ():
                 first = self.first_id[chunk.group]
                 for job in range(first + chunk.start, first + chunk.stop, chunk.step):
                     if job in cancelled:
-                        raise Violation(f"scheduler {src} sent job {job} on to {dst} after it was told to cancel it")
+                        raise Violation(f"scheduler {src} sent job {job} on to {dst} after it was told to cancel or "
+                                        "to hold it")
 
     def received(self, dst: int, src: int, message: m.Message) -> None:
         self.steps += 1
@@ -133,6 +136,10 @@ class Invariants(Watcher):
                 self._over(src, lease)
         elif isinstance(message, m.Cancel):
             self.cancelled.setdefault(dst, set()).update(message.ids)
+        elif isinstance(message, m.Urgency):
+            first = self.first_id[message.group]
+            jobs, held = range(first + message.start, first + message.stop), self.held.setdefault(dst, set())
+            held.difference_update(jobs) if message.urgency else held.update(jobs)
         elif isinstance(message, m.ExecutorLost):
             # a lease's upper half is the scheduler that gave it
             for lease in [one for one in self.granted_to.get(src, ()) if one >> 32 == dst]:
@@ -233,7 +240,8 @@ class Invariants(Watcher):
         if not stopped:
             for scheduler in cluster.schedulers:
                 left += _left_in(scheduler.number, scheduler.below)
-                left.append((f"queue of {scheduler.number}", scheduler.queue.jobs or list(scheduler.queue)))
+                left.append((f"queue of {scheduler.number}", scheduler.queue.jobs or scheduler.queue.held
+                             or list(scheduler.queue)))
             lost = set(range(1, len(cluster.master.table) + 1)) - set(self.finals)
             left.append(("jobs never ended", sorted(lost)))
         for what, found in left:

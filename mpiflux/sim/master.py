@@ -118,6 +118,13 @@ class SimMaster:
         if held:
             self._out.append(m.Cancel(tuple(held), reason))
 
+    def urge(self, ids: range, urgency: int) -> None:
+        """Change the urgency of these jobs; 0 holds them."""
+        for group in self.workflow.groups:
+            low, high = max(ids.start, group.first_id), min(ids.stop, group.stop_id)
+            if low < high:
+                self._out.append(m.Urgency(group.number, low - group.first_id, high - group.first_id, urgency))
+
     def stop(self, grace: float) -> None:
         """Interrupt the run."""
         self.stopping = True

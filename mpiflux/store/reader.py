@@ -434,10 +434,10 @@ class RunReader:
         return eventlog(group, self.t_submit[group.number], [(a.record, a.reason) for a in attempts], extra,
                         running=live and live[0], ended=done)
 
-    def events(self) -> list[tuple[int, Event]]:
+    def events(self, name: str = "") -> list[tuple[int, Event]]:
         """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
         return [(id, Event(name, t, self._unpack(context, dict[str, Any]))) for id, t, name, context in self._query(
-            "ifsb", "SELECT id, t, name, context FROM events ORDER BY number")]
+            "ifsb", "SELECT id, t, name, context FROM events WHERE ?1='' OR name=?1 ORDER BY number", (name,))]
 
     def output(self, id: int, stream: int, attempt: int | None = None) -> bytes:
         """What a job wrote to stdout (1) or stderr (2) in an attempt, by default its latest."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.messages import Urgency
 from mpiflux.model.states import Result, State
+from mpiflux.store.eventlog import ELEMENTS
 from mpiflux.store.jobtable import Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.reader import RunReader
@@ -22,6 +24,8 @@ class Resumed:
     groups: list[JobGroup]
     t_submit: list[float]
     kvs: Kvs
+    urged: list[Urgency]
+    """Changes of urgency that were asked for, in order."""
     lost: Array
     """Records of the attempts that ran when the instance died, as LOST. Journal and apply them first, like any
     others: their jobs then come next with a higher attempt number, without using up a retry."""
@@ -40,4 +44,13 @@ def resume(reader: RunReader, now: float) -> Resumed:
         # Resource sets are numbered by each instance: without t_alloc the record names none.
         began = reader.running[int(record["id"])]
         record["t_start"], record["tasks"], record["pid"] = began.t_start, began.tasks, began.pid
-    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), lost)
+    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), lost)
+
+
+def _urged(reader: RunReader) -> list[Urgency]:
+    found: list[Urgency] = []
+    for id, event in reader.events("urgency"):
+        group = reader.groups[-1 - id]
+        found += [Urgency(group.number, start, stop, event.context["urgency"])
+                  for start, stop, _ in event.context.get(ELEMENTS, [(0, group.count, 1)])]
+    return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mpiflux.model.messages import Chunk
 from mpiflux.sched.queue import Entry, WorkQueue
+from mpiflux.sched.urgency import Urgencies, cut
 
-PRIORITIES = {0: 16, 1: 16, 2: 31, 3: 0}
+PRIORITIES = {0: 16, 1: 16, 2: 31, 3: 1}
 Job = tuple[int, int, int]
 """(group, index, attempt)"""
 
@@ -103,6 +105,21 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = split
         self.drop_empty()
 
+    @rule(group=st.integers(0, 3), start=st.integers(0, 60), n=st.integers(0, 30))
+    def pull(self, group: int, start: int, n: int) -> None:
+        taken = [job for chunk, _ in self.queue.pull(group, start, start + n) for job in jobs_of(chunk)]
+        expected: list[Job] = []
+        for priority, lane in self.model.items():
+            split: list[list[Job]] = []
+            for entry in lane:
+                wanted = [job for job in entry if job[0] == group and start <= job[1] < start + n]
+                expected += wanted
+                split += ([job for job in entry if job[1] < start], [job for job in entry if job[1] >= start + n]
+                          ) if wanted else (entry,)
+            self.model[priority] = split
+        assert sorted(taken) == sorted(expected)
+        self.drop_empty()
+
     @rule(n=st.integers(0, 12))
     def take_last(self, n: int) -> None:
         before = [job for entry in self.entries() for job in entry]
@@ -131,3 +148,38 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
+
+
+def test_held_jobs_are_kept_and_not_seen() -> None:
+    queue = WorkQueue(lambda group: 16)
+    queue.push(Chunk(0, 0, 10))
+    for chunk, arrived in queue.pull(0, 3, 5):
+        queue.insert(chunk, 0, arrived)
+    assert [(entry.chunk.start, entry.chunk.stop) for entry in queue] == [(0, 3), (5, 10)]
+    assert (queue.jobs, queue.held) == (8, 2) and queue.take_last(100) and queue.first() is None and queue.held == 2
+    found = queue.find(0, 4)
+    assert found is not None and found.lane.priority == 0
+    assert queue.remove(lambda chunk, index: index == 3) == [Chunk(0, 3, 4)]
+    ((chunk, arrived),) = queue.pull(0, 0, 10)
+    queue.insert(chunk, 20, arrived)
+    assert chunk == Chunk(0, 4, 5) and (queue.jobs, queue.held) == (1, 0)
+
+
+@given(st.builds(chunk_of, st.just(0), st.integers(0, 50), st.integers(1, 30), st.integers(1, 4), st.just(0),
+                 st.just(1)),
+       st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 31)), max_size=6))
+def test_urgencies_are_a_function_of_the_index(chunk: Chunk, changes: list[tuple[int, int, int]]) -> None:
+    urgencies, model = Urgencies(), dict.fromkeys(range(300))
+    for start, stop, value in changes:
+        urgencies.set(start, stop, value)
+        model.update(dict.fromkeys(range(start, stop), value))  # type: ignore[arg-type]
+        before, within, behind = cut(chunk, start, stop)
+        parts = [jobs_of(part) if part is not None else [] for part in (before, within, behind)]
+        assert [job for part in parts for job in part] == jobs_of(chunk)
+        assert [job for job in jobs_of(chunk) if start <= job[1] < max(start, stop)] == parts[1]
+    pieces = urgencies.pieces(chunk)
+    assert [job for _, part in pieces for job in jobs_of(part)] == jobs_of(chunk)
+    assert all(model[job[1]] == value for value, part in pieces for job in jobs_of(part))
+    assert [urgencies.at(index) for index in range(80)] == [model[index] for index in range(80)]
+    told = {index: value for start, stop, value in urgencies.ranges() for index in range(start, stop or 300)}
+    assert told == {index: value for index, value in model.items() if value is not None}

@@ -1,0 +1,116 @@
+"""Control of jobs in real runs: when they start, in what order, and whether they run again."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import mpiflux
+from tests.support.mpi import MpiRun
+from tests.support.runs import Place, Run, until
+
+RANKS = [0, pytest.param(4, marks=pytest.mark.mpi)]
+
+
+@contextmanager
+def going_on(place: Place, flow: dict[str, object], *options: str, ranks: int = 0) -> Iterator[tuple[MpiRun, Run]]:
+    """A run whose first job is running."""
+    running, run = place.begin(flow, *options, ranks=ranks)
+    with running:
+        until(lambda: (run.directory / "run.db").exists() and "RUN" in run.results(), "a job runs")
+        yield running, run
+
+
+def test_a_failure_waits_before_it_runs_again_and_others_are_final(place: Place) -> None:
+    flow = {"jobs": {
+        "late": {"command": "test {job.attempt} = 3 || exit 75", "shell": True, "retry_on": [75, "SIGKILL"],
+                 "retries": {"limit": 3, "backoff": "200ms", "factor": 2}},
+        "killed": {"command": "test {job.attempt} = 2 || kill -9 $$", "shell": True, "retries": 1,
+                   "retry_on": "SIGKILL"},
+        "final": {"command": "exit 3", "shell": True, "retries": 5, "retry_on": ["1-2", "timeout"]},
+        "slow": {"command": "test {job.attempt} = 2 || sleep 60", "shell": True, "time_limit": "200ms", "retries": 1,
+                 "retry_on": "timeout"}}}
+    run = place.run(flow, status=1)
+    late, killed, final, slow = run.jobs()
+    assert [job["result"] for job in (late, killed, final, slow)] == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
+    assert [job["attempts"] for job in (late, killed, final, slow)] == [3, 2, 1, 2]
+    assert late["t_start"] - late["t_submit"] >= 0.6
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_elements_follow_elements_across_an_interruption(place: Place, ranks: int) -> None:
+    # the jobs with an odd index of the first entry wait for a file that comes only later
+    flow = {"jobs": {
+        "sim": {"command": "test $(({i} % 2)) = 0 || while ! test -e go; do sleep 0.05; done; test {i} != 5",
+                "shell": True, "parameters": {"i": {"range": 8}}, "resources": {"cores": 1}},
+        "post": {"command": "echo {i} >>log", "shell": True, "parameters": {"i": {"range": 8}},
+                 "after": {"sim": "each"}},
+        "mop": {"command": "true", "parameters": {"i": {"range": 8}}, "after": {"sim": {"each": "not_ok"}}}}}
+    place.expected |= {"go", "log"}
+    with going_on(place, flow, "--cores-per-node", "8", ranks=ranks) as (running, run):
+        until(lambda: sum(job["name"] == "post" and job["result"] == "COMPLETED" for job in run.jobs()) == 4, "4 posts")
+        running.signal(signal.SIGTERM)
+        running.wait()
+    assert sorted((place.path / "log").read_text().split()) == ["0", "2", "4", "6"]
+    (place.path / "go").touch()
+    run = place.resume(run, flow, "--cores-per-node", "8", ranks=ranks, status=1)
+    assert sorted((place.path / "log").read_text().split()) == ["0", "1", "2", "3", "4", "6", "7"]
+    assert run.job("post", 5)["result"] == "CANCELED" and "sim[5]" in run.job("post", 5)["reason"]
+    assert [job["result"] for job in run.jobs() if job["name"] == "mop"] == [
+        "COMPLETED" if i == 5 else "CANCELED" for i in range(8)]
+
+
+def test_a_job_waits_for_its_time(place: Place) -> None:
+    flow = {"jobs": {"later": {"command": "true", "begin_time": "+1s"}, "now": {"command": "true"},
+                     "past": {"command": "true", "after": "later", "begin_time": "2020-01-01T00:00"}}}
+    run = place.run(flow)
+    later, now, past = run.jobs()
+    assert now["t_finish"] < later["t_submit"] + 1 <= later["t_start"] <= past["t_start"]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_urgency_reorders_and_holds_what_waits_anywhere(place: Place, ranks: int) -> None:
+    flow = {"hierarchy": ["core"], "jobs": {
+        "gate": {"command": "while ! test -e go; do sleep 0.02; done", "shell": True,
+                 "parameters": {"i": {"range": 2}}},
+        "sim": {"command": "true", "parameters": {"i": {"range": 12}}},
+        "after": {"command": "true", "after": "gate"}}}
+    place.expected |= {"go"}
+    with going_on(place, flow, "--cores-per-node", "2", ranks=ranks) as (running, run):
+        with mpiflux.connect(run.directory) as flux:
+            assert flux.urgency("sim", 8) == 12 and flux.job(3 + 9).urgency(31)
+            assert flux.job(3 + 2).urgency(0) and flux.hold(3 + 3) == 1 and flux.hold("after") == 1
+            (place.path / "go").touch()
+            held = {3 + 2, 3 + 3, 15}
+            flux.wait([job for job in range(1, 15) if job not in held], 30)
+            flux.sync()
+            assert {job["id"] for job in run.jobs() if job["state"] != "INACTIVE"} == held
+        done = place.call("job", "urgency", "sim.2", "default", "--run-dir", str(run.directory))
+        assert "1 job has urgency 16" in done.stdout
+        with mpiflux.connect(run.directory) as flux:
+            assert flux.release("sim") == 1 and flux.release("after") == 1
+        assert running.wait().returncode == 0
+    assert run.results() == {"COMPLETED": 15}
+    order = sorted((job for job in run.jobs() if job["name"] == "sim"), key=lambda job: float(job["t_start"]))
+    assert 9 in [job["index"] for job in order[:5]] and {job["index"] for job in order[-2:]} == {2, 3}
+
+
+def test_urgency_survives_a_resumption(place: Place) -> None:
+    flow = {"jobs": {"gate": {"command": "sleep 100", "parameters": {"i": {"range": 2}}},
+                     "sim": {"command": "true", "parameters": {"i": {"range": 4}}}}}
+    with going_on(place, flow, "--cores-per-node", "2") as (running, run):
+        with mpiflux.connect(run.directory) as flux:
+            assert flux.urgency(4, 0) == 1
+            flux.sync()
+        running.signal(signal.SIGTERM)
+        running.wait()
+    name = run.directory.name
+    with place.start("run", f"{name}.yaml", "--run-dir", name, "--resume", "--cores-per-node", "8") as running:
+        until(lambda: sum(job["result"] == "COMPLETED" for job in run.jobs()) == 3, "three complete")
+        with mpiflux.connect(run.directory) as flux:
+            assert flux.cancel("gate") == 2 and flux.job(4).urgency(16)
+        running.wait()
+    assert run.results() == {"COMPLETED": 4, "CANCELED": 2}
