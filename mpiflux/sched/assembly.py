@@ -9,7 +9,8 @@ from mpiflux.model.jobspec import PolicySpec
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.borrowing import Borrower, owners
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.children import Child
+from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.meter import Meter
 from mpiflux.sched.policies import make

@@ -11,141 +11,24 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 
 import msgspec
 
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import JobGroup, Request
-from mpiflux.model.records import SIZE
+from mpiflux.model.jobspec import JobGroup
 from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.distribution import make
+from mpiflux.sched.children import Child, Shape
+from mpiflux.sched.distribution import Pull, make
 from mpiflux.sched.meter import Amounts, Meter
-from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
 
-LOOKAHEAD = 0.25
-"""Seconds of work that a child holds beyond what its R runs at once."""
 RECALL_PAUSE = 0.05
 """Seconds between two recalls from the same child."""
-_MEASURE = 0.02
 
 Action = tuple[int, m.Message]
-
-
-class _Count:
-    """Jobs of one shape that a child has."""
-
-    __slots__ = ("jobs",)
-
-    def __init__(self) -> None:
-        self.jobs = 0
-
-
-class Child:
-    """What a scheduler knows of one child. Implements :class:`mpiflux.sched.distribution.Receiver`."""
-
-    def __init__(self, endpoint: int, pool: ResourcePool) -> None:
-        self.endpoint = endpoint
-        self._pool = pool
-        self._nodes = {one.node for one in pool.nodes}
-        self._capacity: dict[tuple[object, ...], int] = {}
-        self._counts: dict[tuple[object, ...], _Count] = {}
-        self.outstanding = 0
-        """Jobs sent and not reported as ended."""
-        self.rate = 0.0
-        """Jobs per second that it ends, a moving average."""
-        self._ended = 0
-        self._since = 0.0
-        self.line: deque[m.Chunk] = deque()
-        """Jobs that are its own, but beyond its window."""
-        self.waiting = 0
-        """Number of jobs in ``line``."""
-        self.to_send: list[m.Chunk] = []
-        self.held: dict[int, tuple[int, _Count]] = {}
-        """(attempt, count of its shape) of what was sent to it, by job id."""
-        self.group = -1
-        """Group of what it was sent last."""
-        self.recall_after = 0.0
-
-    def capacity(self, request: Request) -> int:
-        """How many jobs of this shape its R holds at once."""
-        found = self._capacity.get(request.key)
-        if found is None:
-            found = self._capacity[request.key] = self._pool.capacity(request)
-        return found
-
-    def capacity_of(self, group: JobGroup) -> int:
-        return self.capacity(group.request)
-
-    def has(self, node: int) -> bool:
-        """Whether some of this node is its own."""
-        return node in self._nodes
-
-    def room_for(self, group: JobGroup) -> int:
-        """How many more jobs of this group it should be sent now."""
-        capacity = self.capacity(group.request)
-        window = capacity + max(1, math.ceil(self.rate * LOOKAHEAD))
-        outstanding = self.outstanding_of(group)
-        room = window - outstanding
-        # many small top-ups would cost a message each
-        return room if room * 4 >= window or outstanding < capacity else 0
-
-    def outstanding_of(self, group: JobGroup) -> int:
-        """Jobs of this group's shape, sent and not reported as ended."""
-        count = self._counts.get(group.request.key)
-        return 0 if count is None else count.jobs
-
-    def sent(self, group: JobGroup, chunk: m.Chunk) -> None:
-        """Count jobs as outstanding."""
-        key = group.request.key
-        count = self._counts.get(key)
-        if count is None:
-            count = self._counts[key] = _Count()
-        count.jobs += len(chunk)
-        self.outstanding += len(chunk)
-        self.group = chunk.group
-        first = group.first_id
-        ids = range(first + chunk.start, first + chunk.stop, chunk.step)
-        self.held.update(dict.fromkeys(ids, (chunk.attempt, count)))
-
-    def returned(self, ids: Iterable[int]) -> None:
-        """Jobs that it gave back unstarted."""
-        for job in ids:
-            found = self.held.pop(job, None)
-            if found is not None:
-                found[1].jobs -= 1
-            self.outstanding -= 1
-
-    def clear(self) -> list[tuple[int, int]]:
-        """It has nothing any more; what it had: (job id, attempt)."""
-        jobs = [(job, attempt) for job, (attempt, _) in self.held.items()]
-        self.held.clear()
-        self._counts.clear()
-        self.outstanding = 0
-        return jobs
-
-    def ended(self, count: int, now: float) -> None:
-        self.outstanding -= count
-        self._ended += count
-        passed = now - self._since
-        if passed >= _MEASURE:
-            rate = self._ended / passed
-            self.rate = rate if passed > 1.0 else 0.5 * (self.rate + rate)
-            self._ended, self._since = 0, now
-
-    def forget(self, report: m.Report) -> int:
-        """Drop the attempts whose end is reported; how many that were."""
-        if not report.records:
-            return 0
-        held = self.held
-        # the id is the first of the eight-byte words of a record
-        for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
-            found = held.pop(job, None)
-            if found is not None:
-                found[1].jobs -= 1
-        return len(report.records) // SIZE
 
 
 class _Sublet:
@@ -180,7 +63,19 @@ class Dealing:
         self.distribution = make(distribution)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
-        self._able: dict[tuple[object, ...], list[Child]] = {}
+        self._shapes: dict[tuple[object, ...], Shape] = {}
+        self._shape_of: dict[int, Shape] = {}
+        """By group."""
+        self._changes: list[Child] = []
+        self._rich: list[tuple[int, int, int, Child]] = []
+        """(- jobs beyond what it runs at once, place, version, child) of those that have some."""
+        self._rich_seen = 0
+        self._pulls = type(self.distribution) is Pull
+        self._lines: dict[int, Child] = {}
+        """Children with something in their line, or to be sent."""
+        keys: dict[int, tuple[object, ...]] = {}
+        for place, child in enumerate(children):
+            child.place, child.changes, child.keys = place, self._changes, keys
         self.again = False
         self._refused: set[int] = set()
         """Groups of which nothing more can be started on what is borrowed, in this round of decisions."""
@@ -188,14 +83,27 @@ class Dealing:
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
 
-            self._out += [(child.endpoint, message) for message in self.catalog.urged(chunk.group)]
-    def able(self, request: Request) -> list[Child]:
-        """The children whose R can hold such a job."""
-        found = self._able.get(request.key)
+    def _shape(self, group: JobGroup) -> Shape:
+        found = self._shape_of.get(group.number)
         if found is None:
-            found = [child for child in self.children.values() if child.capacity(request)]
-            self._able[request.key] = found
+            key = group.request.key
+            found = self._shapes.get(key)
+            if found is None:
+                able = [child for child in self.children.values() if child.capacity(group.request)]
+                found = self._shapes[key] = Shape(group, able)
+            self._shape_of[group.number] = found
         return found
+
+    def _forget_changes(self) -> None:
+        """Now and then, as the list only grows."""
+        if len(self._changes) > 4096 + 4 * len(self.children):
+            for shape in self._shapes.values():
+                if shape.seen >= 0:
+                    shape.sync(self._changes)
+                    shape.seen = 0
+            self._note_rich()
+            self._changes.clear()
+            self._rich_seen = 0
 
     def start(self, entry: Entry) -> int:
         meter = self._meter
@@ -219,21 +127,36 @@ class Dealing:
 
     def _start(self, entry: Entry) -> int:
         group = self._bare.group(entry.chunk.group)
-        able = self.able(group.request)
+        shape = self._shape(group)
+        able = shape.able
         if group.on:
             # all jobs of an entry are for one node (mpiflux.sched.scheduler)
             node = group.node_of(entry.chunk.start)
             able = [child for child in able if child.has(node)][:1]
         if not able:
             return self._start_borrowed(entry)
+        if self._pulls and not group.on:
+            heap = shape.sync(self._changes)
+            while heap and heap[0][2] != heap[0][3].version:
+                heappop(heap)
+            if not heap:
+                return 0
+            if len(entry) == 1:
+                return self._hand(heap[0][3], entry.chunk)
+            heap[:] = sorted(one for one in heap if one[2] == one[3].version)
+            able = [one[3] for one in heap]
         taken = 0
         for receiver, chunk in self.distribution.split(entry.chunk, group, able):
-            child = self.children[receiver.endpoint]
-            child.line.append(chunk)
-            child.waiting += len(chunk)
-            taken += len(chunk)
-            self._top_up(child)
+            taken += self._hand(self.children[receiver.endpoint], chunk)
         return taken
+
+    def _hand(self, child: Child, chunk: m.Chunk) -> int:
+        """Give a child jobs of its own; how many."""
+        child.line.append(chunk)
+        child.waiting += len(chunk)
+        self._lines[child.endpoint] = child
+        self._top_up(child)
+        return len(chunk)
 
     def _start_borrowed(self, entry: Entry) -> int:
         """A job that no child can hold."""
@@ -265,6 +188,7 @@ class Dealing:
         if (child.endpoint, chunk.group) not in self._declared:
             self._declared.add((child.endpoint, chunk.group))
             self._out.append((child.endpoint, self._bare.declared[chunk.group]))
+            self._out += [(child.endpoint, message) for message in self.catalog.urged(chunk.group)]
         child.sent(self._bare.group(chunk.group), chunk)
         child.to_send.append(chunk)
 
@@ -285,14 +209,17 @@ class Dealing:
             self.borrower.own.stop()
 
     def collect(self, now: float) -> list[Action]:
-        for child in self.children.values():
+        self._forget_changes()
+        for child in self._lines.values():
             if child.line:
                 self._top_up(child)
         out, self._out = self._out, []
-        for child in self.children.values():
+        for child in list(self._lines.values()):
             if child.to_send:
                 out.append((child.endpoint, m.Submit(tuple(child.to_send))))
                 child.to_send = []
+            if not child.line:
+                del self._lines[child.endpoint]
         self._refused.clear()
         if self._meter is not None:
             self._meter.over()
@@ -335,44 +262,34 @@ class Dealing:
         """Nothing is left to deal: recall from the fullest child what an idle one could start at once."""
         if getattr(self.distribution, "binding", False):
             return []
-        loads = []
-    def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
-        """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""
-        taken: list[m.Chunk] = []
-        for child in self.children.values():
-            kept: deque[m.Chunk] = deque()
-            for chunk in child.line:
-                parts = cut(chunk, message.start, message.stop) if chunk.group == message.group else (chunk, None, None)
-                kept += [part for part in (parts[0], parts[2]) if part is not None]
-                taken += [parts[1]] if parts[1] is not None else []
-            child.line, child.waiting = kept, sum(map(len, kept))
-            if (child.endpoint, message.group) in self._declared:
-                self._out.append((child.endpoint, message))
-        self._unmeter(taken)
-        return taken
-
-        for child in self.children.values():
-            if child.group < 0:
-                loads.append((-1.0 if not child.outstanding else 0.0, 0, child))
-                continue
-            latest = self._bare.group(child.group)
-            capacity, outstanding = max(child.capacity_of(latest), 1), child.outstanding_of(latest)
-            loads.append((outstanding / capacity, outstanding - capacity, child))
-        richest = max(loads, key=lambda load: load[1])
-        _, excess, child = richest
-        if excess <= 0 or now < child.recall_after:
+        self._note_rich()
+        rich = self._rich
+        while rich and rich[0][2] != rich[0][3].version:
+            heappop(rich)
+        if not rich or now < rich[0][3].recall_after:
             return []
+        excess, child = -rich[0][0], rich[0][3]
         group = self._bare.group(child.group)
         if group.on:
             # it would come back to the same child
             return []
-        free = sum(max(one.capacity_of(group) - one.outstanding_of(group), 0) for one in self.able(group.request)
-                   if one is not child)
-        n = min(free, math.ceil(excess / 2))
+        shape = self._shape(group)
+        shape.sync(self._changes)
+        # what it has too much itself it has no room for
+        n = min(shape.free_total, math.ceil(excess / 2))
         if n <= 0:
             return []
         child.recall_after = now + RECALL_PAUSE
         return [(child.endpoint, m.Recall(n))]
+
+    def _note_rich(self) -> None:
+        for child in dict.fromkeys(self._changes[self._rich_seen:]):
+            if child.group >= 0:
+                latest = self._bare.group(child.group)
+                excess = child.outstanding_of(latest) - max(child.capacity_of(latest), 1)
+                if excess > 0:
+                    heappush(self._rich, (-excess, child.place, child.version, child))
+        self._rich_seen = len(self._changes)
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         if self._meter is not None:
@@ -416,6 +333,21 @@ class Dealing:
                 child.waiting -= len(chunk)
                 n -= len(chunk)
                 taken.append(chunk)
+        self._unmeter(taken)
+        return taken
+
+    def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
+        """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""
+        taken: list[m.Chunk] = []
+        for child in self.children.values():
+            kept: deque[m.Chunk] = deque()
+            for chunk in child.line:
+                parts = cut(chunk, message.start, message.stop) if chunk.group == message.group else (chunk, None, None)
+                kept += [part for part in (parts[0], parts[2]) if part is not None]
+                taken += [parts[1]] if parts[1] is not None else []
+            child.line, child.waiting = kept, sum(map(len, kept))
+            if (child.endpoint, message.group) in self._declared:
+                self._out.append((child.endpoint, message))
         self._unmeter(taken)
         return taken
 

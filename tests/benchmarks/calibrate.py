@@ -28,7 +28,8 @@ from mpiflux.model.records import PACK
 from mpiflux.model.resources import NodeResources
 from mpiflux.overlay.transport import LocalTransport
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.children import Child
+from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.policies import make
 from mpiflux.sched.pool import ResourcePool

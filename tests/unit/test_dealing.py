@@ -14,7 +14,8 @@ from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, PolicySpec
 from mpiflux.model.records import PACK
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import LOOKAHEAD, Child, Dealing
+from mpiflux.sched.children import LOOKAHEAD, Child
+from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.policies import make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Action, Scheduler

@@ -12,7 +12,8 @@ from mpiflux.model.params import ListColumn, ParamTable
 from mpiflux.model.records import PACK
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.dealing import Child, Dealing
+from mpiflux.sched.children import Child
+from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.distribution import KNOWN, DistributionError, make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry
