@@ -34,6 +34,10 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Those that mean the end: what ranks do after one of them is no news."""
 
+RANKS_A_CPU = 64
+"""No one wants more, and a slip of the finger would bring the machine down."""
+
+WRONG_USE = 2
 CANNOT_START = 3
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -58,6 +62,10 @@ def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
     """
     if ranks < 1 or not argv:
         raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
+    cpus = len(os.sched_getaffinity(0))
+    if ranks > cpus * RANKS_A_CPU:
+        tell(f"--ranks {ranks} are too many: here are {cpus} CPUs, for each of which at most {RANKS_A_CPU} are started")
+        return WRONG_USE
     return _Launch(list(argv), ranks, environ, tell).run()
 
 
@@ -110,6 +118,11 @@ class _Launch:
 
     def _start_all(self) -> None:
         for rank in range(self.size):
+            for number in self.signals.read():
+                self._on_signal(number)
+            if self.ending or self.signalled.intersection(STOPPING):
+                self._end("interrupted before all ranks were started", 128 + min(self.signalled, default=0))
+                return
             try:
                 self._start(rank)
             except OSError as error:

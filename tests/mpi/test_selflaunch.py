@@ -286,6 +286,13 @@ def test_arguments_are_checked() -> None:
         launch([], 1, {}, print)
 
 
+def test_an_absurd_number_of_ranks_is_refused_before_any_starts(tmp_path: Path) -> None:
+    told: list[str] = []
+    argv = ["touch", str(tmp_path / "started")]
+    assert launch(argv, 64 * len(os.sched_getaffinity(0)) + 1, os.environ, told.append) == 2
+    assert len(told) == 1 and "CPU" in told[0] and not os.listdir(tmp_path)
+
+
 def test_whether_survivors_go_on() -> None:
     assert survivors_go_on(1, mpi_up=True)
     assert not survivors_go_on(1, mpi_up=False)
