@@ -131,21 +131,23 @@ class Parallel:
         del team.alive[pid]
         if status:
             code = os.waitstatus_to_exitcode(status)
-            self._fail(job, team, code, f"{team.name(rank)} {ending(code)}" if team.size > 1 else "", now)
+            outside = self._supervisor.outside.killed(code)
+            own = f"{team.name(rank)} {ending(code)}" if team.size > 1 else ""
+            self._fail(job, team, code, outside or own, now, Result.LOST if outside else Result.FAILED)
         else:
             self._check_deserted(job, team, now)
 
-    def _fail(self, job: Job, team: Team, code: int, reason: str, now: float) -> None:
+    def _fail(self, job: Job, team: Team, code: int, reason: str, now: float, result: Result = Result.FAILED) -> None:
         """End a job for the first thing that went wrong in it."""
         if job.kill_at or job.result is not Result.NONE:
             return
         job.returncode = code
         if job.running:
-            self._supervisor.end(job, Result.FAILED, reason, GRACE, now)
+            self._supervisor.end(job, result, reason, GRACE, now)
         else:
-            job.result, job.reason = Result.FAILED, reason
+            job.result, job.reason = result, reason
         if team.message is not None:
-            self._tell(job, m.PartFailed(job.id, job.attempt, team.part, Result.FAILED, code, reason))
+            self._tell(job, m.PartFailed(job.id, job.attempt, team.part, result, code, reason))
 
     def finished(self, job: Job, team: Team) -> None:
         """Nothing of the job runs here any more, and its output has ended."""

@@ -33,8 +33,9 @@ from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, ope
 from mpiflux.node.link import Link, LinkClosed
 from mpiflux.node.outbox import Outbox
 from mpiflux.node.outputs import Outputs
+from mpiflux.node.outside import Outside
 from mpiflux.node.parallel import Parallel
-from mpiflux.node.spawn import kill_group, signalfd
+from mpiflux.node.spawn import kill_group
 from mpiflux.node.stdin import Inputs
 
 YOUNG = 0.01
@@ -88,7 +89,8 @@ class Supervisor:
         self.done = False
         self.stopping: set[int] = set()
         """Schedulers that wait to hear that nothing runs any more."""
-        self.signals = signalfd({signal.SIGCHLD})
+        self.outside = Outside()
+        self.signals = self.outside.fd
         self.link_fd = link.fileno()
         self.epoll = select.epoll()
         self.epoll.register(self.signals, select.EPOLLIN)
@@ -114,7 +116,7 @@ class Supervisor:
         now = self.clock()
         for fd, _ in events:
             if fd == self.signals:
-                os.read(fd, 4096)
+                self.outside.read()
                 self.reap(now)
             elif fd == self.link_fd:
                 self.communicate(now)
@@ -405,6 +407,8 @@ class Supervisor:
             self.inputs.close(job)
         if job.result is Result.NONE:
             job.result = Result.FAILED if job.returncode else Result.COMPLETED
+            if job.returncode and (reason := self.outside.killed(job.returncode)):
+                job.result, job.reason = Result.LOST, reason
         if out.truncated:
             flags |= FLAG_STDOUT_TRUNCATED
         if err.truncated:

@@ -404,3 +404,24 @@ def test_a_killed_rank_leaves_nothing(no_leaks: LeakCheck, daemon: str, tmp_path
     while left := no_leaks.processes():
         assert time.monotonic() < deadline, f"still there: {', '.join(map(str, left))}"
         time.sleep(0.05)
+
+
+# -- signals that a batch system sends to everybody ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["exec sleep 600", "trap 'exit 143' TERM; while :; do sleep 0.05; done"])
+@pytest.mark.parametrize("first", ["job", "supervisor"])
+def test_what_died_of_a_signal_to_all_runs_again(node: Node, tmp_path: Path, command: str, first: str) -> None:
+    """Slurm signals every process of a step, in any order: the job did not fail by itself."""
+    node.begin(f"echo $$ > {tmp_path}/pid; {command}", shell=True)
+    node.until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    job, (supervisor,) = int((tmp_path / "pid").read_text()), node.pids()
+    for pid in (job, supervisor) if first == "job" else (supervisor, job):
+        os.kill(pid, signal.SIGTERM)
+    (done,) = node.wait()
+    assert done.result is Result.LOST and "SIGTERM reached all processes" in done.reason
+
+
+def test_what_died_of_a_signal_of_its_own_has_failed(node: Node) -> None:
+    done = node.sh("kill -TERM $$")
+    assert (done.result, done.returncode) == (Result.FAILED, -15)

@@ -1,10 +1,4 @@
-"""The fixture ``slurm``: one sandbox for all tests that ask for the same shape.
-
-    def test_x(slurm): ...                                                      # 4 nodes, 4 cores each, no GPU
-
-    @pytest.mark.parametrize("slurm", [{"nodes": 2, "gpus": 2}], indirect=True)   # another shape
-    def test_y(slurm): ...
-"""
+"""The fixture ``slurm``: one sandbox for all tests, of nodes n0, n1, n2 with 4 cores and n3 with 2, and 2 GPUs each."""
 
 from __future__ import annotations
 
@@ -12,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.runs import place
 from tests.support.slurm import Slurm, unavailable
+
+__all__ = ["place"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,9 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm(request: pytest.FixtureRequest) -> Iterator[Slurm]:
+def slurm() -> Iterator[Slurm]:
     if reason := unavailable():
         pytest.skip(f"real Slurm: {reason}")
-    cluster = Slurm(**getattr(request, "param", {}))
+    cluster = Slurm()
     yield cluster
     cluster.stop()

@@ -23,7 +23,6 @@ def test_ranks_on_all_nodes_make_one_world(slurm: Slurm) -> None:
     assert sorted(done.stdout.splitlines()) == [f"8 n{i}" for i in range(4) for _ in range(2)]
 
 
-@pytest.mark.parametrize("slurm", [{"nodes": 2, "gpus": 2}], indirect=True)
 def test_gpus_are_given_out_by_name_of_the_device(slurm: Slurm) -> None:
     done = slurm.run(["srun", "-N2", "--gpus-per-node=2", "sh", "-c", "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"])
     assert done.returncode == 0, done.stderr

@@ -30,14 +30,14 @@ def unavailable() -> str:
 
 
 class Slurm:
-    """A running sandbox of ``nodes`` nodes named n0, n1, … with ``cpus`` cores and ``gpus`` made-up GPUs each."""
+    """A running sandbox of nodes named n0, n1, … with so many ``cpus`` and ``gpus`` made-up GPUs each."""
 
-    def __init__(self, nodes: int = 4, cpus: int = 4, gpus: int = 0, kill_wait: int = 5) -> None:
-        self.nodes, self.cpus, self.gpus = nodes, cpus, gpus
+    def __init__(self, cpus: Sequence[int] = (4, 4, 4, 2), gpus: int = 2, kill_wait: int = 2) -> None:
+        self.nodes, self.cpus, self.gpus = len(cpus), tuple(cpus), gpus
         self._directory = Path(tempfile.mkdtemp(prefix="mf-slurm-"))
         # the daemons outlive the test that needed them first: they carry no test's mark, nor its TMPDIR
         self._env = clean_environment({
-            "NODES": str(nodes), "CPUS": str(cpus), "GPUS": str(gpus), "KILLWAIT": str(kill_wait),
+            "NODES": str(self.nodes), "CPUS": ",".join(map(str, cpus)), "GPUS": str(gpus), "KILLWAIT": str(kill_wait),
             "SLURM_SANDBOX_DIR": str(self._directory / "w"), MARK: None, "TMPDIR": None,
         })
         try:
@@ -86,6 +86,19 @@ class Slurm:
         else:
             command = ["salloc", "-Q", *size, *stack.command(nodes * per_node, argv)]
         return self.run(command, timeout=timeout, env={**stack.settings(), **(env or {})}, cwd=cwd)
+
+    def submit(self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None,
+               cwd: str | os.PathLike[str] | None = None) -> int:
+        """``sbatch argv…``; the number of the job."""
+        done = self.run(["sbatch", "--parsable", *argv], env=env, cwd=cwd)
+        if done.returncode != 0:
+            raise RuntimeError(f"sbatch {argv}: {done.stderr}")
+        return int(done.stdout.split(";")[0])
+
+    def state(self, job: int) -> str:
+        """What Slurm says of a job: PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT, CANCELLED…"""
+        done = self.run(["scontrol", "-o", "show", "job", str(job)])
+        return next((word.partition("=")[2] for word in done.stdout.split() if word.startswith("JobState=")), "")
 
     def idle(self) -> bool:
         """No job is queued or running."""

@@ -1,0 +1,68 @@
+"""Signals from outside that reach all processes of a node: what died of one did not fail by itself.
+
+Batch systems signal every process of a step, the user's programs too: Slurm at the time limit and for ``scancel``, LSF
+for ``bkill``. A job that dies of such a signal before the instance has heard of it would count as failed, and a
+resumed run would not run it again. A supervisor is one of these processes: what it gets, its jobs got.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from mpiflux.node.spawn import signalfd
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+WINDOW = 5.0
+"""Seconds after a signal for which failures are taken to come from it."""
+PATIENCE = 0.05
+"""Seconds to wait for a signal of which a job has died already: a batch system sends them one after the other."""
+REASON = "{} reached all processes of this node: it came from the batch system, or from who ended the instance"
+_INFO = 128
+"""Bytes of a ``signalfd_siginfo``, which begins with the number."""
+
+
+class Outside:
+    """A supervisor's descriptor for signals, and what it knows by them. ``fd`` becomes readable also for SIGCHLD."""
+
+    def __init__(self) -> None:
+        self.fd = signalfd({signal.SIGCHLD, *SIGNALS})
+        self._at = -WINDOW
+        """When the latest came, by the monotonic clock."""
+        self._number = 0
+
+    def read(self) -> None:
+        """Take what has come."""
+        try:
+            data = os.read(self.fd, 16 * _INFO)
+        except BlockingIOError:
+            return
+        for at in range(0, len(data), _INFO):
+            number = int.from_bytes(data[at:at + 4], "little")
+            if number != signal.SIGCHLD:
+                self._at, self._number = time.monotonic(), number
+
+    def killed(self, returncode: int) -> str:
+        """Why a job that ended with this code did not fail by itself; empty when it did.
+
+        One that died of such a signal is given a moment: ours may be on its way.
+        """
+        if time.monotonic() - self._at >= WINDOW:
+            died_of = -returncode if returncode < 0 else returncode - 128
+            if died_of not in SIGNALS:
+                return ""
+            self._wait()
+            if time.monotonic() - self._at >= WINDOW:
+                return ""
+        return REASON.format(signal.Signals(self._number).name)
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        end = time.monotonic() + PATIENCE
+        before = self._at
+        while self._at == before and (left := end - time.monotonic()) > 0:
+            if poll.poll(left * 1000):
+                self.read()
