@@ -109,6 +109,9 @@ class Parser(argparse.ArgumentParser):
             write(message, sys.stdout)
 
 
+_MOST_DECLARED = 1 << 16
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31):
@@ -121,6 +124,19 @@ def natural(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 31):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def declared(text: str) -> int:
+    """A number of cores or GPUs that a node may be said to have."""
+    value = natural(text)
+    if value > _MOST_DECLARED:
+        raise argparse.ArgumentTypeError(f"{text} is more than the {_MOST_DECLARED:,} that a node may have")
+    return value
+
+
+def declared_cores(text: str) -> int:
+    """The same, from 1 on."""
+    return declared(str(positive(text)))
 
 
 def seconds(text: str) -> float:

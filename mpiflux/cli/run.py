@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, assignment, natural, positive, seconds
+from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
 
@@ -37,9 +37,9 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     group.add_argument("--fail-fast", action="store_true", help="cancel the rest when a job fails")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end the run after this long, resumable: 90s, 10m, 1h30m (default: no limit)")
-    add("--cores-per-node", metavar="N", type=positive,
+    add("--cores-per-node", metavar="N", type=declared_cores,
         help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
-    add("--gpus-per-node", metavar="N", type=natural, help="the same for GPUs")
+    add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
     add("--exec", choices=("null",), help="null: schedule everything, start nothing")
     add("--sync", metavar="SECONDS", type=seconds, default=0.05,
         help="finished work that a kill may cost, in seconds (default 0.05)")

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, natural, positive, seconds
+from mpiflux.cli.parser import Parser, declared, declared_cores, positive, seconds
 from mpiflux.cli.run import without_ranks
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
@@ -32,9 +32,9 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         help="how to show progress (default: not at all, the terminal is the program's)")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end it after this long: 90s, 10m, 1h30m (default: no limit)")
-    add("--cores-per-node", metavar="N", type=positive,
+    add("--cores-per-node", metavar="N", type=declared_cores,
         help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
-    add("--gpus-per-node", metavar="N", type=natural, help="the same for GPUs")
+    add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
     add("--sync", metavar="SECONDS", type=seconds, default=0.05,
         help="finished work that a kill may cost, in seconds (default 0.05)")
     return start
