@@ -6,6 +6,7 @@ are dropped, and rank 0 alone reads the workflow, so that a wrong one is told on
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import signal
@@ -75,6 +76,7 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
+    options = dataclasses.replace(options, allocation_end=launcher.job_end_time or 0.0)
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given)
     if problem:

@@ -176,7 +176,7 @@ def _has_pmi(environ: Mapping[str, str]) -> bool:
 
 
 def _end_time(environ: Mapping[str, str]) -> float | None:
-    end = _number(environ, "SLURM_JOB_END_TIME")
+    end = _number(environ, "MPIFLUX_END_TIME", "SLURM_JOB_END_TIME")
     return float(end) if end else None
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
+from mpiflux.instance.deadline import Deadline
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FIELDS, FLAG_REASON
@@ -88,10 +89,10 @@ class Master:
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
-                 ranks: int, clock: Callable[[], float], fail_fast: bool = False, t_end: float = 0.0,
+                 ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
-        self.fail_fast, self.t_end = fail_fast, t_end
+        self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
         """Why nothing is tried again any more."""
         self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
@@ -137,9 +138,11 @@ class Master:
             self._declare(group)
             self.feed.submitted(group, now, waits=bool(group.after))
             self._await_begin(group)
+            self.deadline.watch(group)
         for message in self._urged:
             self._tell_urgency(message)
         self._note_held()
+        self._withhold(now)
         for verdict in self.dependencies.begin():
             self._carry_out(verdict)
         for group in self.groups:
@@ -199,7 +202,7 @@ class Master:
         return out
 
     def next_wake(self) -> float:
-        return min(self._next_beat, self._waits.next, self._begins.next)
+        return min(self._next_beat, self._waits.next, self._begins.next, self.deadline.next)
 
     def _send(self, message: m.Message) -> None:
         self._out.append((ROOT, message))
@@ -222,7 +225,7 @@ class Master:
             self._cores_of[message.sched, message.r_id] = sum(len(share.cores) for share in message.r.shares)
             if self.desk is not None:
                 self.desk.resources(message)
-        elif isinstance(message, (m.ClientRequest, m.ClientGone)):
+        elif isinstance(message, (m.ClientRequest, m.ClientGone, m.ClientReady)):
             if self.desk is not None and not self._over:
                 self.desk.handle(src, message, now)
         elif isinstance(message, m.Borrowed):
@@ -240,6 +243,8 @@ class Master:
             self._verdicts = [pair for pair in self._verdicts if pair[0] > self.journal.committed_seq]
             for verdict in ready:
                 self._carry_out(verdict)
+        if self.deadline.next <= now:
+            self._withhold(now)
         if self._begins.next <= now:
             for number in self._begins.due(now):
                 self._later(self.dependencies.begun(number))
@@ -262,10 +267,34 @@ class Master:
             self.view.journal_error = self.journal.error
             if self.journal.error:
                 self.observer.note(self.journal.error)
-        if self.t_end and now >= self.t_end and not self.view.interrupted:
-            self.observer.note("the time limit of the run is reached: ending what runs; go on with run --resume")
-            self.signalled(signal.SIGTERM, now)
+        if not self.view.interrupted and not self._over:
+            if self.deadline.passed(now):
+                self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
+                self.signalled(signal.SIGTERM, now)
+            elif self.deadline.too_late and now > self.deadline.settled_at and self._only_late():
+                self.observer.note(f"nothing is left that could finish before {self.deadline.what}; go on with "
+                                   "run --resume")
+                self.signalled(signal.SIGTERM, now)
         self.observer.progress(self.view)
+
+    def _withhold(self, now: float) -> None:
+        """Start no more jobs of groups that could not finish in time."""
+        for number in self.deadline.due(now):
+            group = self.groups[number]
+            counts = self.table.group_counts(number)
+            waiting = counts.depend + counts.sched
+            self._send(m.Urgency(number, 0, group.count, 0))
+            if waiting:
+                self.observer.note(f"{group.name}: {waiting:,} job{'s' * (waiting != 1)} not started: "
+                                   f"{self.deadline.why(group)}")
+
+    def _only_late(self) -> bool:
+        """Whether nothing runs, and nothing will but by somebody's word."""
+        counts = self.table.counts()
+        if counts.run or not counts.sched or self._verdicts or self.holders or len(self._waits) or len(self._begins):
+            return False
+        late = sum(self.table.group_counts(number).sched for number in self.deadline.too_late)
+        return late == counts.sched and not any(self.dependencies.is_held(group.number) for group in self.groups)
 
     def _all_ended(self) -> bool:
         counts = self.table.counts()
@@ -501,6 +530,8 @@ class Master:
         self.elements.add(group)
         verdicts = self.dependencies.add(group, held=held)
         self._await_begin(group)
+        self.deadline.watch(group)
+        self._withhold(now)
         if group.after:
             self._later([*verdicts, *self.elements.refuse(group.number)])
         else:
@@ -543,7 +574,8 @@ class Master:
 
     def _tell_urgency(self, message: m.Urgency) -> None:
         self._urgencies.setdefault(message.group, Urgencies()).set(message.start, message.stop, message.urgency)
-        self._send(message)
+        if message.group not in self.deadline.too_late:
+            self._send(message)
 
     def urgency(self, job: int) -> int:
         """The urgency of a job as it is now; 0: it is held."""

@@ -28,6 +28,8 @@ class RunOptions:
     """Seconds from the start of the run; 0 is unlimited."""
     cores_per_node: int | None = None
     gpus_per_node: int | None = None
+    allocation_end: float = 0.0
+    """Unix seconds when the batch system ends all this; 0: it does not say."""
     null_exec: bool = False
     """Schedule everything and start nothing."""
     sync_window: float = 0.05

@@ -15,6 +15,7 @@ import msgspec
 from mpiflux import __version__
 from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
+from mpiflux.instance.deadline import deadline
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.site import Site
@@ -59,10 +60,10 @@ class Prepared:
 
     def master(self, observer: RunObserver, clock: Callable[[], float]) -> Master:
         assert self.journal is not None and self.table is not None
-        limit = self.options.time_limit
         master = Master(self.workflow, self.journal, self.table, observer, cores=self.site.total_cores,
                         ranks=len(self.site.node_of_rank), clock=clock,
-                        fail_fast=self.options.fail_fast, t_end=clock() + limit if limit else 0.0,
+                        fail_fast=self.options.fail_fast,
+                        deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
                         t_submit=self.t_submit, urged=self.urged)
         return master
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import pytest
 
 import mpiflux
 from tests.support.mpi import MpiRun
-from tests.support.runs import Place, Run, until
+from tests.support.runs import Place, Run, ended_by, until
 
 RANKS = [0, pytest.param(4, marks=pytest.mark.mpi)]
 
@@ -114,3 +115,20 @@ def test_urgency_survives_a_resumption(place: Place) -> None:
             assert flux.cancel("gate") == 2 and flux.job(4).urgency(16)
         running.wait()
     assert run.results() == {"COMPLETED": 4, "CANCELED": 2}
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_what_cannot_finish_before_the_end_is_not_started(place: Place, ranks: int) -> None:
+    flow = {"hierarchy": ["core"], "jobs": {
+        "short": {"command": "sleep 0.2", "parameters": {"i": {"range": 6}}, "time_limit": 1},
+        "long": {"command": "echo long >>log", "shell": True, "time_limit": "5m", "parameters": {"i": {"range": 4}}},
+        "next": {"command": "true", "after": "long"}}}
+    end = {"SLURM_JOB_END_TIME": str(int(time.time()) + 100)}
+    running, run = place.begin(flow, "--cores-per-node", "2", ranks=ranks, env=end)
+    with running:
+        assert running.wait().returncode in ended_by(signal.SIGTERM, 0)
+        assert "long: 4 jobs not started" in running.stdout + running.stderr
+    assert run.results() == {"COMPLETED": 6, "SCHED": 4, "DEPEND": 1}
+    place.expected.add("log")
+    run = place.resume(run, flow, ranks=ranks)
+    assert run.results() == {"COMPLETED": 11} and (place.path / "log").read_text() == "long\n" * 4
