@@ -8,6 +8,7 @@ client's session; nothing that a client does raises here.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -18,6 +19,10 @@ MAX_SUBSCRIPTIONS = 10_000
 """Of one client."""
 MAX_CALLS = 100_000
 """Calls of one client that wait for an answer."""
+AHEAD = 16 << 20
+"""Bytes that may wait for one client before more of its requests are dealt with."""
+TAKEN = 64 << 10
+"""Bytes of a client's requests after which its door is told that they have been dealt with."""
 
 
 class RequestError(Exception):
@@ -38,13 +43,17 @@ Handler = Callable[["Session", int, Any], Any]
 class Session:
     """A client, as the broker knows it."""
 
-    __slots__ = ("client", "endpoint", "frames", "gone", "greeted", "keep", "subs", "waiting")
+    __slots__ = ("client", "endpoint", "frames", "gone", "greeted", "keep", "later", "size", "subs", "taken", "waiting")
 
     def __init__(self, endpoint: int, client: int) -> None:
         self.endpoint, self.client = endpoint, client
         self.greeted = self.keep = self.gone = False
         self.frames: list[bytes] = []
         """To be sent."""
+        self.size = self.taken = 0
+        """Bytes of ``frames``; bytes of requests that were dealt with and not acknowledged."""
+        self.later: deque[bytes] = deque()
+        """Requests that wait until the client has read what it asked for."""
         self.waiting: dict[int, Callable[[], None]] = {}
         """Calls that wait for their answer, and how to forget them."""
         self.subs: dict[int, Callable[[], None]] = {}
@@ -52,7 +61,9 @@ class Session:
 
     def say(self, message: r.ToClient) -> None:
         if not self.gone:
-            self.frames.append(r.encode(message))
+            frame = r.encode(message)
+            self.frames.append(frame)
+            self.size += len(frame)
 
     def reply(self, number: int, value: Any) -> None:
         self.waiting.pop(number, None)
@@ -123,9 +134,21 @@ class Broker:
             session = self._sessions.get(key)
             if session is None:
                 session = self._sessions[key] = Session(src, message.client)
-            for frame in message.frames:
-                if not self._frame(session, frame):
-                    break
+            session.later.extend(message.frames)
+            if len(session.later) == len(message.frames):
+                self._take(session)
+        elif isinstance(message, m.ClientReady):
+            session = self._sessions.get((src, message.client))
+            if session is not None:
+                self._take(session)
+
+    def _take(self, session: Session) -> None:
+        """Deal with what a client has asked, as long as it is not too much at once that it gets."""
+        while session.later and session.size <= AHEAD:
+            frame = session.later.popleft()
+            session.taken += len(frame)
+            if not self._frame(session, frame):
+                session.later.clear()
 
     def _frame(self, session: Session, frame: bytes) -> bool:
         try:
@@ -191,13 +214,17 @@ class Broker:
     def collect(self) -> list[tuple[int, m.Message]]:
         """What doors are to write. Clients of one door who get the same frames share a message."""
         out, self._last_words = self._last_words, []
-        by_frames: dict[tuple[int, tuple[bytes, ...]], list[int]] = {}
+        by_frames: dict[tuple[int, bool, tuple[bytes, ...]], list[int]] = {}
         for session in self._sessions.values():
+            if session.taken >= TAKEN:
+                out.append((session.endpoint, m.ClientTaken(session.client, session.taken)))
+                session.taken = 0
             if session.frames:
-                by_frames.setdefault((session.endpoint, tuple(session.frames)), []).append(session.client)
-                session.frames = []
-        out += [(endpoint, m.ClientReply(tuple(clients), frames))
-                for (endpoint, frames), clients in by_frames.items()]
+                key = (session.endpoint, bool(session.later), tuple(session.frames))
+                by_frames.setdefault(key, []).append(session.client)
+                session.frames, session.size = [], 0
+        out += [(endpoint, m.ClientReply(tuple(clients), frames, tell=tell))
+                for (endpoint, tell, frames), clients in by_frames.items()]
         return out
 
 

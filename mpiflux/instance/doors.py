@@ -30,11 +30,14 @@ HELLO_LIMIT = 4096
 """Bytes that a client may send before it has said who it is."""
 OUT_LIMIT = LIMIT + (16 << 20)
 """Bytes that may wait for a client that does not read. More, and it is dropped."""
+IN_LIMIT = 4 << 20
+"""Bytes of one client's requests that may be on their way to the broker. More, and it is not read until they are dealt
+with."""
 FAREWELL = 2.0
 """Seconds that a dropped client gets to take the reason, and all clients to take the last words at the end."""
 _READ = 1 << 18
 _SUN_PATH = 107
-_IN, _OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
+_IN = select.EPOLLIN
 
 
 class Loop(Protocol):
@@ -70,7 +73,8 @@ def socket_path(base: str, instance: str, node: int) -> str:
 class _Client:
     """One connection."""
 
-    __slots__ = ("backlog", "closing", "number", "out", "pending", "sent", "sock", "unpacker", "welcome")
+    __slots__ = ("asked", "backlog", "closing", "number", "out", "pending", "sent", "sock", "tell", "unpacker",
+                 "welcome")
 
     def __init__(self, number: int, sock: socket.socket) -> None:
         self.number, self.sock = number, sock
@@ -81,6 +85,10 @@ class _Client:
         self.sent = 0
         """Bytes of the first of ``out`` that have left."""
         self.backlog = 0
+        self.asked = 0
+        """Bytes of its requests that the broker has not dealt with."""
+        self.tell = False
+        """The broker wants to hear when nothing waits for it any more."""
         self.closing = 0.0
         """When the connection is cut whatever still waits; 0 while it is alive."""
 
@@ -113,9 +121,15 @@ class Door:
             for number in message.clients:
                 client = self._clients.get(number)
                 if client is not None:
+                    client.tell = client.tell or message.tell
                     self._send(client, frames)
                     if message.close:
                         self._close_later(client)
+        elif isinstance(message, m.ClientTaken):
+            client = self._clients.get(message.client)
+            if client is not None:
+                client.asked -= message.size
+                self._watch(client)
 
     def turn(self, now: float) -> None:
         if self._fresh:
@@ -200,7 +214,8 @@ class Door:
         if client.closing:
             return
         try:
-            frames = client.unpacker.feed(data)
+            # what follows the first frame at once may be longer than that
+            frames = client.unpacker.feed(data, -1 if client.welcome else 1)
             if frames and not client.welcome:
                 r.decode_hello(frames[0])
                 client.welcome = True
@@ -211,7 +226,10 @@ class Door:
             return
         if frames:
             client.pending += frames
+            client.asked += sum(map(len, frames))
             self._fresh[client.number] = client
+            if client.asked > IN_LIMIT:
+                self._watch(client)
 
     def drop(self, client: _Client, reason: str) -> None:
         """Tell a client why, if it reads, and be done with it. What else waits for it is forgotten."""
@@ -271,8 +289,16 @@ class Door:
         if not client.out and client.closing:
             self._cut(client)
             return False
-        self._loop.watch(client.sock.fileno(), _OUT if client.out else _IN, self._ready)
+        self._watch(client)
+        if client.tell and not client.out and client.number in self._clients:
+            client.tell = False
+            self._loop.deliver(address.MASTER, self._me, m.ClientReady(client.number))
         return True
+
+    def _watch(self, client: _Client) -> None:
+        """Hear of what it sends while not too much of that is on its way, and of room for what waits for it."""
+        reads = _IN if client.asked <= IN_LIMIT or client.closing else 0
+        self._loop.watch(client.sock.fileno(), reads | (select.EPOLLOUT if client.out else 0), self._ready)
 
     def _write(self, client: _Client) -> bool:
         out = client.out

@@ -33,13 +33,13 @@ class Unpacker:
         """Bytes of a frame that is not whole yet."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """All frames that are whole now. Raises BadFrame."""
+    def feed(self, data: bytes, most: int = -1) -> list[bytes]:
+        """All frames that are whole now, or at most so many. Raises BadFrame."""
         buffer = self._buffer
         buffer += data
         frames: list[bytes] = []
         at = 0
-        while len(buffer) - at >= 4:
+        while len(buffer) - at >= 4 and len(frames) != most:
             length = int.from_bytes(buffer[at:at + 4], "little")
             if length > self.limit:
                 raise BadFrame(f"a frame that claims {length} bytes; at most {self.limit} are taken here")

@@ -284,12 +284,27 @@ class ClientGone(msgspec.Struct, frozen=True, tag="client_gone"):
     client: int
 
 
+class ClientTaken(msgspec.Struct, frozen=True, tag="client_taken"):
+    """So many bytes of a client's frames have been dealt with: as many more may be read of it."""
+
+    client: int
+    size: int
+
+
+class ClientReady(msgspec.Struct, frozen=True, tag="client_ready"):
+    """A client has taken all that was written to it, as was asked by ``ClientReply.tell``."""
+
+    client: int
+
+
 class ClientReply(msgspec.Struct, frozen=True, tag="client_reply"):
     """Frames for clients of one door, the same for each of them; ``close``: and nothing after them."""
 
     clients: tuple[int, ...]
     frames: tuple[bytes, ...]
     close: bool = False
+    tell: bool = False
+    """Say when the clients have taken all of it."""
 
 
 # -- jobs that span nodes: between a scheduler and the executors of their parts ----------------------------------------
@@ -362,7 +377,7 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
 
 Message = (Declare | Submit | Cancel | Urgency | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
            | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
-           | ExecutorLost | Fault | ClientRequest | ClientGone | ClientReply
+           | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken | ClientReady | ClientReply
            | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 
 

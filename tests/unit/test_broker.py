@@ -28,6 +28,9 @@ class Desk:
         self.heard: dict[int, list[Any]] = {}
         self.closed: set[int] = set()
         self._number = 0
+        self.taken: dict[int, int] = {}
+        """Bytes of requests that were acknowledged."""
+        self.asked_to_tell: set[int] = set()
 
     def hello(self, client: int, **options: Any) -> None:
         self.raw(client, r.encode(r.Hello(r.VERSION, **options)))
@@ -39,7 +42,13 @@ class Desk:
 
     def deliver(self) -> None:
         for endpoint, message in self.broker.collect():
-            assert endpoint == 7 and isinstance(message, m.ClientReply)
+            assert endpoint == 7
+            if isinstance(message, m.ClientTaken):
+                self.taken[message.client] = self.taken.get(message.client, 0) + message.size
+                continue
+            assert isinstance(message, m.ClientReply)
+            if message.tell:
+                self.asked_to_tell.update(message.clients)
             for client in message.clients:
                 self.heard.setdefault(client, []).extend(map(r.decode_answer, message.frames))
                 if message.close:
@@ -92,6 +101,36 @@ def test_every_request_has_one_who_answers_it() -> None:
     for part in (Keys, Jobs, Running, Stdins, Streams, Whole):
         handled |= set(part.handlers(part.__new__(part)))
     assert handled == set(get_args(r.Op))
+
+
+def test_who_asks_for_more_than_it_reads_waits(desk: Desk) -> None:
+    desk.ask(1, put("big", bytes(6 << 20)))
+    desk.taken.clear()
+    asked = [r.encode(r.Call(100 + n, r.Get("big"))) for n in range(10)]
+    desk.raw(1, *asked)
+    told = len(desk.take(1))
+    assert told == 3, "three of them are more than what may wait"
+    assert desk.ask(2, r.Get("big"))[1] == 1, "nobody else waits"
+    desk.raw(1, r.encode(r.Call(200, r.Ls())))
+    assert desk.take(1) == []
+    while desk.asked_to_tell:
+        assert desk.asked_to_tell == {1}
+        desk.asked_to_tell.clear()
+        desk.broker.handle(7, m.ClientReady(1), 0.0)
+        desk.deliver()
+        heard = desk.take(1)
+        assert 0 < len(heard) <= 3
+        assert [one.number for one in heard] == [*range(100, 110), 200][told:told + len(heard)], "in order"
+        told += len(heard)
+    assert told == 11
+
+
+def test_requests_are_acknowledged_once_they_are_dealt_with(desk: Desk) -> None:
+    frames = [r.encode(r.Call(0, put("k", bytes(1000)))) for _ in range(1000)]
+    for frame in frames:
+        desk.raw(1, frame)
+    size = sum(map(len, frames))
+    assert size - (64 << 10) < desk.taken[1] <= size + 100
 
 
 def test_a_request_that_nobody_answers_is_an_error(desk: Desk) -> None:
