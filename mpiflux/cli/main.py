@@ -26,6 +26,7 @@ COMMANDS = {
     "resources":    ("resources", "nodes, cores and GPUs of a run, and what of them is in use"),
     "tree":         ("resources", "the tree of schedulers and what each owns"),
     "simulate":     ("simulate",  "run the schedulers on a virtual cluster and clock"),
+    "doctor":       ("doctor",    "say what mpiflux finds here, and what looks wrong"),
     "export":       ("export",    "the table of jobs as CSV, JSON or Parquet"),
     "submit":       ("submit",    "hand jobs to a live instance"),
     "bulksubmit":   ("submit",    "a job for each of many inputs, as GNU parallel takes them"),
