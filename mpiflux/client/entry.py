@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from mpiflux.client.errors import NotConnected
+from mpiflux.client.plans import check_not_loading
 from mpiflux.client.where import Target, locate
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = False)
     A run directory whose instance lives on this machine gives a connection to it; else what is given reads the
     directory (jobs, events, output, keys), and raises NotConnected for what needs the instance. Raises NotConnected.
     """
+    check_not_loading()
     found = locate(target)
     if found.socket:
         from mpiflux.client.live import connect as connect_live

@@ -111,6 +111,7 @@ class Executor(BaseExecutor):
 
     def __init__(self, target: str | os.PathLike[str] | None = None, *, workers: int | None = None,
                  **options: Any) -> None:
+        plans.check_not_loading()
         self.options: JobOptions = cast(JobOptions, options)
         plans.new_group(["true"], self.options)  # a wrong option is said here
         found = locate(target)

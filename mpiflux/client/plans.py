@@ -488,6 +488,17 @@ def pull_again(queue: str) -> Plan[tuple[int, Any, int]]:
     return Plan(r.Pull(queue, ack=False), lambda value: (value[0], store.decode_value(value[1]), value[2]))
 
 
+MAIN, LOADING = "MPIFLUX_WORKER_MAIN", "MPIFLUX_WORKER_LOADING"
+"""Variables of workers: the program whose functions they call, as ``path:…`` or ``name:…``; set while it is loaded."""
+
+
+def check_not_loading() -> None:
+    """Raises RuntimeError in a program that is only loaded for its functions."""
+    if LOADING in os.environ:
+        raise RuntimeError(f"{os.environ[LOADING]} is loaded by a worker for the functions in it, and must not steer "
+                           "there: put what it does below `if __name__ == '__main__':`, or the functions into a module")
+
+
 VALUE, ERROR, BROKEN = b"v", b"e", b"b"
 """What became of a call in a worker."""
 

@@ -45,7 +45,7 @@ class Pool:
         self._broken: BaseException | None = None
         options = JobOptions(**{"name": "worker", "retries": RESTARTS, **executor.options})
         options["env"] = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                          **options.get("env", {})}
+                          plans.MAIN: _main_program(), **options.get("env", {})}
         self._size = workers or self._fit(options)
         self._results = self._connection.open_stream(
             lambda sub, _: r.Subscribe(sub, f"{self._name}.done"), 0, lambda value, error: None,
@@ -147,3 +147,13 @@ class Pool:
             self._jobs.cancel("the executor was shut down")
         except FluxError:
             return
+
+
+def _main_program() -> str:
+    """How a worker finds the functions of this very program; empty where it has no file."""
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None and main.__spec__.name:
+        return f"name:{main.__spec__.name}"
+    path = getattr(main, "__file__", None)
+    return f"path:{os.path.abspath(path)}" if path else ""
+

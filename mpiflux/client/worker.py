@@ -45,6 +45,8 @@ def work(name: str) -> int:
 
 def _call(data: bytes, here: str) -> tuple[bytes, bytes]:
     try:
+        if b"__main__" in data:
+            _load_main()
         fn, args, kwargs = pickle.loads(data)
         value = pickle.dumps(fn(*args, **kwargs))
         if len(value) > r.MAX_VALUE - 1024:
@@ -53,6 +55,19 @@ def _call(data: bytes, here: str) -> tuple[bytes, bytes]:
     except BaseException as error:
         text = "".join(traceback.format_exception(error)) + f"in {here}\n"
         return plans.ERROR, _pickled(error, text)
+
+
+def _load_main() -> None:
+    """Let what the submitting program itself defines be found: run it under another name, as multiprocessing does."""
+    kind, _, main = os.environ.pop(plans.MAIN, "").partition(":")
+    if main:
+        from multiprocessing import spawn
+
+        os.environ[plans.LOADING] = main
+        try:
+            spawn.prepare({f"init_main_from_{kind}": main})
+        finally:
+            del os.environ[plans.LOADING]
 
 
 def _pickled(error: BaseException, text: str) -> bytes:

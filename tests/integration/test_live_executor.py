@@ -171,3 +171,26 @@ def test_workers_end_when_their_executor_is_killed(directory: Path, place: Place
         killed = flux.submit([sys.executable, "killed.py"], cwd=str(place.path), cores=1)
         assert killed.result(60).returncode == -9
         assert flux.wait(None, 30).completed >= 1
+
+
+MAIN = """
+import mpiflux
+
+class Point:
+    def __init__(self, x): self.x = x
+
+def double(point): return Point(2 * point.x)
+
+if {condition}:
+    with mpiflux.Executor(workers=1) as pool:
+        try: print(pool.submit(double, Point(21)).result(60).x)
+        except RuntimeError as error: print(error)
+"""
+
+
+@pytest.mark.parametrize(("condition", "said"), [("__name__ == '__main__'", "42\n"),
+                                                 ("True", "if __name__ == '__main__'")])
+def test_functions_of_the_steering_program_itself(place: Place, condition: str, said: str) -> None:
+    place.write("main.py", MAIN.replace("{condition}", condition))
+    done = place.call("start", "--run-dir", place.new(), "--", sys.executable, "main.py")
+    assert said in done.stdout, done.stdout + done.stderr
