@@ -7,6 +7,7 @@ import json
 import shutil
 import string
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,15 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add("-o", "--format", metavar="TEXT",
         help="a line for each job, with {} fields as in Python: " + " ".join((*FIELDS[:-2], *DERIVED)))
     add("--json", action="store_true", help="a JSON list of job records")
+    add("--explain", metavar="ID", help="say why this job of a live run has not started: 12, sim.3")
     add("--with-output", action="store_true", help="with --json or --format: also the fields stdout and stderr")
     return lambda args: answered(args, jobs)
 
 
 def jobs(args: Namespace) -> None:
+    if args.explain is not None:
+        explain(args)
+        return
     if args.json and args.format is not None:
         raise Trouble("--json and --format exclude each other")
     with reading(args) as reader:
@@ -123,6 +128,34 @@ def recursively(reader: RunReader, args: Namespace) -> None:
             tell(f"mpiflux: {inner.path}: {trouble}")
     if args.json:
         write_json(everything)
+
+
+def explain(args: Namespace) -> None:
+    """Why one job has not started."""
+    with reading(args) as reader:
+        id = reader.one(args.explain)
+        record, live, directory = reader.job(id), reader.state == "running", reader.directory
+    facts: list[tuple[str, float]]
+    if record["state"] == "INACTIVE":
+        facts = [(f"it has ended: {record['result']}" + (f", {record['reason']}" if record["reason"] else ""), 0.0)]
+    elif not live:
+        facts = [("its instance has ended: go on with `mpiflux run --resume`", 0.0)]
+    else:
+        from mpiflux.client.entry import connect
+        from mpiflux.client.errors import FluxError
+
+        try:
+            with connect(str(directory)) as flux:
+                facts = flux.explain(id)
+        except FluxError as error:
+            raise Trouble(str(error), 1) from None
+    if args.json:
+        say(json.dumps({"id": id, "state": record["state"], "reasons": [
+            {"text": text, "time": when or None} for text, when in facts]}))
+        return
+    say(f"{record['name']}[{record['index']}], job {id}, {record['state']}:")
+    for text, when in facts:
+        say(f"  {printable(text)}" + (f" {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}" if when else ""))
 
 
 def chosen(reader: RunReader, args: Namespace) -> list[Sequence[int]]:

@@ -327,6 +327,9 @@ class Flux:
     async def signal(self, jobs: Ids | None, number: int) -> int:
         return await self._do(plans.signal(jobs, number))
 
+    async def explain(self, id: int) -> list[tuple[str, float]]:
+        return await self._do(plans.explain(id))
+
     async def urgency(self, jobs: Ids, value: int) -> int:
         return await self._do(plans.urgency(jobs, value))
 

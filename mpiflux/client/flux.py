@@ -15,8 +15,8 @@ from mpiflux.model.states import Result, State
 from mpiflux.store.eventlog import Event
 from mpiflux.store.reader import RunError, RunReader, open_run
 
-_LIVE = frozenset({"submit_many", "cancel", "hold", "release", "urgency", "wait", "events", "group", "queues",
-                   "status", "sync"})
+_LIVE = frozenset({"submit_many", "cancel", "hold", "release", "urgency", "explain", "wait", "events", "group",
+                   "queues", "status", "sync"})
 _LIVE_KEYS = frozenset({"get_versioned", "wait", "rename", "commit", "fence"})
 """What only a live instance can do, besides what is below by name."""
 

@@ -97,6 +97,10 @@ class Flux:
         """Send a signal to the processes of those of these jobs that run; how many do."""
         return self._do(plans.signal(jobs, number))
 
+    def explain(self, id: int) -> list[tuple[str, float]]:
+        """Why a job has not started: sentences, each with the time (Unix seconds) that it ends with, or 0."""
+        return self._do(plans.explain(id))
+
     def urgency(self, jobs: Ids, value: int) -> int:
         """Give jobs another urgency, 0 to 31; 0 holds them until they get another. How many had not started."""
         return self._do(plans.urgency(jobs, value))

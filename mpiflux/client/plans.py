@@ -313,6 +313,10 @@ def hold(jobs: Ids | None, held: bool) -> Plan[int]:
     return Plan(r.Hold(select(jobs), held), int)
 
 
+def explain(id: int) -> Plan[list[tuple[str, float]]]:
+    return Plan(r.Explain(id), lambda value: [(text, when) for text, when in value])
+
+
 def urgency(jobs: Ids | None, value: int) -> Plan[int]:
     return Plan(r.Urge(select(jobs), int(value)), int)
 

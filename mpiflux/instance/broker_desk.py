@@ -7,6 +7,7 @@ from typing import Any
 
 from mpiflux.instance.broker import LATER, Broker, Handler, RequestError, Session
 from mpiflux.instance.broker_events import Streams
+from mpiflux.instance.broker_explain import Explaining
 from mpiflux.instance.broker_jobs import Jobs
 from mpiflux.instance.broker_kvs import Keys
 from mpiflux.instance.broker_messages import Messages
@@ -38,11 +39,17 @@ class Desk:
         self._stdins = Stdins(master.table, master.reach, master.cancel)
         self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls, self._job_watch,
                           self._one_job)
+        self._explaining = Explaining(master, self._stopped)
+        self.explained = self._explaining.explained
         streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
-        parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self)
+        parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self._explaining,
+                 self)
         self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of)
         self.handle, self.farewell = self._broker.handle, self._broker.farewell
         self.collect = self._broker.collect
+
+    def _stopped(self) -> str:
+        return "" if self._started else f"nothing is started: the queue was stopped ({self._why or 'no reason given'})"
 
     # -- what the master says --------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class Desk(Protocol):
     def output(self, message: m.Output) -> None: ...
     def stdin_taken(self, message: m.StdinTaken) -> None: ...
     def resources(self, message: m.NewR) -> None: ...
+    def explained(self, message: m.Explained) -> None: ...
     def close(self) -> None: ...
 
 
@@ -231,6 +232,9 @@ class Master:
         elif isinstance(message, m.Borrowed):
             self.journal.append_event(0, now, "borrow", {"scheduler": message.sched, "cores": message.cores,
                                                          "waited": message.waited, "idle": message.idle})
+        elif isinstance(message, m.Explained):
+            if self.desk is not None:
+                self.desk.explained(message)
         elif isinstance(message, m.Stopped):
             self._finish()
         elif isinstance(message, m.Fault):
@@ -584,6 +588,10 @@ class Master:
         value = changed.at(job - group.first_id) if changed is not None else None
         return group.priority if value is None else value
 
+    def tried_again(self, job: int) -> float:
+        """When a job that failed comes next (Unix seconds); 0: it waits for no time."""
+        return next((when for when, ids in self._waits.items() if job in ids), 0.0)
+
     def let_go(self, first: int, stop: int) -> int:
         """Give those jobs of a range (all of one group) that are held the urgency that they were submitted with."""
         group = self.groups[self.table.group_of(first)]
@@ -614,8 +622,8 @@ class Master:
             name = " ".join(self.workflow.controller)[:80]
             self.observer.note(f"the controller {name!r} {how}; the run goes on with the jobs that there are")
 
-    def reach(self, message: m.Listen | m.Signal | m.Stdin | m.Pause) -> None:
-        """Something for jobs that run, or for all schedulers."""
+    def reach(self, message: m.Listen | m.Signal | m.Stdin | m.Pause | m.Explain) -> None:
+        """Something for jobs that run, for all schedulers, or for the one that has a job."""
         self._send(message)
 
     def cancel(self, ids: Any, reason: str) -> int:

@@ -90,6 +90,21 @@ class Urgency(msgspec.Struct, frozen=True, tag="urgency"):
     urgency: int
 
 
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """Why has this job not started? Goes down to whoever has it; the answer is :class:`Explained`."""
+
+    id: int
+    group: int
+    index: int
+
+
+class Explained(msgspec.Struct, frozen=True, tag="explained"):
+    """What holds a job up: sentences, each with the time (Unix seconds) that it is about, or 0."""
+
+    id: int
+    facts: tuple[tuple[str, float], ...]
+
+
 class Recall(msgspec.Struct, frozen=True, tag="recall"):
     """Give back up to ``n`` jobs that have not started, last ones first."""
 
@@ -375,10 +390,10 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
     puts: dict[bytes, bytes]
 
 
-Message = (Declare | Submit | Cancel | Urgency | Recall | Stop | Stopped | Shutdown | Borrow | Lend | Return | Borrowed
-           | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke | Feed | Report | Output | NewR
-           | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken | ClientReady | ClientReply
-           | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
+Message = (Declare | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
+           | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke
+           | Feed | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken
+           | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

@@ -155,6 +155,12 @@ class Gate(msgspec.Struct, frozen=True, tag="gate"):
     """Why not, for those who ask or submit."""
 
 
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """Why has a job not started? Answer: sentences without their ends, each as [text, Unix seconds or 0]."""
+
+    id: int
+
+
 class Info(msgspec.Struct, frozen=True, tag="info"):
     """Answer: the job record (DESIGN 1.1), with ``stdout`` and ``stderr`` as bytes if asked."""
 
@@ -330,7 +336,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
 
 
 Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
-      | Hold | Urge | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
+      | Hold | Urge | Explain | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
       | Status | Sync)
 

@@ -34,5 +34,9 @@ class Agenda(Generic[Item]):
             out.append(heapq.heappop(self._heap)[2])
         return out
 
+    def items(self) -> list[tuple[float, Item]]:
+        """All, in no order."""
+        return [(when, item) for when, _, item in self._heap]
+
     def clear(self) -> None:
         self._heap.clear()

@@ -21,6 +21,7 @@ from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.children import Child, Shape
 from mpiflux.sched.distribution import Pull, make
+from mpiflux.sched.explain import Fact, wants
 from mpiflux.sched.meter import Amounts, Meter
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
@@ -335,6 +336,30 @@ class Dealing:
                 taken.append(chunk)
         self._unmeter(taken)
         return taken
+
+    def explain(self, message: m.Explain) -> list[Fact] | None:
+        """See :meth:`mpiflux.sched.scheduler.Below.explain`."""
+        for child in self.children.values():
+            if message.id in child.held:
+                self._out.append((child.endpoint, message))
+                return None
+            for chunk in child.line:
+                if chunk.group == message.group and message.index in range(chunk.start, chunk.stop, chunk.step):
+                    return [(f"it is scheduler {child.endpoint}'s, which has as much as it can take", 0.0)]
+        if self.borrower is not None:
+            return self.borrower.own.explain(message)
+        return [("it is starting, or on its way between schedulers: ask again", 0.0)]
+
+    def lacks(self, entry: Entry) -> list[Fact]:
+        """See :meth:`mpiflux.sched.scheduler.Below.lacks`."""
+        group = self.catalog.group(entry.chunk.group)
+        inner = self._bare.declared.get(entry.chunk.group)
+        request = inner.group.request if inner is not None else group.request
+        if not any(child.capacity(request) for child in self.children.values()):
+            why = "more than any scheduler below has: it starts on what they lend"
+        else:
+            why = "and the schedulers below that can hold it have as much as they can take"
+        return [(f"it asks for {wants(group)}, {why}", 0.0)]
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""

@@ -143,6 +143,10 @@ class Dependencies:
         """Whether nothing has been decided about a group."""
         return group in self._waiting
 
+    def group(self, name: str) -> JobGroup:
+        """The group that a dependency names."""
+        return self._by_name[name]
+
     def is_held(self, group: int) -> bool:
         return group in self._held
 

@@ -18,8 +18,10 @@ from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Request
 from mpiflux.model.records import SIZE
+from mpiflux.model.resources import count as counted
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.claims import Claims
+from mpiflux.sched.explain import Fact, wants
 from mpiflux.sched.gang import Gang, Gangs
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
@@ -412,6 +414,23 @@ class Leasing:
 
     def recall(self, n: int) -> list[m.Chunk]:
         return []
+
+    def explain(self, message: m.Explain) -> list[Fact] | None:
+        if any(message.id in held for held in self._held.values()):
+            return [("its resources are chosen; it starts as soon as the short job before it has ended", 0.0)]
+        return [("it is starting, or on its way between schedulers: ask again", 0.0)]
+
+    def lacks(self, entry: Entry) -> list[Fact]:
+        group = self.catalog.group(entry.chunk.group)
+        free, nodes = self.pool.free_set().shares, self.pool.nodes
+        cores, gpus = sum(len(share.cores) for share in free), sum(len(share.gpus) for share in free)
+        text = f"it asks for {wants(group)}; of {counted(sum(len(node.cores) for node in nodes), 'core')}"
+        there = sum(len(node.gpus) for node in nodes)
+        text += f" and {counted(there, 'GPU')}" if there else ""
+        text += f" here, {cores} and {gpus} are free" if there else f" here, {cores} are free"
+        if self.pool.fits_now(group.request):
+            text += ": it would fit, but those before it come first, and so do places that are held"
+        return [(text, 0.0)]
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         return []

@@ -16,6 +16,8 @@ from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, ids
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
+from mpiflux.sched.explain import Fact, place_in_line
+from mpiflux.sched.merging import merged
 from mpiflux.sched.policies import Policy
 from mpiflux.sched.queue import Entry, WorkQueue, split_out
 from mpiflux.sched.urgency import HELD
@@ -72,6 +74,12 @@ class Below(Protocol):
     def recall(self, n: int) -> list[m.Chunk]:
         """Up to ``n`` jobs that nobody below has been sent."""
 
+    def explain(self, message: m.Explain) -> list[Fact] | None:
+        """Why a job that is not in the queue has not started; None: somebody below was asked."""
+
+    def lacks(self, entry: Entry) -> list[Fact]:
+        """What a queued job waits for below."""
+
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         """The jobs of a change of urgency that nobody below has been sent; tell who was sent others."""
 
@@ -122,6 +130,8 @@ class Scheduler:
             self._recall(message.n)
         elif isinstance(message, m.Urgency):
             self._urge(message)
+        elif isinstance(message, m.Explain):
+            self._explain(message)
         elif isinstance(message, m.ExecutorLost):
             self._lost(message.executor, now)
         elif isinstance(message, m.Stop):
@@ -145,7 +155,7 @@ class Scheduler:
         elif isinstance(message, m.Pause):
             self.paused = message.on
             self.below.pause(message)
-        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed, m.StdinTaken)):
+        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed, m.Explained, m.StdinTaken)):
             self._out.append((self.parent, message))
             return
         self._changed = True
@@ -159,13 +169,13 @@ class Scheduler:
                 self.policy.schedule(self.queue, self.below, now)
         if not self.stopped:
             self._out += self.below.collect(now)
-            if self.below.again and self.queue.jobs:
+            if self.below.again and self.queue.jobs and not self.paused:
                 self.policy.schedule(self.queue, self.below, now)
                 self._out += self.below.collect(now)
             if not self.queue.jobs and not self.paused:
                 self._out += self.below.balance(now)
         out, self._out = self._out, []
-        return out
+        return merged(out, self.parent)
 
     def _stop(self, message: m.Stop) -> None:
         self.stopped = True
@@ -211,6 +221,19 @@ class Scheduler:
         back += self.below.recall(n - sum(map(len, back)))
         if back:
             self._out.append((self.parent, m.Report(returned=tuple((-1, chunk) for chunk in back))))
+
+    def _explain(self, message: m.Explain) -> None:
+        entry = self.queue.find(message.group, message.index)
+        facts: list[Fact] | None
+        if entry is None:
+            facts = self.below.explain(message)
+        elif entry.lane.priority == HELD:
+            facts = [("it is held: its urgency is 0", 0.0)]
+        else:
+            facts = [*self.below.lacks(entry),
+                     *place_in_line(self.queue, self.policy, entry, message.index, self.catalog, self.number)]
+        if facts is not None:
+            self._out.append((self.parent, m.Explained(message.id, tuple(facts))))
 
     def _urge(self, message: m.Urgency) -> None:
         self.catalog.urge(message)

@@ -132,3 +132,33 @@ def test_what_cannot_finish_before_the_end_is_not_started(place: Place, ranks: i
     place.expected.add("log")
     run = place.resume(run, flow, ranks=ranks)
     assert run.results() == {"COMPLETED": 11} and (place.path / "log").read_text() == "long\n" * 4
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_explain_says_what_holds_a_job_up(place: Place, ranks: int) -> None:
+    flow = {"hierarchy": ["core"], "policy": "easy", "jobs": {
+        "gate": {"command": "sleep 100", "parameters": {"i": {"range": 6}}, "time_limit": "5m",
+                 "priority": 30},
+        "sim": {"command": "true", "parameters": {"i": {"range": 12}}},
+        "post": {"command": "true", "parameters": {"i": {"range": 12}}, "after": {"sim": "each"}},
+        "last": {"command": "true", "after": "sim"},
+        "tomorrow": {"command": "true", "begin_time": "+1d"},
+        "held": {"command": "true", "priority": 0},
+        "again": {"command": "exit 1", "shell": True, "priority": 31, "retries": {"limit": 1, "backoff": "1h"}}}}
+
+    def explain(reference: str) -> str:
+        return place.call("jobs", "--explain", reference, run.directory.name).stdout
+
+    with going_on(place, flow, "--cores-per-node", "2", ranks=ranks) as (running, run):
+        until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
+        gates = [explain(f"gate.{i}") for i in range(6)]
+        assert sum("it runs" in gate for gate in gates) == 2
+        assert any("of 1 core here, 0 are free" in gate and "the next job of its group, gate, from 2" in gate
+                   for gate in gates)
+        assert "it waits for sim[3]" in explain("post.3") and "12 of its 12 jobs" in explain("last")
+        assert "may start at" in explain("tomorrow") and "urgency is 0" in explain("held")
+        assert "tried again after a wait, at" in explain("again")
+        assert "asks for 1 core" in explain("sim.11") and "jobs ahead of it, the first is gate[" in explain("sim.11")
+        running.signal(signal.SIGTERM)
+        running.wait()
+    assert "--resume" in explain("sim.0")

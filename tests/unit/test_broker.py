@@ -93,12 +93,13 @@ def put(key: str, value: object) -> r.Txn:
 def test_every_request_has_one_who_answers_it() -> None:
     from mpiflux.instance.broker_desk import Desk as Whole
     from mpiflux.instance.broker_events import Streams
+    from mpiflux.instance.broker_explain import Explaining
     from mpiflux.instance.broker_jobs import Jobs
     from mpiflux.instance.broker_running import Running
     from mpiflux.instance.broker_stdin import Stdins
 
     handled = {r.Unsubscribe, r.Forget, *Messages().handlers()}
-    for part in (Keys, Jobs, Running, Stdins, Streams, Whole):
+    for part in (Keys, Jobs, Running, Stdins, Streams, Explaining, Whole):
         handled |= set(part.handlers(part.__new__(part)))
     assert handled == set(get_args(r.Op))
 

@@ -86,8 +86,9 @@ def test_every_word_of_ours_in_the_table_of_words_is_one():
 def test_every_option_is_documented(name):
     with pytest.raises(SystemExit):
         main.parse([*name.split(), "--help"])
-    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"], "start": ["true"], "submit": ["true"], "bulksubmit": ["true"],
-                "kvs put": ["k", "1"], "kvs rm": ["k"], "job urgency": ["1", "2"], "pub": ["t"], "simulate": ["--cluster", "1x(1c)"]}.get(
+    required = {"run": ["w.yaml"], "validate": ["w.yaml"], "kvs get": ["k"], "start": ["true"], "submit": ["true"],
+                "bulksubmit": ["true"], "kvs put": ["k", "1"], "kvs rm": ["k"], "job urgency": ["1", "2"],
+                "pub": ["t"], "simulate": ["--cluster", "1x(1c)"]}.get(
         name, ["1"] if name.startswith("job ") else [])
     _, args = main.parse([*name.split(), *required])
     for action in args.parser._actions:
