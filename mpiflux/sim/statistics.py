@@ -38,12 +38,14 @@ class Statistics:
         self.wait_mean, self.wait_p50, self.wait_p99 = _summary(self.waits)
         self.slowdown_mean, self.slowdown_p50, self.slowdown_p99 = _summary(slowdown)
         widths = _widths(ran, master.rsets)
+        self._steps: dict[str, tuple[Array, Array]] = {}
         self.curves: dict[str, Array] = {}
         self.utilisation: dict[str, float] = {}
         self.edges: Array = np.linspace(0.0, self.makespan, POINTS + 1)
         for column, (resource, there) in enumerate((("cores", machine.cores), ("gpus", machine.gpus))):
             if there and self.makespan:
-                self.curves[resource] = _curve(starts, ends, widths[:, column], self.edges) / there
+                self._steps[resource] = _steps(starts, ends, widths[:, column] / there)
+                self.curves[resource] = _curve(*self._steps[resource], self.edges)
                 self.utilisation[resource] = float((run * widths[:, column]).sum() / (there * self.makespan))
         self._named(cluster, ran, starts, ends)
         self.levels = cluster.levels()
@@ -60,14 +62,29 @@ class Statistics:
         for name in sorted(there):
             amounts = np.asarray([float(group.request.consumables.get(name, 0)) for group in groups])
             if self.makespan and there[name]:
-                widths = amounts[of_group]
-                self.curves[name] = _curve(starts, ends, widths, self.edges) / there[name]
-                self.utilisation[name] = float(((ends - starts) * widths).sum() / (there[name] * self.makespan))
+                widths = amounts[of_group] / there[name]
+                self._steps[name] = _steps(starts, ends, widths)
+                self.curves[name] = _curve(*self._steps[name], self.edges)
+                self.utilisation[name] = float(((ends - starts) * widths).sum() / self.makespan)
 
     @property
     def rate(self) -> float:
         """Jobs per second over the whole run."""
         return self.jobs / self.makespan if self.makespan else 0.0
+
+    def steady(self, resource: str, part: float = 0.98) -> tuple[float, float, float] | None:
+        """From when to when at least ``part`` of a resource is in use, the first time and the last, and the mean
+        between; None when it never is."""
+        if resource not in self._steps:
+            return None
+        times, used = self._steps[resource]
+        full = np.flatnonzero(used >= part - 1e-9)
+        if not len(full):
+            return None
+        first, last = int(full[0]), min(int(full[-1]) + 1, len(times) - 1)
+        area = float((used[first:last] * np.diff(times[first:last + 1])).sum())
+        begin, end = float(times[first]), float(times[last])
+        return begin, end, area / (end - begin) if end > begin else float(used[first])
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -106,13 +123,17 @@ def _widths(records: Array, rsets: dict[Any, Any]) -> Array:
     return found
 
 
-def _curve(starts: Array, ends: Array, widths: Array, edges: Array) -> Array:
-    """The mean of what is in use within each interval, exactly: by the integral of a step function."""
+def _steps(starts: Array, ends: Array, widths: Array) -> tuple[Array, Array]:
+    """(times, what is in use from each on)."""
     times = np.concatenate([starts, ends])
-    steps = np.concatenate([widths, -widths])
-    order = np.argsort(times, kind="stable")
-    times, steps = times[order], np.cumsum(steps[order])
-    area = np.concatenate([[0.0], np.cumsum(steps[:-1] * np.diff(times))])
+    changes = np.concatenate([widths, -widths])
+    order = np.lexsort((changes, times))  # what ends at a time makes room for what starts then
+    return times[order], np.cumsum(changes[order])
+
+
+def _curve(times: Array, used: Array, edges: Array) -> Array:
+    """The mean of what is in use within each interval, exactly: by the integral of a step function."""
+    area = np.concatenate([[0.0], np.cumsum(used[:-1] * np.diff(times))])
     integral = np.interp(edges, times, area)
     curve: Array = np.diff(integral) / np.diff(edges)
     return curve

@@ -15,7 +15,7 @@ from mpiflux.sim.compare import CannotSimulate, Variant, best, parse_policy, sim
 from mpiflux.sim.costs import Costs, load_costs
 from mpiflux.sim.durations import Distribution, DurationError, Durations, draw, parse_distribution
 from mpiflux.sim.machine import build, parse_cluster
-from mpiflux.sim.statistics import _curve
+from mpiflux.sim.statistics import _curve, _steps
 
 WORKFLOW = """\
 mpiflux: 1
@@ -97,7 +97,7 @@ def test_utilisation_over_time_is_exact() -> None:
     edges = np.linspace(0, 10, 5)
     by_hand = [np.mean([((starts <= t) & (t < ends)) @ widths for t in np.arange(low, low + 2.5, 0.001) + 0.0005])
                for low in edges[:-1]]
-    assert _curve(starts, ends, widths, edges) == pytest.approx(by_hand, rel=1e-3)
+    assert _curve(*_steps(starts, ends, widths), edges) == pytest.approx(by_hand, rel=1e-3)
 
 
 class Fixed:
@@ -122,6 +122,8 @@ def test_numbers_of_a_run_by_hand() -> None:
     assert found.utilisation == pytest.approx({"cores": 0.5, "gpus": 1.0}, rel=1e-2)
     assert found.curves["cores"].mean() == pytest.approx(0.5, rel=1e-2)
     assert found.as_dict()["completed"] == 6
+    assert found.steady("gpus") == pytest.approx((0, 30, 1), abs=0.1)
+    assert found.steady("cores") is None and found.steady("cores", 0.5) == pytest.approx((0, 30, 0.5), abs=0.1)
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------
