@@ -57,21 +57,48 @@ def connected(args: Namespace, function: Callable[[Flux, Namespace], int | None]
 def _cancel_options(parser: Parser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help="jobs: 12, sim.3, or sim for all of a name")
     parser.add_argument("--all", action="store_true", help="all jobs")
+    parser.add_argument("-f", "--filter", metavar="LIST",
+        help="a comma list of states (depend, sched, run; pending, active), names and ids: a job must be in one of the "
+             "states, and of one of the names")
     parser.add_argument("--reason", metavar="TEXT", default="cancelled", help="what the job's record will say")
 
 
 def cancel(flux: Flux, args: Namespace) -> int:
     from mpiflux.client import plans
 
-    if bool(args.ids) == args.all:
-        raise Trouble("which jobs? Give their ids, or --all")
+    if bool(args.ids) + args.all + (args.filter is not None) != 1:
+        raise Trouble("which jobs? Give their ids, or --filter, or --all")
     if args.all:
         n = flux.cancel(reason=args.reason)
+    elif args.filter is not None:
+        ids, states = _filtered(flux, args.filter)
+        n = flux.cancel(ids, reason=args.reason, states=states)
     else:
         chosen = [range(*flux._do(plans.resolve(ref))) for ref in args.ids]
         n = flux.cancel([job for ids in chosen for job in ids], reason=args.reason)
     say(f"{n} job{'s' * (n != 1)} cancelled")
     return 0 if n else 1
+
+
+def _filtered(flux: Flux, text: str) -> tuple[list[int] | None, list[str]]:
+    """Ids (None: all) and states. Raises Trouble."""
+    from mpiflux.cli.rundir import STATES, split
+    from mpiflux.model.states import State
+    from mpiflux.store.reader import RunError, open_run
+
+    flux.sync()
+    ids: set[int] | None = None
+    states: set[int] = set()
+    with open_run(flux.run_dir) as reader:
+        for word in split(text):
+            if word.lower() in STATES:
+                states.update(STATES[word.lower()])
+                continue
+            try:
+                ids = (ids or set()) | set(reader.resolve(word))
+            except RunError as error:
+                raise Trouble(f"--filter: {word!r} is no state, name or id of this run ({error})") from None
+    return None if ids is None else sorted(ids), [State(state).name for state in sorted(states)]
 
 
 def _urgency_options(parser: Parser) -> None:

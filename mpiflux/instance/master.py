@@ -467,7 +467,7 @@ class Master:
             return
         group = self.groups[verdict.group]
         chunks = self.table.unfinished(group.number)
-        if group.after:
+        if group.after and chunks:
             now = self._clock()
             self.journal.append_group_event(group.number, now, "depend")
             self.feed.jobs(group.first_id, group.count, Event("depend", now, {}))

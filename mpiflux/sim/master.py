@@ -60,6 +60,9 @@ class SimMaster:
         self._start = now
         for group in self.workflow.groups:
             self._out.append(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
+            if not group.priority:
+                # held, and nobody is there to let them go
+                self._out.append(m.Urgency(group.number, 0, group.count, 1))
         if self._arrivals:
             self._wake_at(now + self._arrivals[-1][0])
             return

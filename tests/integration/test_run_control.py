@@ -162,3 +162,30 @@ def test_explain_says_what_holds_a_job_up(place: Place, ranks: int) -> None:
         running.signal(signal.SIGTERM)
         running.wait()
     assert "--resume" in explain("sim.0")
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_cancel_by_filter_in_every_state(place: Place, ranks: int) -> None:
+    flow = {"hierarchy": ["core"], "jobs": {
+        "gate": {"command": "sleep 100", "parameters": {"i": {"range": 4}}},
+        "sim": {"command": "true", "parameters": {"i": {"range": 12}}},
+        "post": {"command": "true", "parameters": {"i": {"range": 12}}, "after": {"sim": "each"}},
+        "tomorrow": {"command": "true", "begin_time": "+1d"}, "held": {"command": "true", "priority": 0},
+        "again": {"command": "exit 1", "shell": True, "priority": 31, "retries": {"limit": 1, "backoff": "1h"}}}}
+
+    def cancel(*words: str, status: int = 0) -> str:
+        return place.call("cancel", *words, "--run-dir", run.directory.name, status=status).stdout
+
+    with going_on(place, flow, "--cores-per-node", "2", ranks=ranks) as (running, run):
+        until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
+        assert "10 jobs" in cancel("--filter", "post[0-9],depend")
+        assert "0 jobs" in cancel("--filter", "post,run", status=1)
+        assert "2 jobs" in cancel("--filter", "run") and "5 jobs" in cancel("--filter", "sim[0-4]")
+        assert "3 jobs" in cancel("tomorrow", "held", "again")
+        until(lambda: run.job("again")["result"] == "CANCELED", "all that was named has ended")
+        cancel("--all")
+        assert running.wait().returncode == 1
+    found = run.jobs()
+    assert {job["result"] for job in found if job["name"] not in ("sim", "post")} == {"CANCELED"}
+    assert sum(job["result"] == "CANCELED" for job in found if job["name"] == "sim") >= 5
+    assert all(job["state"] == "INACTIVE" for job in found)
