@@ -1,0 +1,23 @@
+#!/bin/bash
+# mpiflux under LSF and jsrun as on Summit: one resource set a node, with all its cores and GPUs. Submit: bsub lsf.sh
+#BSUB -J mpiflux
+#BSUB -P ABC123
+#BSUB -W 1:00
+#BSUB -nnodes 2
+#BSUB -o mpiflux.%J
+# EDIT above: your project, the time, the nodes
+set -eu
+
+workflow=${1:-workflow.yaml}           # EDIT: your workflow
+run_dir=${2:-$PWD/run-${workflow%.*}}  # EDIT: on a file system that all nodes see
+
+# EDIT: the module and environment with mpiflux and the MPI that mpi4py was built for
+# module load mpi; . "$HOME/mpiflux/bin/activate"
+
+resume=
+[ -e "$run_dir/run.db" ] && resume=--resume
+
+cores=42 gpus=6                        # EDIT: of one node (Summit: 42 and 6)
+# -b rs: the rank may use all cores of its set, and binds each job; the default leaves it one core
+exec jsrun -n "${LSF_NODES:-2}" -r 1 -a 1 -c "$cores" -g "$gpus" -d packed -b rs \
+    python -m mpiflux run "$workflow" --run-dir "$run_dir" $resume   # EDIT: -n as -nnodes above
