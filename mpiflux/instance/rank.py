@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -19,6 +20,11 @@ from mpiflux.overlay import address
 from mpiflux.overlay.transport import Transport
 from mpiflux.sched.scheduler import Scheduler
 
+TALK = 0.02
+"""Seconds after a client's request or an answer to it for which a rank looks at MPI often: who waits for an answer asks
+again when it has come."""
+TALK_WAIT = 0.0003
+"""The pause between two looks meanwhile; ``epoll`` knows no shorter one than a millisecond."""
 QUIET = 5.0
 """Seconds without news after which a rank asks less often still: each look at MPI costs it 50 µs of CPU."""
 _ALONE_WAIT = 0.5
@@ -99,6 +105,7 @@ class Rank:
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
         self._pauses = ASKING
         self._wait = self._pauses.shortest
+        self._talk_until = 0.0
         self._busy_at = 0.0
         self._epoll = select.epoll()
         self._links: dict[int, int] = {}
@@ -154,6 +161,8 @@ class Rank:
             self._local.append((dst, src, message))
         else:
             self._outgoing.setdefault((_communicator(dst, src), rank), []).append((dst, src, message))
+            if isinstance(message, (m.ClientRequest, m.ClientReply)):
+                self._talk_until = self.clock() + TALK
 
     def _dispatch(self, now: float) -> None:
         local, schedulers = self._local, self.schedulers
@@ -202,7 +211,11 @@ class Rank:
         self._signals_out.close()
 
     def turn(self) -> None:
-        events = self._epoll.poll(self._timeout())
+        timeout = self._timeout()
+        if 0 < timeout < 0.001 and self.clock() < self._talk_until:
+            time.sleep(timeout)
+            timeout = 0.0
+        events = self._epoll.poll(timeout)
         now = self.clock()
         busy = bool(events)
         for fd, what in events:
@@ -231,8 +244,8 @@ class Rank:
         if busy:
             self._busy_at, self._wait = now, self._pauses.shortest
         else:
-            self._wait = min(self._wait * 2,
-                             self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet)
+            longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
+            self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
         if busy or self._local or now >= self._next_wake():
             if self.service is not None:
                 self.service.turn(now)
