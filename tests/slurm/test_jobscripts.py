@@ -68,6 +68,7 @@ def test_an_array_of_instances(batch: Batch) -> None:
     assert [Run(batch.place.path / f"run-{part}").stdout("a") for part in range(2)] == [b"0\n", b"1\n"]
 
 
+@pytest.mark.slow
 def test_warned_it_stops_is_queued_again_and_goes_on(batch: Batch) -> None:
     """``scancel --batch --signal=USR1`` sends what ``--signal=B:USR1@120`` does two minutes before the end."""
     here: Path = batch.place.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, mismatch
@@ -81,6 +81,7 @@ _names = sorted({name for environ in recorded.ALL.values() for name in environ}
                 | set(rank_variables(1, 0, 1, 0, 1)) | {"SLURM_JOB_END_TIME", "PMI_PORT"})
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(_names), st.one_of(st.text(max_size=6), st.integers().map(str),
                                                           st.sampled_from(["²", "2(x²)", "9" * 5000]))))
 def test_no_environment_raises(environ):
