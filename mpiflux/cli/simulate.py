@@ -164,6 +164,8 @@ def _show(found: list[Statistics]) -> None:
         rows.append([f"level {depth}: schedulers", *(f"{level.schedulers:,}" if level else "-" for level in here)])
         rows.append(["  busiest one is busy", *(f"{100 * level.busiest / (one.makespan or 1):.2f} %" if level else "-"
                                                 for one, level in zip(found, here, strict=True))])
+    for part in found[0].parts:
+        rows.append([f"{part} is busy", *(f"{100 * one.parts.get(part, 0):.2f} %" for one in found)])
     row("jobs not completed", lambda one: f"{one.jobs - one.completed:,}")
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(rows[0]))]
     say("\n".join("  ".join([cells[0].ljust(widths[0]),

@@ -178,10 +178,12 @@ class SimExecutor:
         if now < self.busy_until:
             self._wake(self.busy_until)
             return
-        start, horizon = now, now + self.quantum
+        horizon = now + self.quantum
         inbox, self._inbox = self._inbox, []
         if inbox:
-            now += self.costs.batch + self.costs.message * len(inbox)
+            taken = self.costs.batch + self.costs.message * len(inbox)
+            now += taken
+            self.busy += taken
             for _dst, src, message in inbox:
                 self._handle(src, message, now)
         while True:
@@ -193,7 +195,6 @@ class SimExecutor:
             if following > horizon:
                 break
             now = max(now, following)
-        self.busy += now - start if not self.quantum else 0.0
         self.busy_until = now
         if following < math.inf:
             self._wake(following)
@@ -294,6 +295,7 @@ class SimExecutor:
                     self._urgent = True
                 self._start(leases.pop(), span.group, index, span.attempt, now)
                 now += self.costs.spawn
+                self.busy += self.costs.spawn
         return now
 
     def _start(self, lease: _Lease, group: JobGroup, index: int, attempt: int, now: float) -> None:
@@ -364,6 +366,7 @@ class SimExecutor:
             if when != job.finish or job.ended:
                 continue
             now += self.costs.reap
+            self.busy += self.costs.reap
             self._finish(job, now)
         return now
 
@@ -437,6 +440,8 @@ class SimExecutor:
             items += [(src, self.number, m.Stopped()) for src in sorted(self.stopping)]
             self.stopping.clear()
         if items:
-            now += self.costs.batch + self.costs.message * len(items)
+            taken = self.costs.batch + self.costs.message * len(items)
+            now += taken
+            self.busy += taken
             self.send(items, now)
         return now

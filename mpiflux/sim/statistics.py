@@ -50,6 +50,13 @@ class Statistics:
         self._named(cluster, ran, starts, ends)
         self.levels = cluster.levels()
         self.events = cluster.engine.events
+        self.parts: dict[str, float] = {}
+        """Which part of the time rank 0, the busiest rank and the busiest supervisor compute."""
+        if self.makespan:
+            ranks = [rank.busy for rank in cluster.ranks]
+            self.parts = {
+                "rank 0": ranks[0] / self.makespan, "busiest rank": max(ranks) / self.makespan,
+                "busiest supervisor": max(one.busy for one in cluster.executors.values()) / self.makespan}
 
     def _named(self, cluster: Cluster, ran: Array, starts: Array, ends: Array) -> None:
         """Use of named resources: what jobs ask for counts, as of cores what they hold."""
@@ -100,6 +107,7 @@ class Statistics:
                         "busiest": level.busiest,
                         "busiest_share": level.busiest / self.makespan if self.makespan else 0.0}
                        for level in self.levels],
+            "busy_share": self.parts,
         }
 
 
