@@ -6,7 +6,6 @@ without a look at single jobs unless one has to run again.
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
-from mpiflux.sched.urgency import Urgencies
+from mpiflux.sched.urgency import HELD, Urgencies
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.jobtable import NOBODY, Applied, Counts, JobTable
@@ -597,14 +596,11 @@ class Master:
         group = self.groups[self.table.group_of(first)]
         if self.dependencies.is_held(group.number):
             return self.urge(first, stop, group.priority or DEFAULT)
-        n, at = 0, first
-        held = [self.urgency(job) == 0 for job in range(first, stop)]
-        for is_held, run in itertools.groupby(held):
-            upto = at + sum(1 for _ in run)
-            if is_held:
-                n += self.urge(at, upto, group.priority or DEFAULT)
-            at = upto
-        return n
+        every = m.Chunk(group.number, first - group.first_id, stop - group.first_id)
+        changed = self._urgencies.get(group.number)
+        pieces = changed.pieces(every) if changed is not None else [(None, every)]
+        return sum(self.urge(group.first_id + part.start, group.first_id + part.stop, group.priority or DEFAULT)
+                   for value, part in pieces if (group.priority if value is None else value) == HELD)
 
     def program_ended(self, program: object, status: int) -> None:
         """The initial program is over, and with it the instance: what still runs is cancelled."""

@@ -41,8 +41,7 @@ def test_a_failure_waits_before_it_runs_again_and_others_are_final(place: Place)
     assert late["t_start"] - late["t_submit"] >= 0.6
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-def test_elements_follow_elements_across_an_interruption(place: Place, ranks: int) -> None:
+def test_elements_follow_elements_across_an_interruption(place: Place) -> None:
     # the jobs with an odd index of the first entry wait for a file that comes only later
     flow = {"jobs": {
         "sim": {"command": "test $(({i} % 2)) = 0 || while ! test -e go; do sleep 0.05; done; test {i} != 5",
@@ -51,13 +50,13 @@ def test_elements_follow_elements_across_an_interruption(place: Place, ranks: in
                  "after": {"sim": "each"}},
         "mop": {"command": "true", "parameters": {"i": {"range": 8}}, "after": {"sim": {"each": "not_ok"}}}}}
     place.expected |= {"go", "log"}
-    with going_on(place, flow, "--cores-per-node", "8", ranks=ranks) as (running, run):
+    with going_on(place, flow, "--cores-per-node", "8") as (running, run):
         until(lambda: sum(job["name"] == "post" and job["result"] == "COMPLETED" for job in run.jobs()) == 4, "4 posts")
         running.signal(signal.SIGTERM)
         running.wait()
     assert sorted((place.path / "log").read_text().split()) == ["0", "2", "4", "6"]
     (place.path / "go").touch()
-    run = place.resume(run, flow, "--cores-per-node", "8", ranks=ranks, status=1)
+    run = place.resume(run, flow, "--cores-per-node", "8", status=1)
     assert sorted((place.path / "log").read_text().split()) == ["0", "1", "2", "3", "4", "6", "7"]
     assert run.job("post", 5)["result"] == "CANCELED" and "sim[5]" in run.job("post", 5)["reason"]
     assert [job["result"] for job in run.jobs() if job["name"] == "mop"] == [
@@ -117,25 +116,23 @@ def test_urgency_survives_a_resumption(place: Place) -> None:
     assert run.results() == {"COMPLETED": 4, "CANCELED": 2}
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-def test_what_cannot_finish_before_the_end_is_not_started(place: Place, ranks: int) -> None:
+def test_what_cannot_finish_before_the_end_is_not_started(place: Place) -> None:
     flow = {"hierarchy": ["core"], "jobs": {
         "short": {"command": "sleep 0.2", "parameters": {"i": {"range": 6}}, "time_limit": 1},
         "long": {"command": "echo long >>log", "shell": True, "time_limit": "5m", "parameters": {"i": {"range": 4}}},
         "next": {"command": "true", "after": "long"}}}
     end = {"SLURM_JOB_END_TIME": str(int(time.time()) + 100)}
-    running, run = place.begin(flow, "--cores-per-node", "2", ranks=ranks, env=end)
+    running, run = place.begin(flow, "--cores-per-node", "2", env=end)
     with running:
         assert running.wait().returncode in ended_by(signal.SIGTERM, 0)
         assert "long: 4 jobs not started" in running.stdout + running.stderr
     assert run.results() == {"COMPLETED": 6, "SCHED": 4, "DEPEND": 1}
     place.expected.add("log")
-    run = place.resume(run, flow, ranks=ranks)
+    run = place.resume(run, flow)
     assert run.results() == {"COMPLETED": 11} and (place.path / "log").read_text() == "long\n" * 4
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-def test_explain_says_what_holds_a_job_up(place: Place, ranks: int) -> None:
+def test_explain_says_what_holds_a_job_up(place: Place) -> None:
     flow = {"hierarchy": ["core"], "policy": "easy", "jobs": {
         "gate": {"command": "sleep 100", "parameters": {"i": {"range": 6}}, "time_limit": "5m",
                  "priority": 30},
@@ -146,26 +143,31 @@ def test_explain_says_what_holds_a_job_up(place: Place, ranks: int) -> None:
         "held": {"command": "true", "priority": 0},
         "again": {"command": "exit 1", "shell": True, "priority": 31, "retries": {"limit": 1, "backoff": "1h"}}}}
 
-    def explain(reference: str) -> str:
-        return place.call("jobs", "--explain", reference, run.directory.name).stdout
+    first = {"gate": 1, "sim": 7, "post": 19, "last": 31, "tomorrow": 32, "held": 33, "again": 34}
 
-    with going_on(place, flow, "--cores-per-node", "2", ranks=ranks) as (running, run):
+    with going_on(place, flow, "--cores-per-node", "2") as (running, run), mpiflux.connect(run.directory) as flux:
+        def explain(reference: str) -> str:
+            name, _, index = reference.partition(".")
+            facts = flux.explain(first[name] + int(index or 0))
+            return "\n".join(f"{text} {when:.0f}" if when else text for text, when in facts)
+
         until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
         gates = [explain(f"gate.{i}") for i in range(6)]
         assert sum("it runs" in gate for gate in gates) == 2
-        assert any("of 1 core here, 0 are free" in gate and "the next job of its group, gate, from 2" in gate
+        assert any("of 1 core here, 0 are free" in gate and "the next job of its group, gate, from 1" in gate
                    for gate in gates)
         assert "it waits for sim[3]" in explain("post.3") and "12 of its 12 jobs" in explain("last")
         assert "may start at" in explain("tomorrow") and "urgency is 0" in explain("held")
         assert "tried again after a wait, at" in explain("again")
         assert "asks for 1 core" in explain("sim.11") and "jobs ahead of it, the first is gate[" in explain("sim.11")
+        shown = place.call("jobs", "--explain", "tomorrow", run.directory.name).stdout
+        assert "tomorrow[0], job 32, DEPEND:" in shown and "it may start at 20" in shown
         running.signal(signal.SIGTERM)
         running.wait()
-    assert "--resume" in explain("sim.0")
+    assert "--resume" in place.call("jobs", "--explain", "sim.0", run.directory.name).stdout
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-def test_cancel_by_filter_in_every_state(place: Place, ranks: int) -> None:
+def test_cancel_by_filter_in_every_state(place: Place) -> None:
     flow = {"hierarchy": ["core"], "jobs": {
         "gate": {"command": "sleep 100", "parameters": {"i": {"range": 4}}},
         "sim": {"command": "true", "parameters": {"i": {"range": 12}}},
@@ -176,7 +178,7 @@ def test_cancel_by_filter_in_every_state(place: Place, ranks: int) -> None:
     def cancel(*words: str, status: int = 0) -> str:
         return place.call("cancel", *words, "--run-dir", run.directory.name, status=status).stdout
 
-    with going_on(place, flow, "--cores-per-node", "2", ranks=ranks) as (running, run):
+    with going_on(place, flow, "--cores-per-node", "2") as (running, run):
         until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
         assert "10 jobs" in cancel("--filter", "post[0-9],depend")
         assert "0 jobs" in cancel("--filter", "post,run", status=1)
