@@ -51,12 +51,14 @@ class Statistics:
         self.levels = cluster.levels()
         self.events = cluster.engine.events
         self.parts: dict[str, float] = {}
-        """Which part of the time rank 0, the busiest rank and the busiest supervisor compute."""
+        """Which part of the time until ``recorded`` rank 0, the busiest rank and the busiest supervisor compute."""
+        self.recorded = max(self.makespan, cluster.ranks[0].busy_until - START)
+        """When rank 0 has recorded the last end."""
         if self.makespan:
             ranks = [rank.busy for rank in cluster.ranks]
             self.parts = {
-                "rank 0": ranks[0] / self.makespan, "busiest rank": max(ranks) / self.makespan,
-                "busiest supervisor": max(one.busy for one in cluster.executors.values()) / self.makespan}
+                "rank 0": ranks[0] / self.recorded, "busiest rank": max(ranks) / self.recorded,
+                "busiest supervisor": max(one.busy for one in cluster.executors.values()) / self.recorded}
 
     def _named(self, cluster: Cluster, ran: Array, starts: Array, ends: Array) -> None:
         """Use of named resources: what jobs ask for counts, as of cores what they hold."""
@@ -97,7 +99,7 @@ class Statistics:
         """For JSON."""
         return {
             "name": self.name, "jobs": self.jobs, "completed": self.completed, "makespan": self.makespan,
-            "jobs_per_second": self.rate,
+            "recorded": self.recorded, "jobs_per_second": self.rate,
             "wait": {"mean": self.wait_mean, "p50": self.wait_p50, "p99": self.wait_p99},
             "bounded_slowdown": {"mean": self.slowdown_mean, "p50": self.slowdown_p50, "p99": self.slowdown_p99},
             "utilisation": self.utilisation,
