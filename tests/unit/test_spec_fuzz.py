@@ -28,9 +28,11 @@ generators = st.dictionaries(st.sampled_from(GENERATORS), st.lists(st.integers(-
                              | st.integers(-3, 50) | values, min_size=1, max_size=2)
 jobs = st.fixed_dictionaries({"command": st.lists(words, min_size=1, max_size=3) | words}, optional={
     "parameters": st.dictionaries(st.sampled_from(["p", "q", "r s"]), generators | values, max_size=2),
-    "resources": st.dictionaries(words, scalars, max_size=3), "after": values,
+    "resources": st.dictionaries(words, scalars, max_size=3), "after": values, "retries": values,
+    "retry_on": values,
     "env": st.dictionaries(words, scalars, max_size=2),
-    **{key: scalars for key in JOB_KEYS if key not in ("command", "parameters", "resources", "after", "env")}})
+    **{key: scalars for key in JOB_KEYS if key not in (
+        "command", "parameters", "resources", "after", "env", "retries", "retry_on")}})
 workflows = st.fixed_dictionaries(
     {"jobs": st.dictionaries(st.sampled_from(["a", "b", "c.d"]), jobs, max_size=3) | values},
     optional={**{key: values for key in KEYS if key != "jobs"},
