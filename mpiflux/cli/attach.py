@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mpiflux.cli.console import say, tell, write_bytes
 from mpiflux.cli.job import alive, exit_status, pause, unfinished
 from mpiflux.cli.parser import Parser, suggestion
-from mpiflux.cli.rundir import Trouble, add_directory, answered, reading, swap
+from mpiflux.cli.rundir import Trouble, add_directory, answered, find, reading, swap
 
 if TYPE_CHECKING:
     from mpiflux.client.live import Flux, Job
@@ -51,8 +51,9 @@ def attach(args: Namespace) -> int:
     from mpiflux.client.errors import FluxError, NotConnected
     from mpiflux.client.live import Flux
 
+    named = args.directory or args.run_dir
     try:
-        flux: Any = connect(args.directory or args.run_dir)
+        flux: Any = connect(named if named or "MPIFLUX_URI" in os.environ else find(args))
     except NotConnected:
         return _read(args)
     with flux:
