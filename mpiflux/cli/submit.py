@@ -166,11 +166,11 @@ class _Followed:
     """One of several jobs whose output is printed; ``news`` gets it when there is something to print."""
 
     def __init__(self, flux: Flux, job: Job, news: SimpleQueue[_Followed]) -> None:
-        from mpiflux.client import plans
+        from mpiflux.client.output import Output
 
         self._connection = connection = flux._connection
         self._begun = {"stdout": b"", "stderr": b""}
-        known = plans.Output(job.id)
+        known = Output(job.id)
         with connection.lock:
             self._items = connection.open_stream(known.op, 0, lambda value, error: None, convert=known.piece,
                                                  resumes=True, acknowledge=False)

@@ -15,6 +15,7 @@ from mpiflux.client import plans
 from mpiflux.client.aioconnection import Connection, Subscription
 from mpiflux.client.errors import NotConnected
 from mpiflux.client.names import Names, inherited
+from mpiflux.client.output import Output
 from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
@@ -82,7 +83,7 @@ class Job(HasIds):
 
     async def output(self, stream: str = "") -> AsyncIterator[Piece]:
         """What it writes to stdout and stderr (or to one of them), from the beginning and as it comes, to its end."""
-        known = plans.Output(self.id, stream)
+        known = Output(self.id, stream)
         async with await self._flux._connection.subscribe(known.op, convert=known.piece, resumes=True) as pieces:
             async for piece in pieces.all():
                 if piece is not None:

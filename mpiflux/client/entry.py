@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
+from mpiflux.client.calls import check_not_loading
 from mpiflux.client.errors import NotConnected
-from mpiflux.client.plans import check_not_loading
 from mpiflux.client.where import Target, locate
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor as BaseExecutor
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, cast
 
-from mpiflux.client import plans
+from mpiflux.client import calls, plans
 from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError, NotConnected
 from mpiflux.client.live import Flux
@@ -111,7 +111,7 @@ class Executor(BaseExecutor):
 
     def __init__(self, target: str | os.PathLike[str] | None = None, *, workers: int | None = None,
                  **options: Any) -> None:
-        plans.check_not_loading()
+        calls.check_not_loading()
         self.options: JobOptions = cast(JobOptions, options)
         plans.new_group(["true"], self.options)  # a wrong option is said here
         found = locate(target)

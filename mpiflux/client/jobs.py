@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpiflux.client import plans
 from mpiflux.client.keys import Kvs
+from mpiflux.client.output import Output
 from mpiflux.client.plans import HasIds
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result
 from mpiflux.store import kvs as store
@@ -59,7 +60,7 @@ class Job(HasIds):
 
     def output(self, stream: str = "") -> Iterator[Piece]:
         """What it writes to stdout and stderr (or to one of them), from the beginning and as it comes, to its end."""
-        known = plans.Output(self.id, stream)
+        known = Output(self.id, stream)
         with self._flux._connection.subscribe(known.op, convert=known.piece, resumes=True) as pieces:
             for piece in pieces.all():
                 if piece is not None:

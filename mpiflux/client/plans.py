@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from mpiflux.client.errors import NoJob
-from mpiflux.client.records import Change, Counts, JobEvent, Message, Piece, Record, Result, Value
+from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result, Value
 from mpiflux.client.session import Plan
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Request as Resources
@@ -35,7 +35,6 @@ class HasIds:
 Command = str | Sequence[str]
 Ids = int | str | HasIds | Iterable[Any]
 NO_PARAMS = ParamTable()
-STREAMS = ("stdout", "stderr")
 
 
 class JobOptions(TypedDict, total=False):
@@ -332,36 +331,6 @@ def stdin(id: int, data: str | bytes = b"", *, eof: bool = False) -> Plan[None]:
     return Plan(r.Stdin(id, raw, eof), lambda value: None)
 
 
-class Output:
-    """What is known of a job's output, to go on from it after a lost connection."""
-
-    def __init__(self, id: int, stream: str = "") -> None:
-        if stream not in ("", *STREAMS):
-            raise ValueError(f"stream {stream!r}: there are stdout and stderr")
-        self.id = id
-        self._streams = (STREAMS.index(stream) + 1,) if stream else (1, 2)
-        self._attempt = 0
-        self._next = [0, 0]
-
-    def op(self, sub: int, since: int) -> r.Follow:
-        return r.Follow(sub, self.id, self._streams, self._attempt, (self._next[0], self._next[1]))
-
-    def piece(self, item: list[Any]) -> Piece | None:
-        """What is new of an item, if anything is: after a lost connection some come twice."""
-        attempt, stream, offset, data = item
-        if attempt < self._attempt:
-            return None
-        if attempt > self._attempt:
-            self._attempt, self._next = attempt, [0, 0]
-        known = self._next[stream - 1] - offset
-        if known >= len(data):
-            return None
-        if known > 0:
-            offset, data = offset + known, data[known:]
-        self._next[stream - 1] = offset + len(data)
-        return Piece(STREAMS[stream - 1], data, offset, attempt)
-
-
 def drain(jobs: Ids | None) -> Plan[Counts]:
     return Plan(r.Drain(select(jobs)), lambda value: Counts(*value))
 
@@ -490,30 +459,6 @@ def pull(queue: str, *, ack: bool, wait: bool) -> Plan[tuple[int, Any]]:
 def pull_again(queue: str) -> Plan[tuple[int, Any, int]]:
     """(item, value, how often a consumer died that had it)."""
     return Plan(r.Pull(queue, ack=False), lambda value: (value[0], store.decode_value(value[1]), value[2]))
-
-
-MAIN, LOADING = "MPIFLUX_WORKER_MAIN", "MPIFLUX_WORKER_LOADING"
-"""Variables of workers: the program whose functions they call, as ``path:…`` or ``name:…``; set while it is loaded."""
-
-
-def check_not_loading() -> None:
-    """Raises RuntimeError in a program that is only loaded for its functions."""
-    if LOADING in os.environ:
-        raise RuntimeError(f"{os.environ[LOADING]} is loaded by a worker for the functions in it, and must not steer "
-                           "there: put what it does below `if __name__ == '__main__':`, or the functions into a module")
-
-
-VALUE, ERROR, BROKEN = b"v", b"e", b"b"
-"""What became of a call in a worker."""
-
-
-def numbered(number: int, kind: bytes, data: bytes) -> bytes:
-    """A call, or its answer, on the way between an executor and its workers."""
-    return number.to_bytes(8, "little") + kind + data
-
-
-def unnumbered(payload: bytes) -> tuple[int, bytes]:
-    return int.from_bytes(payload[:8], "little"), payload[8:]
 
 
 def done(item: int, *, back: bool) -> Plan[None]:

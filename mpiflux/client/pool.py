@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
-from mpiflux.client import plans
+from mpiflux.client import calls, plans
 from mpiflux.client.errors import FluxError, NotConnected
 from mpiflux.client.plans import JobOptions
 from mpiflux.client.records import Message
@@ -45,7 +45,7 @@ class Pool:
         self._broken: BaseException | None = None
         options = JobOptions(**{"name": "worker", "retries": RESTARTS, **executor.options})
         options["env"] = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                          plans.MAIN: _main_program(), **options.get("env", {})}
+                          calls.MAIN: _main_program(), **options.get("env", {})}
         self._size = workers or self._fit(options)
         self._results = self._connection.open_stream(
             lambda sub, _: r.Subscribe(sub, f"{self._name}.done"), 0, lambda value, error: None,
@@ -91,7 +91,7 @@ class Pool:
                 self._executor.settle(future, error=self._broken)
                 continue
             try:
-                payload = plans.pack_value(plans.numbered(number, b"", data))
+                payload = plans.pack_value(calls.numbered(number, b"", data))
                 self._connection.ask(r.Push(self._name, (payload,)), self._pushed(number))
             except (FluxError, TypeError, ValueError) as error:
                 self._settle(number, None, error)
@@ -114,12 +114,12 @@ class Pool:
         while self._results.has_items:
             with self._connection.lock:
                 message: Message = self._results.take()
-            number, rest = plans.unnumbered(message.payload)
+            number, rest = calls.unnumbered(message.payload)
             kind, data = rest[:1], rest[1:]
             try:
-                if kind == plans.VALUE:
+                if kind == calls.VALUE:
                     self._settle(number, pickle.loads(data), None)
-                elif kind == plans.ERROR:
+                elif kind == calls.ERROR:
                     self._settle(number, None, pickle.loads(data))
                 else:
                     self._settle(number, None, BrokenProcessPool(data.decode()))

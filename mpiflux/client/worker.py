@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from mpiflux.client import plans
+from mpiflux.client import calls, plans
 from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError
 from mpiflux.client.where import locate
@@ -32,10 +32,10 @@ def work(name: str) -> int:
     try:
         while True:
             item, value, lost = connection.do(plans.pull_again(name))
-            number, data = plans.unnumbered(value)
-            kind, answer = (plans.BROKEN, _LOST) if lost else _call(data, here)
+            number, data = calls.unnumbered(value)
+            kind, answer = (calls.BROKEN, _LOST) if lost else _call(data, here)
             # the result before the item is done with: between the two, it is rather told twice than not
-            connection.tell(r.Publish(f"{name}.done", plans.pack_value(plans.numbered(number, kind, answer))))
+            connection.tell(r.Publish(f"{name}.done", plans.pack_value(calls.numbered(number, kind, answer))))
             connection.tell(r.Done(item))
     except FluxError:
         return 0
@@ -51,23 +51,23 @@ def _call(data: bytes, here: str) -> tuple[bytes, bytes]:
         value = pickle.dumps(fn(*args, **kwargs))
         if len(value) > r.MAX_VALUE - 1024:
             raise ValueError(f"the result takes {len(value)} bytes; at most {r.MAX_VALUE} travel: return a file's name")
-        return plans.VALUE, value
+        return calls.VALUE, value
     except BaseException as error:
         text = "".join(traceback.format_exception(error)) + f"in {here}\n"
-        return plans.ERROR, _pickled(error, text)
+        return calls.ERROR, _pickled(error, text)
 
 
 def _load_main() -> None:
     """Let what the submitting program itself defines be found: run it under another name, as multiprocessing does."""
-    kind, _, main = os.environ.pop(plans.MAIN, "").partition(":")
+    kind, _, main = os.environ.pop(calls.MAIN, "").partition(":")
     if main:
         from multiprocessing import spawn
 
-        os.environ[plans.LOADING] = main
+        os.environ[calls.LOADING] = main
         try:
             spawn.prepare({f"init_main_from_{kind}": main})
         finally:
-            del os.environ[plans.LOADING]
+            del os.environ[calls.LOADING]
 
 
 def _pickled(error: BaseException, text: str) -> bytes:
