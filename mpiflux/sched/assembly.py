@@ -7,12 +7,13 @@ from typing import Protocol
 
 from mpiflux.model.jobspec import PolicySpec
 from mpiflux.model.resources import NodeResources
-from mpiflux.sched.borrowing import Borrower, owners
+from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.children import Child
 from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.meter import Meter
+from mpiflux.sched.owners import Owners
 from mpiflux.sched.policies import make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Below, Scheduler
@@ -52,7 +53,7 @@ def assemble(node: Planned, parent: int, resources_of: Callable[[int], Sequence[
         meter = Meter(node.consumables) if node.consumables else None
         bare = Catalog() if meter is not None else catalog
         own = _leasing(node, parent, table, bare, host_of, {})
-        borrower = Borrower(node.id, parent, own, ResourcePool(node.resources), *owners(pools))
+        borrower = Borrower(node.id, parent, own, ResourcePool(node.resources), Owners(pools))
         below = Dealing([Child(child, pool) for child, pool in pools], node.distribution, catalog, parent, borrower,
                         meter, bare)
     else:

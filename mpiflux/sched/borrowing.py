@@ -7,11 +7,10 @@ a time, in the order of the queue, so that two large jobs never hold half of wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Request
 from mpiflux.sched.leasing import Leasing
+from mpiflux.sched.owners import Owners
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry
 
@@ -21,14 +20,11 @@ Action = tuple[int, m.Message]
 class Borrower:
     """Runs oversized jobs on what it borrows. ``own`` starts with nothing free."""
 
-    def __init__(self, number: int, parent: int, own: Leasing, whole: ResourcePool,
-                 child_of_core: Mapping[tuple[int, int], int], child_of_gpu: Mapping[tuple[int, int], int],
-                 children_with: Mapping[tuple[int, str], list[tuple[int, int]]] | None = None) -> None:
+    def __init__(self, number: int, parent: int, own: Leasing, whole: ResourcePool, owners: Owners) -> None:
         self.number, self.parent, self.own = number, parent, own
         self._whole = whole
         """All of R, less what is borrowed: where places are chosen."""
-        self._child_of_core, self._child_of_gpu = child_of_core, child_of_gpu
-        self._children_with = children_with or {}
+        self._owners = owners
         self._next_token = number << 24
         self._asked: dict[int, int] = {}
         """Who has not lent yet, by token."""
@@ -71,42 +67,10 @@ class Borrower:
 
     def _ask(self, place: m.ResourceSet) -> None:
         self._place, self._began, self._idle = place, self._now, 0.0
-        for child, shares in self._by_child(place).items():
+        for child, shares in self._owners.split(place.shares).items():
             self._next_token += 1
             self._asked[self._next_token] = child
             self._out.append((child, m.Borrow(self._next_token, shares)))
-
-    def _by_child(self, place: m.ResourceSet) -> dict[int, tuple[m.NodeShare, ...]]:
-        parts: dict[int, list[m.NodeShare]] = {}
-        for share in place.shares:
-            cores: dict[int, list[int]] = {}
-            gpus: dict[int, list[int]] = {}
-            for core in share.cores:
-                cores.setdefault(self._child_of_core[share.node, core], []).append(core)
-            for gpu in share.gpus:
-                gpus.setdefault(self._child_of_gpu[share.node, gpu], []).append(gpu)
-            named = self._named_by_child(share, list(dict.fromkeys([*cores, *gpus])))
-            children = list(dict.fromkeys([*cores, *gpus, *named]))
-            for n, child in enumerate(children):
-                # the first few bytes of a remainder to the first few children: nothing may be lost
-                memory = share.memory // len(children) + (n < share.memory % len(children))
-                parts.setdefault(child, []).append(m.NodeShare(
-                    share.node, tuple(cores.get(child, ())), tuple(gpus.get(child, ())), memory, 0,
-                    tuple(named.get(child, ()))))
-        return {child: tuple(shares) for child, shares in parts.items()}
-
-    def _named_by_child(self, share: m.NodeShare, first: list[int]) -> dict[int, list[tuple[str, int]]]:
-        """Whose the named resources of a share are: those first that lend cores or GPUs for it. Equal shares are split
-        equally, so what was lent goes back to where it came from."""
-        found: dict[int, list[tuple[str, int]]] = {}
-        for name, amount in share.named:
-            owners = self._children_with[share.node, name]
-            for child, most in sorted(owners, key=lambda one: one[0] not in first):
-                part = min(amount, most)
-                if part:
-                    found.setdefault(child, []).append((name, part))
-                    amount -= part
-        return found
 
     def lent(self, src: int, message: m.Lend) -> None:
         """A child has freed its part."""
@@ -132,11 +96,11 @@ class Borrower:
             self._held.remove(place)
             self.own.pool.remove(place)
             self._whole.restore(place)
-            self._out += [(child, m.Return(shares)) for child, shares in self._by_child(place).items()]
+            self._out += [(child, m.Return(shares)) for child, shares in self._owners.split(place.shares).items()]
 
     def split(self, shares: tuple[m.NodeShare, ...]) -> dict[int, tuple[m.NodeShare, ...]]:
         """Resources by the child that owns them."""
-        return self._by_child(m.ResourceSet(shares))
+        return self._owners.split(shares)
 
     def unclaimed(self) -> bool:
         """Whether who waited for a place has not come for it in this round: others, told to wait, may ask now."""
@@ -157,19 +121,3 @@ class Borrower:
 
 def _without_tasks(place: m.ResourceSet) -> m.ResourceSet:
     return m.ResourceSet(tuple(m.NodeShare(s.node, s.cores, s.gpus, s.memory, 0, s.named) for s in place.shares))
-
-
-def owners(children: Sequence[tuple[int, ResourcePool]]) -> tuple[dict[tuple[int, int], int],
-                                                                  dict[tuple[int, int], int],
-                                                                  dict[tuple[int, str], list[tuple[int, int]]]]:
-    """Whose each (node, core) and each (node, GPU) is, and who has how much of each (node, name)."""
-    cores: dict[tuple[int, int], int] = {}
-    gpus: dict[tuple[int, int], int] = {}
-    named: dict[tuple[int, str], list[tuple[int, int]]] = {}
-    for endpoint, pool in children:
-        for node in pool.nodes:
-            for name, amount in node.consumables.items():
-                named.setdefault((node.node, name), []).append((endpoint, amount))
-            cores.update(dict.fromkeys(((node.node, core) for core in node.cores), endpoint))
-            gpus.update(dict.fromkeys(((node.node, gpu) for gpu in node.gpus), endpoint))
-    return cores, gpus, named

@@ -66,8 +66,8 @@ class Claims:
     def wants(self, share: NodeShare) -> bool:
         """Whether a claim still misses something of this."""
         cores, gpus = mask_of(share.cores), mask_of(share.gpus)
-        return any(wanted.node == share.node and (wanted.cores & cores or wanted.gpus & gpus or any(
-            amount and wanted.named.get(name) for name, amount in share.named))
+        return any(wanted.node == share.node and (wanted.cores & cores or wanted.gpus & gpus or (
+            wanted.memory and share.memory) or any(amount and wanted.named.get(name) for name, amount in share.named))
                    for claim in self._claims.values() for wanted in claim.missing)
 
     def nodes(self) -> set[int]:

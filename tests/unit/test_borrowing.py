@@ -99,3 +99,25 @@ def test_the_cost_in_idle_cores_is_told():
     assert cluster.master.borrowed
     for message in cluster.master.borrowed:
         assert message.cores == 4 and 0 <= message.idle <= 4 * message.waited
+
+
+@pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.parametrize("policy", ["fcfs", "easy"])
+def test_memory_that_no_child_has_alone_is_borrowed_from_several(width, policy):
+    """The job's core is one child's, most of its memory the others'."""
+    play("1x(6c,60G)", levels(width), Lengths(small=0.5, big=1.0),
+         group(0, "small", 1, 60, request=Request(cores=1, memory=1 << 30)),
+         group(1, "big", 61, 4, request=Request(cores=1, memory=50 << 30)), policy=policy)
+
+
+@pytest.mark.parametrize("machine", ["1x(3c,7G)", "1x(4c,7G)", "1x(8c,7G)"])
+def test_a_whole_node_of_unequal_children(machine):
+    play(machine, levels(3), Lengths(small=0.5, whole=1.0), group(0, "small", 1, 40),
+         group(1, "whole", 41, 3, request=Request(cores=1, exclusive=True)))
+
+
+def test_uneven_shares_lend_a_whole_node_and_its_memory():
+    children = (NestedSpec(name="big", share_cores=6), NestedSpec(name="small"))
+    play("1x(8c,11G)", HierarchySpec(nested=NestedSpec(children=children)), Lengths(a=1.0, b=1.0, c=1.0),
+         group(0, "a", 1, 30), group(1, "b", 31, 5, request=Request(cores=1, exclusive=True)),
+         group(2, "c", 36, 5, request=Request(cores=2, memory=10 << 30)))
