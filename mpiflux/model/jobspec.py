@@ -7,6 +7,8 @@ count. Elements are expanded only where they start (see :mod:`mpiflux.model.temp
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from mpiflux.model.params import ParamTable
@@ -157,6 +159,16 @@ class HierarchySpec(msgspec.Struct, frozen=True, kw_only=True):
     """``pull`` or ``round_robin``."""
 
 
+class Place(NamedTuple):
+    """Where something stands."""
+
+    source: str
+    """A file, or an option."""
+    line: int = 0
+    """From 1, as ``column``; 0: the source has no lines."""
+    column: int = 0
+
+
 class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     """A whole workflow file, checked and typed."""
 
@@ -177,6 +189,9 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     """Named resources of each node, such as ``burst_buffer``."""
     output_limit: int = 16 << 20
     """Bytes kept of each job's stdout and of its stderr; what is over is dropped and marked."""
+    places: dict[str, Place] = {}
+    """Where stands what only a machine can find wrong: ``hierarchy``, ``policy NAME``, ``distribution NAME`` and
+    ``job NAME`` (its resources, or itself where it says none)."""
 
     @property
     def total(self) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpiflux.spec.loader import load, load_hierarchy
+    from mpiflux.spec.loader import load, load_hierarchy, load_policy, load_shape
     from mpiflux.spec.problems import Problem, WorkflowError
 
-__all__ = ["Problem", "WorkflowError", "load", "load_hierarchy"]
+__all__ = ["Problem", "WorkflowError", "load", "load_hierarchy", "load_policy", "load_shape"]
 
-_HOMES = {"load": "loader", "load_hierarchy": "loader", "Problem": "problems", "WorkflowError": "problems"}
+_HOMES = {"load": "loader", "load_hierarchy": "loader", "load_policy": "loader", "load_shape": "loader",
+          "Problem": "problems", "WorkflowError": "problems"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.spec.problems import shorten, suggest
+from mpiflux.spec.problems import shorten
 
 
-def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str], uncounted: Set[str],
+                        suggest: Callable[[str, Iterable[str]], str]) -> Iterator[tuple[str, str, str]]:
     """(job name, which it names, message) for dependencies on nothing, in a ring, or between lengths that do not match.
 
-    ``names`` are all jobs of the file, also those that could not be read."""
+    ``names`` are all jobs of the file, also those that could not be read; ``uncounted`` those whose parameters could
+    not; ``suggest`` gives the rest of a message: "; did you mean …?", or nothing."""
     by_name = {group.name: group for group in groups}
     known = set(names)
     for group in groups:
@@ -21,14 +24,16 @@ def dependency_mistakes(groups: Sequence[JobGroup], names: Sequence[str]) -> Ite
             if dependency.group not in known:
                 yield group.name, dependency.group, (
                     f"after: there is no job {shorten(dependency.group)}"
-                    f"{suggest(dependency.group, [n for n in names if n != group.name])}")
+                    f"{suggest(dependency.group, islice((n for n in names if n != group.name), 1000))}")
                 continue
             other = by_name.get(dependency.group)
-            if dependency.kind == "each" and other is not None and other.count != group.count:
+            if dependency.kind != "each" or other is None or {group.name, other.name} & uncounted:
+                continue
+            if other.count != group.count:
                 yield group.name, other.name, (
                     f"after: each pairs elements, but {other.name} has {other.count:,} and {group.name} has "
                     f"{group.count:,}")
-            elif dependency.kind == "each" and other is not None and other.request.per_node != group.request.per_node:
+            elif other.request.per_node != group.request.per_node:
                 yield group.name, other.name, "after: each pairs elements, but only one of the two is 'per: node'"
     edges = {group.name: [d.group for d in group.after if d.group in by_name] for group in groups}
     for ring in _rings(edges):

@@ -23,7 +23,7 @@ from mpiflux.model.params import (
 )
 from mpiflux.spec import scalars
 from mpiflux.spec.nodes import Node
-from mpiflux.spec.problems import shorten, suggest
+from mpiflux.spec.problems import shorten
 from mpiflux.spec.reader import Reader
 from mpiflux.spec.tables import Table, TableError, column_of, read_table
 
@@ -99,7 +99,7 @@ class ColumnReader:
         if len(found) != 1:
             options = ", ".join(GENERATORS)
             for key, (key_node, _) in node.entries.items():
-                if not found and (hint := suggest(key, GENERATORS)):
+                if not found and (hint := self.reader.problems.suggest(key, GENERATORS)):
                     self.reader.problem(key_node, path, f"parameter {name}: there is no generator {shorten(key)}{hint}")
                     return None
             self.reader.problem(node, path, f"parameter {name}: expected a list, a value, or one of {options}"

@@ -52,6 +52,8 @@ class JobReader:
     def __init__(self, reader: Reader, columns: ColumnReader, env: Node | None, cwd: Node | None) -> None:
         self.reader, self.columns = reader, columns
         self.cwd = cwd
+        self.uncounted: set[str] = set()
+        """Jobs whose parameters are wrong, so that nobody knows how many they are."""
         self.env = self.environment(env, "$.env")
 
     def group(self, key: Node, node: Node, number: int, first_id: int) -> JobGroup | None:
@@ -64,6 +66,8 @@ class JobReader:
         if fields is None:
             return None
         params, names = self._parameters(fields)
+        if len(params.names) < len(names):
+            self.uncounted.add(name)
         if fields.get("per")[0] is not None:
             if PER_NODE in names:
                 reader = self.reader
@@ -73,6 +77,8 @@ class JobReader:
         command, script, shell = self._program(fields, names, name)
         reader = self.reader
         retries, retry = self._retries(fields)
+        request = self._request(fields, name)
+        reader.remember(f"job {name}", key)
         begin = self._begin(*fields.get("begin_time"))
         return JobGroup(
             number=number, name=name, first_id=first_id, count=len(params), params=params,
@@ -82,7 +88,7 @@ class JobReader:
             input=reader.template(*fields.get("input"), names, "a file name"),
             output=reader.template(*fields.get("output"), names, "a file name"),
             error=reader.template(*fields.get("error"), names, "a file name"),
-            request=self._request(fields),
+            request=request,
             time_limit=reader.duration(*fields.get("time_limit"), 0.0, MAX_SECONDS),
             retries=retries, retry=retry,
             priority=reader.integer(*fields.get("priority"), 16, 0, 31),
@@ -103,16 +109,18 @@ class JobReader:
             what = "has both 'command' and 'script'; keep one" if command else "needs a 'command' (or a 'script')"
             reader.problem(script or fields.node, fields.path, f"job {name} {what}")
         if script is not None:
-            if shell:
+            if shell and command is None:
                 reader.problem(fields.node_of("shell"), f"{fields.path}.shell",
                                "shell: a script runs by its own #! line; remove 'shell'")
-            return (), reader.shell_text(script, script_path, names), False
+            text = reader.shell_text(script, script_path, names)
+            if command is None:
+                return (), text, False
         if command is None:
             return (), None, False
         if shell:
             if command.kind == "list":
                 reader.problem(command, command_path, "command: 'shell: true' wants one text, not a list")
-                return (), None, True
+                return self._argument_list(command, command_path, names), None, True
             return (reader.shell_text(command, command_path, names),), None, True
         if command.kind == "list":
             return self._argument_list(command, command_path, names), None, False
@@ -137,6 +145,7 @@ class JobReader:
             argv = tuple(shlex.split(text))
         except ValueError as error:
             self.reader.problem(node, path, f"command: cannot be split into words: {str(error).lower()}")
+            self.reader.check_template(node, path, text, names)
             return ()
         if (not argv or not argv[0]) and not node.is_empty and node.text == text:
             self.reader.problem(node, path, "command: names no program")
@@ -166,12 +175,9 @@ class JobReader:
             if column is not None:
                 columns[name] = column
         names = list(node.entries)
-        if len(columns) < len(names):
-            return ParamTable(), names
         table = ParamTable(tuple(columns), tuple(columns.values()), sampling)
-        if not self._lengths_fit(table, node, path):
-            return ParamTable(), names
-        return table, names
+        fit = self._lengths_fit(table, node, path)
+        return (table if fit and len(columns) == len(names) else ParamTable()), names
 
     def _lengths_fit(self, table: ParamTable, node: Node, path: str) -> bool:
         lengths = [len(column) for column in table.columns]
@@ -231,25 +237,27 @@ class JobReader:
 
     # -- what it needs ---------------------------------------------------------------------------------------------
 
-    def _request(self, fields: Fields) -> Request:
+    def _request(self, fields: Fields, name: str) -> Request:
         reader = self.reader
         per, per_path = fields.get("per")
         per_node = per is not None and reader.choice(per, per_path, "node", ("node",)) == "node"
         inner = reader.fields(*fields.get("resources"), RESOURCES, "resources", open_ended=True)
         if inner is None:
             return Request(per_node=per_node)
+        given = (value for _, value in inner.node.entries.values())
+        reader.remember(f"job {name}", next((value for value in given if value.source), inner.node))
         consumables: dict[str, int] = {}
-        for name, (key, value) in inner.node.entries.items():
-            if name in RESOURCES:
+        for named, (key, value) in inner.node.entries.items():
+            if named in RESOURCES:
                 continue
-            path = f"{inner.path}.{name}"
-            meant = _ELSEWHERE.get(name.lower()) or nearest(name, RESOURCES, cutoff=0.75)
+            path = f"{inner.path}.{named}"
+            meant = _ELSEWHERE.get(named.lower()) or nearest(named, RESOURCES, cutoff=0.75)
             if meant:
-                reader.problem(key, path, f"resources has no key {shorten(name)}; did you mean {meant!r}?")
-            elif not _PARAMETER.fullmatch(name):
-                reader.problem(key, path, f"{shorten(name)} cannot name a resource: use letters, digits, '_' and '-'")
+                reader.problem(key, path, f"resources has no key {shorten(named)}; did you mean {meant!r}?")
+            elif not _PARAMETER.fullmatch(named):
+                reader.problem(key, path, f"{shorten(named)} cannot name a resource: use letters, digits, '_' and '-'")
             else:
-                consumables[name] = read_amount(reader, value, path)
+                consumables[named] = read_amount(reader, value, path)
         return Request(
             tasks=reader.integer(*inner.get("tasks"), 1, 1, MAX_TASKS),
             # only what watches a node beside everything else may do without a core

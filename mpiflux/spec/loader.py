@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpiflux.model.jobspec import HierarchySpec, JobGroup, PolicySpec, Workflow
+from mpiflux.model.jobspec import HierarchySpec, JobGroup, Place, PolicySpec, Workflow
 from mpiflux.spec import files
 from mpiflux.spec.controller import read_controller
 from mpiflux.spec.dependencies import dependency_mistakes
@@ -15,7 +15,7 @@ from mpiflux.spec.nodes import Node, Refused, compose, decode
 from mpiflux.spec.problems import Problem, Problems, TooManyProblems, WorkflowError
 from mpiflux.spec.reader import Fields, Reader
 from mpiflux.spec.supplies import read_supplies
-from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy
+from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy, unknown_policy
 from mpiflux.spec.unsupported import refusals
 from mpiflux.spec.variables import Overrides, Substitution, read_variables
 
@@ -44,7 +44,7 @@ def load(path: str, *, overrides: Mapping[str, str] | None = None, text: bytes |
             problems.add(0, 0, f"the file is larger than {files.MAX_FILE >> 20} MiB")
             raise Refused
         workflow = _load(path, data, overrides or {}, problems)
-        problems.check()
+        problems.check(workflow)
         if workflow is not None:
             return workflow
     except (Refused, TooManyProblems):
@@ -56,9 +56,14 @@ def load(path: str, *, overrides: Mapping[str, str] | None = None, text: bytes |
 def load_hierarchy(spec: str) -> HierarchySpec:
     """The value of ``--hierarchy``: ``node,core``, ``4x8``, ``none``, inline YAML or JSON, or the path of a file that
     holds a hierarchy (or a mapping with the key ``hierarchy``). Raises :class:`WorkflowError`."""
+    return load_shape(spec)[0]
+
+
+def load_shape(spec: str) -> tuple[HierarchySpec, dict[str, Place]]:
+    """:func:`load_hierarchy`, and where it says what, as :attr:`Workflow.places` has it."""
     short = parse_short(spec)
     if short is not None:
-        return short
+        return short, {"hierarchy": Place("--hierarchy")}
     inline = spec.lstrip()[:1] in ("{", "[")
     problems = Problems("--hierarchy" if inline else spec)
     hierarchy = None
@@ -74,12 +79,23 @@ def load_hierarchy(spec: str) -> HierarchySpec:
         else:
             node, path = root, "$"
         hierarchy = read_hierarchy(reader, node, path)
+        reader.remember("hierarchy", node)
     except (Refused, TooManyProblems):
         pass
     problems.check()
     if hierarchy is None:
         raise AssertionError("a hierarchy was refused without a reason")
-    return hierarchy
+    return hierarchy, reader.places
+
+
+def load_policy(name: str, directory: str) -> PolicySpec:
+    """The value of ``--policy``. ``directory`` is where a user's own is looked for too. Raises
+    :class:`WorkflowError`."""
+    problems = Problems("--policy")
+    if (mistake := unknown_policy(Reader(problems), name)) is not None:
+        problems.add(0, 0, mistake)
+    problems.check()
+    return PolicySpec(name, directory=directory)
 
 
 def _read(path: str, problems: Problems) -> bytes:
@@ -118,6 +134,7 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
     groups = _groups(fields, reader, directory)
     instance, each_node = read_supplies(reader, *fields.get("resources"))
     stem = files.stem(path)
+    reader.remember("hierarchy", fields.node_of("hierarchy"))
     workflow = Workflow(
         name=reader.text(*fields.get("name"), stem) or stem,
         source=path, directory=directory,
@@ -125,7 +142,8 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
         policy=read_policy(reader, *fields.get("policy")) or PolicySpec(),
         controller=read_controller(reader, *fields.get("controller")),
         groups=groups, consumables=instance, node_consumables=each_node,
-        output_limit=reader.size(*fields.get("output_limit"), DEFAULT_OUTPUT_LIMIT, MAX_OUTPUT_LIMIT))
+        output_limit=reader.size(*fields.get("output_limit"), DEFAULT_OUTPUT_LIMIT, MAX_OUTPUT_LIMIT),
+        places=reader.places)
     if workflow.total > MAX_JOBS:
         problems.add(1, 1, f"the workflow has {workflow.total:,} jobs; at most {MAX_JOBS:,} are possible", "$.jobs")
     for keys, message in refusals(workflow):
@@ -144,6 +162,7 @@ def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, .
     if node.kind != "mapping":
         reader.problem(node, path, f"jobs: expected a mapping of names to jobs, not {node.describe()}")
         return ()
+    problems = reader.problems
     columns = ColumnReader(reader, lambda file: files.read_table(directory, file))
     jobs = JobReader(reader, columns, fields.get("env")[0], fields.get("cwd")[0])
     groups: list[JobGroup] = []
@@ -153,7 +172,8 @@ def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, .
         if group is not None:
             groups.append(group)
             next_id = group.stop_id
-    for name, dependency, message in dependency_mistakes(groups, list(node.entries)):
+    for name, dependency, message in dependency_mistakes(groups, list(node.entries), jobs.uncounted,
+                                                         problems.suggest):
         reader.problem(mention(place(node, (name, "after")), dependency), f"{path}.{name}.after", message)
     return tuple(groups)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-SHOWN = 50
-"""Problems after which a file is not read further: the rest would be noise."""
+if TYPE_CHECKING:
+    from mpiflux.model.jobspec import Workflow
+
+SHOWN = 1000
+"""Problems that are told, those that come first in the file; of the others only how many they are."""
+MOST = 10 * SHOWN
+"""Problems after which a file is not read further, for one that is hardly a workflow is not worth the time."""
 
 
 class Problem(NamedTuple):
@@ -29,12 +34,16 @@ class Problem(NamedTuple):
 class WorkflowError(Exception):
     """A workflow (or a hierarchy) that cannot be used; ``problems`` is never empty and in the file's order."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], more: str = "", workflow: Workflow | None = None) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
+        self.more = more
+        """A last line where there are more problems than are told."""
+        self.workflow = workflow
+        """As far as it could be read, with defaults in place of what is wrong: to be checked further, not to be run."""
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
+        return "\n".join([*map(str, self.problems), *([self.more] if self.more else [])])
 
 
 class TooManyProblems(Exception):
@@ -51,13 +60,25 @@ class Problems:
     def add(self, line: int, column: int, message: str, path: str = "", source: str = "") -> None:
         """Note one problem; the same one twice counts once."""
         self.found[Problem(line, column, message, path, source or self.source)] = None
-        if len(self.found) >= SHOWN:
+        if len(self.found) >= MOST:
             raise TooManyProblems
 
-    def check(self) -> None:
-        """Raise :class:`WorkflowError` when there was any."""
-        if self.found:
-            raise WorkflowError(sorted(self.found, key=lambda p: (p.line, p.column)))
+    def suggest(self, word: str, known: Iterable[str]) -> str:
+        """:func:`suggest`, as long as the problem may be one of those that are told: looking for a near word takes
+        milliseconds where there are many."""
+        return suggest(word, known) if len(self.found) < SHOWN else ""
+
+    def check(self, workflow: Workflow | None = None) -> None:
+        """Raise :class:`WorkflowError` when there was any. ``workflow`` is what was read nevertheless."""
+        if not self.found:
+            return
+        told = sorted(self.found, key=lambda p: (p.line, p.column))
+        more = ""
+        if len(told) > SHOWN:
+            left = f"{len(told) - SHOWN:,} more mistakes"
+            more = f"{self.source}: " + (f"and at least {left}: it was not read to its end" if len(told) >= MOST else
+                                         f"and {left}")
+        raise WorkflowError(told[:SHOWN], more, workflow)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

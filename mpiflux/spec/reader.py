@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
 
 from mpiflux.model import template
+from mpiflux.model.jobspec import Place
 from mpiflux.spec import scalars
 from mpiflux.spec.nodes import Node, position
-from mpiflux.spec.problems import Problems, shorten, suggest
+from mpiflux.spec.problems import Problems, shorten
 from mpiflux.spec.variables import REFERENCE
 
+MOST_IN_A_TEXT = 100
+"""Braces out of place and unknown names that are told of one text: a program in a language with braces is full of them.
+"""
 _SHELL_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
@@ -46,6 +52,19 @@ class Reader:
         self.variables = variables
         self.directory = ""
         """Absolute directory of the workflow file; empty for a text that is none."""
+        self.places: dict[str, Place] = {}
+        """Where stands what only a machine can find wrong; see :attr:`mpiflux.model.jobspec.Workflow.places`."""
+
+    @cached_property
+    def installed_policies(self) -> list[str]:
+        """Policies that installed packages offer."""
+        from importlib.metadata import entry_points  # reads many small files: only for a name that is not known
+
+        return sorted(point.name for point in entry_points(group="mpiflux.policies"))
+
+    def remember(self, what: str, node: Node) -> None:
+        """Note where ``what`` stands first."""
+        self.places.setdefault(what, Place(node.source or self.problems.source, node.line, node.column))
 
     def problem(self, node: Node, path: str, message: str) -> None:
         """Note a mistake at a node."""
@@ -80,7 +99,7 @@ class Reader:
         if not open_ended:
             for name, (key, _) in node.entries.items():
                 if name not in known:
-                    hint = suggest(name, known) or f"; known keys: {', '.join(known)}"
+                    hint = self.problems.suggest(name, known) or f"; known keys: {', '.join(known)}"
                     self.problem(key, f"{path}.{name}", f"{what} has no key {shorten(name)}{hint}")
         return Fields(node, path)
 
@@ -92,16 +111,14 @@ class Reader:
         if node.kind != "scalar":
             self.problem(node, path, f"{name}: expected {what}, not {node.describe()}")
             return None
-        if "${" in node.text:
-            unknown = REFERENCE.search(node.text)
-            if unknown:
-                self._undefined_variable(node, path, unknown)
-                return None
-        return node
+        unknown = list(REFERENCE.finditer(node.text)) if "${" in node.text else []
+        for match in unknown:
+            self._undefined_variable(node, path, match)
+        return None if unknown else node
 
     def _undefined_variable(self, node: Node, path: str, match: re.Match[str]) -> None:
         name = match.group(1)
-        hint = suggest(name, self.variables) or ("; declared: " + ", ".join(list(self.variables)[:10])
+        hint = self.problems.suggest(name, self.variables) or ("; declared: " + ", ".join(list(self.variables)[:10])
                                                  if self.variables else "; the file declares none")
         self.problem_in(node, path, f"${{{name}}}: there is no variable {name!r} (environment variables are "
                         f"expanded only by a shell, see 'shell: true'){hint}", match.group(),
@@ -125,7 +142,7 @@ class Reader:
         if text in options or node is None or text == default:
             return text
         self.problem(node, path, f"{path.rpartition('.')[2]}: expected {listed}, not {shorten(text)}"
-                     f"{suggest(text, options)}")
+                     f"{self.problems.suggest(text, options)}")
         return default
 
     def _number(self, node: Node | None, path: str, what: str) -> Node | None:
@@ -236,20 +253,36 @@ class Reader:
 
     def check_template(self, node: Node, path: str, text: str, names: Collection[str]) -> None:
         """Note a brace out of place and names that are not defined."""
-        try:
-            parsed = template.parse(text)
-        except template.TemplateError as error:
-            end = text.find("}", error.offset) + 1 or len(text)
-            snippet = text[error.offset:end]
-            self.problem_in(node, path, error.message, snippet, text.count(snippet, 0, error.offset))
-            return
-        for name, offset in zip(parsed.fields, parsed.offsets, strict=True):
-            if name in names or name in template.BUILTINS:
-                continue
-            known = [*names, *template.BUILTINS]
-            hint = suggest(name, known)
-            if not hint:
-                hint = (f"; its parameters are {', '.join(list(names)[:10])}" if names else
-                        "; the job has no parameters") + ". Write {{ and }} for braces"
-            snippet = f"{{{name}}}"
-            self.problem_in(node, path, f"{snippet} is not defined{hint}", snippet, text.count(snippet, 0, offset))
+        known = [*names, *template.BUILTINS]
+        wrong = self._misplaced(text, frozenset(known))
+        for offset, snippet, message in islice(wrong, MOST_IN_A_TEXT):
+            if not message:
+                name = snippet[1:-1]
+                hint = self.problems.suggest(name, known)
+                if not hint:
+                    hint = (f"; its parameters are {', '.join(list(names)[:10])}" if names else
+                            "; the job has no parameters") + ". Write {{ and }} for braces"
+                message = f"{snippet} is not defined{hint}"
+            self.problem_in(node, path, message, snippet, text.count(snippet, 0, offset))
+        if next(wrong, None) is not None:
+            self.problem(node, path, f"and more than {MOST_IN_A_TEXT} braces in this text are out of place or hold no "
+                         "name that is defined")
+
+    def _misplaced(self, text: str, known: Collection[str]) -> Iterator[tuple[int, str, str]]:
+        """(offset, what stands there, what is wrong with it; empty: a name that is not known)."""
+        start = 0
+        while start < len(text):
+            error, end = None, len(text)
+            try:
+                parsed = template.parse(text[start:])
+            except template.TemplateError as found:
+                error = found
+                parsed = template.parse(text[start:start + error.offset])
+            for name, offset in zip(parsed.fields, parsed.offsets, strict=True):
+                if name not in known:
+                    yield start + offset, f"{{{name}}}", ""
+            if error is not None:
+                at = start + error.offset
+                end = text.find("}", at) + 1 or len(text)
+                yield at, text[at:end], error.message
+            start = end

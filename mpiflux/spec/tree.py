@@ -7,7 +7,7 @@ import re
 
 from mpiflux.model.jobspec import HierarchySpec, LevelSpec, NestedSpec, PolicySpec
 from mpiflux.spec.nodes import Node
-from mpiflux.spec.problems import shorten, suggest
+from mpiflux.spec.problems import shorten
 from mpiflux.spec.reader import Fields, Reader
 from mpiflux.spec.scalars import resolve
 
@@ -51,18 +51,22 @@ def read_policy(reader: Reader, node: Node | None, path: str) -> PolicySpec | No
         name_node = found
         name = reader.text(name_node, name_path, "", "the name of a policy")
         options = _policy_options(reader, fields, name)
-    if name and name not in POLICIES and not _OWN.fullmatch(name) and name not in _installed():
-        reader.problem(name_node, name_path, f"policy: {shorten(name)} is not known{suggest(name, POLICIES)}; known "
-                       f"policies: {', '.join([*POLICIES, *_installed()])}, or your own as package.module:Class")
+    if not name:
         return None
-    return PolicySpec(name, options, reader.directory if name not in POLICIES else "") if name else None
+    if (mistake := unknown_policy(reader, name)) is not None:
+        reader.problem(name_node, name_path, f"policy: {mistake}")
+        return None
+    reader.remember(f"policy {name}", name_node)
+    return PolicySpec(name, options, reader.directory if name not in POLICIES else "")
 
 
-def _installed() -> list[str]:
-    """Policies that installed packages offer."""
-    from importlib.metadata import entry_points  # reads many small files: only for a name that is not known
-
-    return sorted(point.name for point in entry_points(group="mpiflux.policies"))
+def unknown_policy(reader: Reader, name: str) -> str | None:
+    """What is wrong with the name of a policy; None: it is known, or may be a user's own."""
+    if name in POLICIES or _OWN.fullmatch(name) or name in reader.installed_policies:
+        return None
+    known = [*POLICIES, *reader.installed_policies]
+    return (f"{shorten(name)} is not known{reader.problems.suggest(name, known)}; known policies: {', '.join(known)}, "
+            "or your own as package.module:Class")
 
 
 def _policy_options(reader: Reader, fields: Fields, name: str) -> dict[str, int | float | str | bool]:
@@ -73,7 +77,7 @@ def _policy_options(reader: Reader, fields: Fields, name: str) -> dict[str, int 
         if option == "name":
             continue
         if known is not None and option not in known:
-            hint = suggest(option, known) or f"; it takes {', '.join(known) if known else 'none'}"
+            hint = reader.problems.suggest(option, known) or f"; it takes {', '.join(known) if known else 'none'}"
             reader.problem(key, path, f"policy {name} has no option {shorten(option)}{hint}")
             continue
         if option == "queue_depth":
@@ -115,24 +119,24 @@ def read_hierarchy(reader: Reader, node: Node | None, path: str) -> HierarchySpe
     if fields is None:
         return None
     shapes = [key for key in ("levels", "width", "children") if key in fields]
-    if not shapes and any(key != "distribution" for key in node.entries):
-        return None
-    if len(shapes) != 1:
+    if len(shapes) > 1 or (not shapes and all(key == "distribution" for key in node.entries)):
         reader.problem(node, path, f"hierarchy: give {'only ' if shapes else ''}one of levels, width and children")
-        return None
     distribution = read_distribution(reader, *fields.get("distribution")) or "pull"
-    value, where = fields.get(shapes[0])
+    read = [_shape(reader, key, *fields.get(key), distribution) for key in shapes]
+    return read[0] if len(read) == 1 else None
+
+
+def _shape(reader: Reader, key: str, value: Node | None, path: str, distribution: str) -> HierarchySpec:
     assert value is not None
-    if shapes[0] == "children":
-        budget = [MAX_SCHEDULERS]
-        nested = NestedSpec(children=_children(reader, value, where, 1, budget))
+    if key == "children":
+        nested = NestedSpec(children=_children(reader, value, path, 1, [MAX_SCHEDULERS]))
         return HierarchySpec(nested=nested, distribution=distribution)
-    if shapes[0] == "width":
+    if key == "width":
         items = value.items if value.kind == "list" else [value]
-        widths = tuple(LevelSpec(by="width", width=reader.integer(item, f"{where}[{i}]", 1, 1, MAX_SCHEDULERS))
+        widths = tuple(LevelSpec(by="width", width=reader.integer(item, f"{path}[{i}]", 1, 1, MAX_SCHEDULERS))
                        for i, item in enumerate(items))
-        return HierarchySpec(levels=_checked(reader, value, where, widths), distribution=distribution)
-    return HierarchySpec(levels=_levels(reader, value, where), distribution=distribution)
+        return HierarchySpec(levels=_checked(reader, value, path, widths), distribution=distribution)
+    return HierarchySpec(levels=_levels(reader, value, path), distribution=distribution)
 
 
 def parse_short(text: str) -> HierarchySpec | None:
@@ -195,19 +199,20 @@ def _level(reader: Reader, node: Node, path: str) -> LevelSpec | None:
         if scalar.text.lstrip("-").isdigit() and scalar.plain:
             return LevelSpec(by="width", width=reader.integer(scalar, path, 1, 1, MAX_SCHEDULERS))
         reader.problem(node, path, f"levels: expected node, numa, core or a width, not {node.describe()}"
-                       f"{suggest(scalar.text, RESOURCE_LEVELS)}")
+                       f"{reader.problems.suggest(scalar.text, RESOURCE_LEVELS)}")
         return None
     fields = reader.fields(node, path, ("by", "width", "policy", "distribution"), "level")
     if fields is None:
         return None
-    if ("by" in fields) == ("width" in fields):
+    one = ("by" in fields) != ("width" in fields)
+    if not one:
         reader.problem(node, path, "level: give either 'by' (node, numa or core) or 'width'")
-        return None
     by = reader.choice(*fields.get("by"), "width", RESOURCE_LEVELS)
-    return LevelSpec(
+    level = LevelSpec(
         by=by, width=reader.integer(*fields.get("width"), 0, 1, MAX_SCHEDULERS),
         policy=read_policy(reader, *fields.get("policy")),
         distribution=read_distribution(reader, *fields.get("distribution")))
+    return level if one else None
 
 
 def read_distribution(reader: Reader, node: Node | None, path: str) -> str:
@@ -215,6 +220,7 @@ def read_distribution(reader: Reader, node: Node | None, path: str) -> str:
     if node is not None and node.kind == "scalar" and ":" in node.text:
         before, _, after = node.text.partition(":")
         if after.isidentifier() and all(part.isidentifier() for part in before.split(".")):
+            reader.remember(f"distribution {node.text}", node)
             return node.text
     return reader.choice(node, path, "", DISTRIBUTIONS)
 

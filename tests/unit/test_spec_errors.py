@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mpiflux.spec import Problem, WorkflowError, load, load_hierarchy
+from mpiflux.spec import Problem, WorkflowError, load, load_hierarchy, load_policy
+from mpiflux.spec.problems import MOST, SHOWN
 
 
 def problems(text: str | bytes, path: str = "w.yaml", /, **overrides: str) -> list[Problem]:
@@ -15,7 +16,7 @@ def problems(text: str | bytes, path: str = "w.yaml", /, **overrides: str) -> li
     with pytest.raises(WorkflowError) as error:
         load(path, text=data, overrides={k.replace("__", "."): v for k, v in overrides.items()})
     found = list(error.value.problems)
-    assert str(error.value) == "\n".join(str(p) for p in found)
+    assert str(error.value) == "\n".join([*(str(p) for p in found), *([error.value.more] if error.value.more else [])])
     return found
 
 
@@ -345,9 +346,66 @@ def test_files(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{path}: cannot read")
 
 
-def test_a_flood_of_mistakes_is_cut() -> None:
-    found = problems(json.dumps({"jobs": {f"j{i}": {"comand": "x"} for i in range(5000)}}), "w.json")
-    assert 20 <= len(found) <= 60
+def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
+    jobs = "".join(f"  j{i}: {{comand: x}}\n" for i in range(30))
+    found = problems(f"hierarchy: nods\npolicy: fcsf\njobs:\n{jobs}  last: {{command: x, after: nobody}}\n")
+    assert [p.line for p in found] == [1, 2, *(line for n in range(30) for line in (4 + n, 4 + n)), 34]
+
+
+def test_of_a_flood_of_mistakes_the_first_are_told_and_how_many_follow() -> None:
+    jobs = "".join(f"  j{i}: {{command: '{{x}}'}}\n" for i in range(SHOWN + 500))
+    with pytest.raises(WorkflowError) as error:
+        load("w.yaml", text=f"hierarchy: nods\njobs:\n{jobs}".encode())
+    assert [p.line for p in error.value.problems] == [1, *range(3, SHOWN + 2)]
+    assert str(error.value).splitlines()[-1] == "w.yaml: and 501 more mistakes"
+    jobs = json.dumps({"jobs": {f"j{i}": {f"comand{i}": "x", "after": f"j_{i}"} for i in range(MOST)}})
+    with pytest.raises(WorkflowError, match=f"at least {MOST - SHOWN:,} more mistakes: it was not read to its end"):
+        load("w.json", text=jobs.encode())
+
+
+SEVERAL = [
+    # of one text
+    ("command: 'x } {nope} {a:3} {{ {job.id} {also}'", [(4, 17), (4, 19), (4, 26), (4, 44)]),
+    ("command: x\n    cwd: '${one}/${two}'", [(5, 11), (5, 18)]),
+    ("command: \"'x {nope}\"", [(4, 14), (4, 18)]),
+    # of things that exclude each other
+    ("command: '{one}'\n    script: '{two}'", [(4, 15), (5, 13), (5, 14)]),
+    ("shell: true\n    command: [x, '{nope}']", [(5, 14), (5, 19)]),
+    # of columns that are right beside one that is not
+    ("command: x\n    sampling: zip\n    parameters: {a: [1, 2], b: [1], c: []}", [(6, 17), (6, 40)]),
+]
+
+
+@pytest.mark.parametrize(("job", "places"), SEVERAL)
+def test_a_mistake_does_not_hide_the_next(job: str, places: list[tuple[int, int]]) -> None:
+    assert [(p.line, p.column) for p in problems(f"jobs:\n  j: {{command: x}}\n  k:\n    {job}")] == places
+
+
+def test_shapes_that_exclude_each_other_are_read() -> None:
+    found = problems("hierarchy: {levels: [nod], width: 0, distribution: pul}\njobs: {a: {command: x}}")
+    assert [p.column for p in found] == [12, 22, 35, 52]
+    found = problems("hierarchy: [{by: node, width: 0, policy: fcsf}]\njobs: {a: {command: x}}")
+    assert [p.column for p in found] == [13, 31, 42]
+
+
+def test_elements_of_a_job_whose_parameters_are_wrong_are_not_counted() -> None:
+    found = problems("jobs:\n  a: {command: x, parameters: {p: [], q: [1, 2]}}\n"
+                     "  b: {command: x, parameters: {p: [1, 2]}, after: {a: each}}")
+    assert [p.line for p in found] == [2]
+
+
+def test_a_program_full_of_braces() -> None:
+    text = "".join(f"      x = [{{ {i}: 0 }}]\n" for i in range(500))
+    found = problems(f"jobs:\n  a:\n    script: |\n{text}  b: {{}}")
+    assert [p.line for p in found] == [3, *range(4, 104), 504]
+    assert "more than 100" in found[0].message
+
+
+def test_policy_option() -> None:
+    assert load_policy("my.module:Class", "/w").directory == "/w"
+    with pytest.raises(WorkflowError) as error:
+        load_policy("fcsf", "/w")
+    assert str(error.value).startswith("--policy: 'fcsf' is not known; did you mean 'fcfs'?")
 
 
 def test_positions_after_wide_characters_and_in_texts_of_many_lines() -> None:

@@ -54,7 +54,7 @@ def try_load(path: str, data: bytes, overrides: dict[str, str] | None = None) ->
             assert (problem.line == 0) == (problem.column == 0)
             str(problem).encode("utf-8", "surrogateescape")
         return
-    assert workflow.groups
+    assert workflow.groups or workflow.controller
     for group in workflow.groups:
         assert group.count >= 1
         compiled = CompiledGroup(group, workflow.directory)
