@@ -146,6 +146,10 @@ class Pipes:
         """Whether both streams are at their end."""
         return self.out.fd < 0 and self.err.fd < 0
 
+    def links(self) -> frozenset[str]:
+        """What ``/proc/PID/fd`` shows for them where somebody has them open."""
+        return frozenset(f"pipe:[{os.fstat(stream.fd).st_ino}]" for stream in (self.out, self.err) if stream.fd >= 0)
+
     def close(self) -> None:
         self.out.close()
         self.err.close()

@@ -6,6 +6,7 @@ from mpiflux.model.records import PACK
 from mpiflux.model.states import Result
 from mpiflux.node.capture import Pipes
 from mpiflux.node.launch import Group, Lease
+from mpiflux.node.proctree import Trace
 from mpiflux.node.stdin import StdinPipe
 from mpiflux.node.team import Team
 
@@ -49,3 +50,7 @@ class Job:
         return PACK.pack(self.id, self.attempt, self.result, flags, self.returncode, lease.tasks, lease.owner,
                          lease.r_id, self.t_start, self.t_start, self.ended, self.utime, self.stime, self.maxrss,
                          out, err, self.pid)
+
+    def trace(self) -> Trace:
+        """By what its processes are found."""
+        return Trace((self.id, self.attempt), self.pid, frozenset().union(*self.lease.place.cpus), self.pipes.links())

@@ -71,6 +71,12 @@ class Outputs:
             self.streams.pop(fd, None)
         return stream.fd < 0
 
+    def forget(self, job: Job) -> None:
+        """Close a job's output, whoever still writes to it."""
+        for stream in (job.pipes.out, job.pipes.err):
+            self.streams.pop(stream.fd, None)
+            stream.close()
+
     def send_pieces(self, now: float) -> None:
         """What has come of the streams that are due since the last time."""
         everything = now >= self._next_all

@@ -1,8 +1,9 @@
 """Finding and ending all processes of a job, including those that left its process group and its session.
 
 A supervisor is a subreaper: whoever a job leaves behind becomes the supervisor's child, and is known as the job's
-by ``MPIFLUX_JOB_ID`` and ``MPIFLUX_ATTEMPT`` in its environment. Reading ``/proc`` costs: for a job that ends by itself
-and leaves nobody it is one ``pread`` (:meth:`Strays.none`).
+by ``MPIFLUX_JOB_ID`` and ``MPIFLUX_ATTEMPT`` in its environment. One that cleared its environment is known by the job's
+process group, by the job's output that it holds open, or by the cores that it is bound to. Reading ``/proc`` costs: for
+a job that ends by itself and leaves nobody it is one ``pread`` (:meth:`Strays.none`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Collection
+from typing import NamedTuple
 
 Key = tuple[int, int]
 """(job id, attempt)."""
@@ -136,6 +138,41 @@ def kill_everything(seconds: float = 2.0) -> None:
         time.sleep(0.001)
 
 
+class Trace(NamedTuple):
+    """What tells a job's processes from others', when all that is known is that they are below this process."""
+
+    key: Key
+    group: int
+    """The process group of its tasks."""
+    cpus: frozenset[int]
+    """What it is bound to; empty: to nothing."""
+    pipes: frozenset[str]
+    """Its stdout and stderr, as links in ``/proc/PID/fd`` read."""
+
+
+def _holds(pid: int, pipes: frozenset[str]) -> bool:
+    """Whether a process, or one below it, has one of these pipes open."""
+    for one in [pid, *descendants(pid)]:
+        try:
+            names = os.listdir(f"/proc/{one}/fd")
+        except OSError:
+            continue
+        for name in names:
+            try:
+                if os.readlink(f"/proc/{one}/fd/{name}") in pipes:
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def _in_group(pid: int, group: int) -> bool:
+    try:
+        return os.getpgid(pid) == group
+    except OSError:
+        return False
+
+
 class Strays:
     """Children of this process that it did not start as a job's own: what jobs left behind, or put into the
     background by a daemon's double fork."""
@@ -160,26 +197,35 @@ class Strays:
         listed = os.pread(self._fd, 4096, 0)
         return len(listed) < 4096 and listed.count(b" ") == known
 
-    def of(self, key: Key, mains: Collection[int]) -> list[int]:
-        """Strays of one job; ``mains`` are the jobs' own processes."""
-        return [pid for pid in children(os.getpid()) if pid not in mains and job_of(pid) == key]
+    def of(self, key: Key, mains: Collection[int], alive: Collection[Trace]) -> list[int]:
+        """Strays of one of the jobs ``alive``; ``mains`` are the jobs' own processes."""
+        return [pid for pid, owners in self._owners(mains, alive).items() if owners == {key}]
 
-    def orphaned(self, mains: Collection[int], alive: Collection[Key]) -> list[int]:
-        """Strays whose job is not among those ``alive``, and those without a mark that can be nobody's else."""
-        found = []
-        suspects: dict[int, frozenset[Key]] = {}
-        for pid in children(os.getpid()):
-            if pid in mains:
-                continue
-            key = job_of(pid)
-            if key is None:
-                # it cleared its environment: it may be of any job that runs beside it
-                possible = self._suspects.get(pid, frozenset(alive)).intersection(alive)
-                if possible:
-                    suspects[pid] = possible
-                    continue
-            elif key in alive:
-                continue
-            found.append(pid)
-        self._suspects = suspects
+    def orphaned(self, mains: Collection[int], alive: Collection[Trace]) -> list[int]:
+        """Strays that belong to none of the jobs ``alive``."""
+        return [pid for pid, owners in self._owners(mains, alive).items() if not owners]
+
+    def _owners(self, mains: Collection[int], alive: Collection[Trace]) -> dict[int, frozenset[Key]]:
+        """By stray, those of the jobs ``alive`` that it may belong to."""
+        found = {pid: self._owner(pid, alive) for pid in children(os.getpid()) if pid not in mains}
+        self._suspects = {pid: owners for pid, owners in found.items() if owners}
         return found
+
+    def _owner(self, pid: int, alive: Collection[Trace]) -> frozenset[Key]:
+        keys = frozenset(trace.key for trace in alive)
+        mark = job_of(pid)
+        if mark in keys:
+            return keys & {mark}
+        # it cleared its environment, or wrote over it, or has another instance's
+        for trace in alive:
+            if _in_group(pid, trace.group) or (trace.pipes and _holds(pid, trace.pipes)):
+                return frozenset({trace.key})
+        if mark is not None:
+            return frozenset()
+        possible = self._suspects.get(pid, keys) & keys
+        try:
+            bound = os.sched_getaffinity(pid)
+        except OSError:
+            return possible
+        # one job has a core at a time
+        return frozenset(t.key for t in alive if t.key in possible and (not t.cpus or t.cpus >= bound)) or possible

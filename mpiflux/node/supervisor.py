@@ -48,6 +48,9 @@ LINGER = 2.0
 """Seconds that a job may keep its output open through processes that outlive its own."""
 GRACE = 5.0
 """Seconds between TERM and KILL."""
+GIVE_UP = 5.0
+"""Seconds after KILL in which a job that has ended must let go of its output. Then it is closed: who still holds it we
+cannot find or may not end."""
 SHORT = 0.1
 """Seconds before a start that failed for want of processes or descriptors is tried again."""
 PATIENCE = 10.0
@@ -75,7 +78,7 @@ class Supervisor:
         self.jobs: dict[int, Job] = {}
         """Running tasks by pid."""
         self.lingering: dict[int, Job] = {}
-        """Jobs that have ended but for their output, by pid."""
+        """Jobs that have ended but for their output, by id: their pids may be others' already."""
         self.young: deque[Job] = deque()
         self.spare: list[Pipes] = []
         """Pipes that wait for their next job."""
@@ -389,14 +392,14 @@ class Supervisor:
             self.finish(job)
             return
         # somebody whom the job left behind still holds its output
-        self.lingering[job.pid] = job
+        self.lingering[job.id] = job
         self.watch_output(job, now)
         if not job.kill_at:
             self.wake_for(job, now + LINGER)
 
     def end_background(self, job: Job, now: float) -> None:
         """What a job leaves running does not outlive it: its resources go to the next one."""
-        kill_group(job.pid, signal.SIGKILL)
+        self.signal_group(job, signal.SIGKILL)
         self.sweep_at = now
         self.soon(now)
 
@@ -464,7 +467,10 @@ class Supervisor:
         """A deadline of a job has come: its time limit, its grace, or its lingering."""
         if not self.is_live(job):
             return
-        if job.kill_at and now >= job.kill_at:
+        if job.ended and job.kill_at and now >= job.kill_at + GIVE_UP:
+            self.outputs.forget(job)
+            self.let_go(job, now)
+        elif job.kill_at and now >= job.kill_at:
             self.signal(job, signal.SIGKILL)
             self.wake_for(job, now + 1.0)
         elif job.ended and not job.kill_at:
@@ -478,18 +484,25 @@ class Supervisor:
     def signal(self, job: Job, sig: int) -> None:
         """Signal everything that belongs to a job, wherever it went."""
         mains = [pid for pid, other in self.jobs.items() if other is job]
-        groups = proctree.signal_tree([*mains, *self.strays.of((job.id, job.attempt), self.jobs)], sig)
+        strays = self.strays.of((job.id, job.attempt), self.jobs, self.traces())
+        groups = proctree.signal_tree([*mains, *strays], sig)
         if job.pid not in groups or sig == signal.SIGKILL:
             # its first process is gone, not all of its group need be
+            self.signal_group(job, sig)
+
+    def signal_group(self, job: Job, sig: int) -> None:
+        if self.jobs.get(job.pid, job) is job:
             kill_group(job.pid, sig)
 
     def sweep(self, now: float) -> None:
         """End what ended jobs left behind, until nothing of it is left."""
         self.reap(now)
-        alive = {(job.id, job.attempt) for job in self.running()}
-        orphans = self.strays.orphaned(self.jobs, alive)
+        orphans = self.strays.orphaned(self.jobs, self.traces())
         proctree.signal_tree(orphans, signal.SIGKILL)
         self.sweep_at = now + _SWEEP if orphans else _NEVER
+
+    def traces(self) -> list[proctree.Trace]:
+        return [job.trace() for job in self.running()]
 
     def wake_for(self, job: Job, when: float) -> None:
         """Look at this job again at ``when``."""
@@ -502,7 +515,7 @@ class Supervisor:
             heapq.heapify(self.deadlines)
 
     def is_live(self, job: Job) -> bool:
-        return not job.ended or self.lingering.get(job.pid) is job
+        return not job.ended or self.lingering.get(job.id) is job
 
     # -- output and reports --------------------------------------------------------------------------------------
 
@@ -521,10 +534,14 @@ class Supervisor:
         job = self.outputs.read(fd, now)
         if job.live:
             self.soon(self.outputs.next_live)
-        if job.pipes.ended and job.pid in self.lingering:
-            del self.lingering[job.pid]
-            self.end_background(job, now)
-            self.finish(job)
+        if job.pipes.ended and job.id in self.lingering:
+            self.let_go(job, now)
+
+    def let_go(self, job: Job, now: float) -> None:
+        """The output of a job that had ended before has ended too."""
+        del self.lingering[job.id]
+        self.end_background(job, now)
+        self.finish(job)
 
     def return_stale(self, now: float) -> None:
         for shape, backlog in list(self.backlog.items()):

@@ -101,7 +101,7 @@ def test_a_job_that_tidies_up_when_terminated(node: Node) -> None:
     assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, 7, b"bye\n")
 
 
-@pytest.mark.parametrize("manners", ["", "silent", "deaf", "deaf silent", "anonymous silent"])
+@pytest.mark.parametrize("manners", ["", "silent", "deaf", "deaf silent", "anonymous", "anonymous silent"])
 def test_a_time_limit_reaches_daemons(node: Node, daemon: str, tmp_path: Path, manners: str) -> None:
     done = node.sh(f"{daemon} {tmp_path}/pid {manners}; sleep 60", time_limit=0.7)
     assert done.result is Result.TIMEOUT
@@ -151,6 +151,37 @@ def test_a_background_that_keeps_the_output_open_is_ended(monkeypatch: pytest.Mo
             assert (done.result, done.stdout, done.returncode) == (Result.COMPLETED, b"now\n", 0)
             assert time.monotonic() - begin >= 0.3
             soon_gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("how", ["env -i setsid", "setsid env MPIFLUX_JOB_ID=999", "setsid env -i setsid"])
+def test_who_keeps_the_output_open_need_not_be_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                      how: str) -> None:
+    """Another job runs beside it all the time, to which such a process might belong as well."""
+    monkeypatch.setattr(supervisor, "LINGER", 0.3)
+    with Node() as node:
+        node.begin(f"while ! test -e {tmp_path}/end; do sleep 0.02; done", shell=True, cores=(1,), shape=1)
+        quick = node.declare(f"{how} sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' & exit 0", shell=True)
+        node.grant(0, shape=2)
+        node.feed(quick, shape=2)
+        done = node.wait(1)[0]
+        assert (done.id, done.result) == (quick.first_id, Result.COMPLETED)
+        soon_gone(pid_in(tmp_path / "pid"))
+        (tmp_path / "end").touch()
+        assert node.wait(2)[0].result is Result.COMPLETED
+
+
+def test_who_keeps_the_output_open_and_is_no_process_of_the_job(monkeypatch: pytest.MonkeyPatch,
+                                                                tmp_path: Path) -> None:
+    for name in ("LINGER", "GRACE", "GIVE_UP"):
+        monkeypatch.setattr(supervisor, name, 0.3)
+    with Node() as node:
+        node.begin(f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; echo said; sleep 1", shell=True)
+        node.turn(0)
+        # as another user's process may that was given the descriptor: nobody here can end it
+        with open(f"/proc/{pid_in(tmp_path / 'pid')}/fd/1", "wb"):
+            done = node.wait()[0]
+        assert (done.result, done.stdout) == (Result.COMPLETED, b"said\n")
+        assert node.run("echo", "next").stdout == b"next\n"
 
 
 def test_an_endless_writer_in_the_background(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,13 +242,20 @@ def test_cancel_a_running_job_and_one_that_waits(node: Node) -> None:
     assert len(ended) + sum(len(chunk) for _, chunk in node.returned) == 4
 
 
-def test_cancel_reaches_daemons(node: Node, daemon: str, tmp_path: Path) -> None:
-    group = node.begin(f"{daemon} {tmp_path}/pid; sleep 60", shell=True)
+@pytest.mark.parametrize("manners", ["", "anonymous", "anonymous silent"])
+def test_cancel_reaches_daemons(node: Node, daemon: str, tmp_path: Path, manners: str) -> None:
+    """And no daemon of the job beside it, which is of the same kind."""
+    groups = []
+    for core in (0, 1):
+        groups.append(node.begin(f"{daemon} {tmp_path}/{core} {manners}; sleep 60", shell=True, cores=(core,),
+                                 shape=core))
     node.turn(0)
-    pid = pid_in(tmp_path / "pid")
-    node.post(m.Cancel((group.first_id,), "enough"))
+    pids = [pid_in(tmp_path / name) for name in "01"]
+    node.post(m.Cancel((groups[0].first_id,), "enough"))
     assert node.wait()[0].result is Result.CANCELED
-    soon_gone(pid)
+    soon_gone(pids[0])
+    time.sleep(0.2)
+    assert alive(pids[1])
 
 
 def test_cancel_with_another_result_and_twice(node: Node) -> None:
