@@ -92,10 +92,11 @@ def described(reader: RunReader, id: int) -> list[str]:
     lines.append(paint("events", "bold", bold))
     lines += [f"  {event.timestamp - events[0].timestamp:12.6f}  {event.name:<10}{context(event.context)}".rstrip()
               for event in events]
+    cut = next((event.context.get("truncated", ()) for event in reversed(events) if event.name == "output"), ())
     for stream, name in ((1, "stdout"), (2, "stderr")):
         data = reader.output(id, stream)
-        if data:
-            lines += ["", *tail(name, data, bold)]
+        if data or name in cut:
+            lines += ["", *tail(name, data, bold, name in cut)]
     return lines
 
 
@@ -122,9 +123,9 @@ def clock(t: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(t))
 
 
-def tail(name: str, data: bytes, bold: bool) -> list[str]:
+def tail(name: str, data: bytes, bold: bool, cut: bool) -> list[str]:
     lines = data.decode("utf-8", "replace").splitlines()
-    head = f"{name}, {len(data):,} bytes"
+    head = f"{name}, {len(data):,} bytes" + (", cut off by output_limit" if cut else "")
     if len(lines) > TAIL:
         head += f", the last {TAIL} of {len(lines):,} lines"
     return [paint(head, "bold", bold), *("  " + printable(line) for line in lines[-TAIL:])]

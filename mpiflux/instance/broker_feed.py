@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.records import FIELDS
+from mpiflux.model.records import FIELDS, FLAG_STREAMED
 from mpiflux.store.eventlog import Event, Record, attempt_begin, attempt_end, attempt_events
 
 Array = npt.NDArray[Any]
@@ -98,7 +98,7 @@ class Selection:
 class _Block:
     """Facts of one kind with consecutive numbers."""
 
-    __slots__ = ("flags", "high", "low", "n", "number", "pieces", "reasons", "sealed")
+    __slots__ = ("flags", "high", "low", "n", "number", "pieces", "reasons", "sealed", "sent")
 
     def __init__(self, number: int) -> None:
         self.number, self.n = number, 0
@@ -106,6 +106,8 @@ class _Block:
         self.pieces: list[bytes] = []
         self.flags: list[bytes] = []
         self.reasons: dict[tuple[int, int], str] = {}
+        self.sent: dict[tuple[int, int], tuple[int, int]] = {}
+        """Bytes of stdout and of stderr that an attempt had sent before its record, by (job, attempt)."""
         self.sealed = b""
 
     def seal(self) -> None:
@@ -147,6 +149,8 @@ class Feed:
         self._numbers: list[int] = []
         self._facts: list[_Block | _GroupFact] = []
         self._cache: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
+        self._sent: dict[int, tuple[int, int, int]] = {}
+        """(attempt, bytes of stdout, of stderr) that a running job has sent, by job."""
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
@@ -162,6 +166,13 @@ class Feed:
         if n:
             self._add(_GroupFact(self.next, first, n, events))
 
+    def output(self, job: int, attempt: int, stream: int, stop: int) -> None:
+        """A running job has sent its stdout (1) or stderr (2) up to byte ``stop``."""
+        known, out, err = self._sent.get(job, (0, 0, 0))
+        if known != attempt:
+            out = err = 0
+        self._sent[job] = (attempt, stop, err) if stream == 1 else (attempt, out, stop)
+
     def records(self, records: Array, flags: Array, reasons: dict[int, str]) -> None:
         """Attempts that began or ended, with their flags, one byte each."""
         n = len(records)
@@ -176,6 +187,10 @@ class Feed:
         if reasons:
             attempts = dict(zip(ids.tolist(), records["attempt"].tolist(), strict=True))
             last.reasons.update({(job, attempts[job]): text for job, text in reasons.items() if job in attempts})
+        for position in np.flatnonzero(records["flags"] & FLAG_STREAMED).tolist():
+            job = int(ids[position])
+            attempt, out, err = self._sent.pop(job, (0, 0, 0))
+            last.sent[job, attempt] = out, err
         last.pieces.append(records.tobytes())
         last.flags.append(flags.astype("u1").tobytes())
         last.n += n
@@ -254,6 +269,9 @@ class Feed:
                 return number
             record = Record._make(records[position].item())
             reason = fact.reasons.get((record.id, record.attempt), "") if fact.reasons else ""
+            if fact.sent:
+                out_sent, err_sent = fact.sent.get((record.id, record.attempt), (0, 0))
+                record = record._replace(out_len=record.out_len + out_sent, err_len=record.err_len + err_sent)
             for k, event in _events_of(record, flags[position], reason):
                 if number + k >= since and (not names or event.name in names):
                     out.append((number + k, record.id, *event))

@@ -215,6 +215,7 @@ class Master:
                 self._ended(message, now)
         elif isinstance(message, m.Output):
             self.journal.append_output(message.id, message.attempt, message.stream, message.offset, message.data)
+            self.feed.output(message.id, message.attempt, message.stream, message.offset + len(message.data))
             if self.desk is not None:
                 self.desk.output(message)
         elif isinstance(message, m.StdinTaken):

@@ -70,7 +70,8 @@ def eventlog(
 ) -> list[Event]:
     """The events of one job, in order.
 
-    ``attempts`` are its ended attempts' records in order, each with the text that says why or an empty one;
+    ``attempts`` are its ended attempts' records in order, each with the text that says why or an empty one; their
+    ``out_len`` and ``err_len`` count all that is kept of a stream, what was sent while it ran too;
     ``running`` is the record of an attempt that runs; ``extra`` are stored events, told where their time puts
     them; ``ended`` says whether the last attempt was the job's end or is to be repeated.
     """
@@ -100,14 +101,17 @@ def attempt_begin(record: Record) -> list[Event]:
 
 
 def attempt_end(record: Record, reason: str) -> list[Event]:
-    """The events with which an attempt that was started ends; whether ``retry`` or ``clean`` follows, is not in it."""
+    """The events with which an attempt that was started ends; whether ``retry`` or ``clean`` follows, is not in it.
+
+    The record's lengths count what was sent while it ran too.
+    """
     result, end = Result(record.result), record.t_finish
     kind = _EXCEPTIONS.get(result, "")
     out: list[Event] = []
-    if record.out_len or record.err_len:
+    cut = [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
+           if record.flags & flag]
+    if record.out_len or record.err_len or cut:
         context: dict[str, Any] = {"stdout": record.out_len, "stderr": record.err_len}
-        cut = [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
-               if record.flags & flag]
         out.append(Event("output", end, {**context, "truncated": cut} if cut else context))
     if kind:
         out.append(Event("exception", end, {"type": kind, "severity": 0, "note": reason}))

@@ -431,8 +431,8 @@ class RunReader:
                  for name, t, context in extra if about(context, id - group.first_id)]
         done = describe.ended(group, attempts)
         live = None if done else self._running_record(id)
-        return eventlog(group, self.t_submit[group.number], [(a.record, a.reason) for a in attempts], extra,
-                        running=live and live[0], ended=done)
+        told = [(self._whole(attempt.record), attempt.reason) for attempt in attempts]
+        return eventlog(group, self.t_submit[group.number], told, extra, running=live and live[0], ended=done)
 
     def events(self, name: str = "") -> list[tuple[int, Event]]:
         """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
@@ -469,6 +469,16 @@ class RunReader:
                                         "AND stream=? ORDER BY offset, number", (id, attempt, stream)):
             out += data[max(len(out) - offset, 0):]
         return bytes(out)
+
+    def _whole(self, record: Record) -> Record:
+        """A record whose lengths count what was sent while it ran too."""
+        if not record.flags & FLAG_STREAMED:
+            return record
+        sent = {STDOUT: 0, STDERR: 0}
+        for stream, stop in self._query("ii", "SELECT stream, max(offset + length(data)) FROM chunks "
+                                        "WHERE id=? AND attempt=? GROUP BY stream", (record.id, record.attempt)):
+            sent[stream] = stop
+        return record._replace(out_len=record.out_len + sent[STDOUT], err_len=record.err_len + sent[STDERR])
 
     def _slice(self, batch: int, at: int, length: int) -> bytes:
         out = b""

@@ -48,6 +48,19 @@ def test_output_over_the_limit_is_dropped_and_marked(place: Place) -> None:
     assert "truncated" in json.dumps(shown)
 
 
+def test_the_output_event_counts_what_was_sent_before_the_end(place: Place) -> None:
+    flow = {"output_limit": "1000", "jobs": {
+        "cut": {"command": "yes abc | head -c 5000; sleep 1.2; echo end", "shell": True},
+        "whole": {"command": "echo one; echo two >&2; sleep 1.2; echo three", "shell": True}}}
+    run = place.run(flow, "--cores-per-node", "2")
+    assert run.stdout("cut") == (b"abc\n" * 250) and run.stdout("whole") == b"one\nthree\n"
+    expected = [{"stdout": 1000, "stderr": 0, "truncated": ["stdout"]}, {"stdout": 10, "stderr": 4}]
+    for id, context in enumerate(expected, 1):
+        shown = json.loads(place.call("job", "show", str(id), run.directory.name, "--json").stdout)
+        assert [event["context"] for event in shown["eventlog"] if event["name"] == "output"] == [context]
+    assert "stdout, 1,000 bytes, cut off by output_limit" in place.call("job", "show", "1", run.directory.name).stdout
+
+
 def test_measured_times_and_memory_are_those_of_the_process(place: Place) -> None:
     burn = "import time; e = time.process_time() + 0.4\nwhile time.process_time() < e: pass"
     fill = "x = bytearray(200 << 20); import time; time.sleep(0.1)"
