@@ -164,7 +164,8 @@ class ResourcePool:
         """Everything free on nodes that are not drained; ``tasks`` of its shares is 0."""
         return ResourceSet(tuple(
             NodeShare(node.spec.node, bits(node.cores), bits(node.gpus), node.memory, 0, _amounts(node.named))
-            for node in self._nodes if node.up and (node.cores or node.gpus or any(node.named.values()))))
+            for node in self._nodes
+            if node.up and (node.cores or node.gpus or node.memory or any(node.named.values()))))
 
     def is_free(self, rset: ResourceSet) -> bool:
         """Whether all of this is here and no job holds any of it."""

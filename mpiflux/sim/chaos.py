@@ -4,7 +4,7 @@ what they do, when messages arrive, who dies, who is slow, and what the user can
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -63,11 +63,16 @@ def scenario(seed: int) -> Scenario:
     rng = random.Random(seed)
     types = tuple(NodeType(rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3, 4, 8, 12)), rng.choice((0, 0, 1, 2, 4)))
                   for _ in range(rng.choice((1, 1, 2))))
+    sized = random.Random(f"memory/{seed}")
+    if sized.random() < 0.4:
+        types = tuple(replace(one, memory=sized.choice((7, 1000, 1 << 30))) for one in types)
     machine = build(types, rng.choice((1, 1, 1, 2, 3)))
     named = random.Random(f"named/{seed}")
     if named.random() < 0.4:
         machine = supplied(machine, {"license": named.choice((1, 3, 20))}, {"bb": named.choice((5, 100))})
     workflow = _workflow(rng, machine, types)
+    if types[0].memory:
+        workflow = _fitting(_large(sized, workflow, min(one.memory for one in types)), machine)
     if machine.consumables:
         workflow = _fitting(_asking(named, workflow), machine)
     scale = rng.choice((0.0, 1.0, 1.0, 20.0))
@@ -119,6 +124,14 @@ def _asking(rng: random.Random, workflow: Workflow) -> Workflow:
 
     return msgspec.structs.replace(workflow, groups=tuple(
         msgspec.structs.replace(group, request=msgspec.structs.replace(group.request, consumables=asks()))
+        for group in workflow.groups))
+
+
+def _large(rng: random.Random, workflow: Workflow, most: int) -> Workflow:
+    """Some of its jobs ask for memory, of which a task gets ``most`` bytes at most."""
+    return msgspec.structs.replace(workflow, groups=tuple(
+        msgspec.structs.replace(group, request=msgspec.structs.replace(
+            group.request, memory=rng.choice((0, 0, 1, most // 10, most // 2, most))))
         for group in workflow.groups))
 
 
