@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,7 @@ from mpiflux.instance.options import RunInfo, RunOptions
 if TYPE_CHECKING:
     from mpiflux.instance.master import View
 
+_PLACE = re.compile(r"[^ ].*?:\d+:\d+: ")
 SHORT_WINDOW, LONG_WINDOW, ENOUGH = 5.0, 60.0, 10
 """Seconds over which jobs/s are taken: the short ones where so many jobs ended in them."""
 FIRST_LINE, LINE_EVERY, LINE_AT_LEAST = 2.0, 3.0, 10.0
@@ -73,7 +75,7 @@ class Printer:
 
     def _has_place(self, line: str) -> bool:
         """``file:line:column: message`` stays as it is: editors and terminals link it."""
-        return line.startswith((f"{self.options.workflow}:", "--"))
+        return line.startswith((f"{self.options.workflow}:", "--")) or _PLACE.match(line) is not None
 
     def _print(self, lines: list[str]) -> None:
         try:

@@ -137,7 +137,7 @@ def dry_run(info: RunInfo) -> list[str]:
     workflow = info.workflow
     lines = [f"{workflow.name}: {plural(workflow.total, 'job')} in {plural(len(workflow.groups), 'group')}", ""]
     rows = [(g.name, f"{g.count:,}", parameters(g), request(g), dependencies(g)) for g in workflow.groups]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(5)]
     for row in rows:
         cells = [row[0].ljust(widths[0]), row[1].rjust(widths[1]),
                  *(row[i].ljust(widths[i]) for i in (2, 3, 4) if widths[i])]

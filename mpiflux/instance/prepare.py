@@ -10,25 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
-
 from mpiflux import __version__
 from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
+from mpiflux.instance.checks import check, is_text, not_text
 from mpiflux.instance.deadline import deadline
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
-from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
+from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.messages import Urgency
 from mpiflux.overlay import address
-from mpiflux.overlay.pernode import expand
-from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, draw, explain_misfits, make_plan
-from mpiflux.sched.distribution import DistributionError
-from mpiflux.sched.distribution import make as make_distribution
-from mpiflux.sched.policies import PolicyError, make
-from mpiflux.spec import WorkflowError, load, load_hierarchy
+from mpiflux.overlay.plan import Plan, draw, explain_misfits
 from mpiflux.store import reader as store_reader
 from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal, JournalError
@@ -102,24 +96,15 @@ class Prepared:
 
 def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObserver) -> Prepared:
     """Check everything, make the run directory, open the journal. Raises RunError."""
-    workflow = _workflow(options)
-    for path in (workflow.directory, os.path.abspath(options.run_dir or "")):
-        if not _is_text(path):
-            raise RunError(f"{path!r} is not a UTF-8 name, which jobs and messages need: rename it, or run in another "
-                           "directory")
-    plan = _plan(workflow, site)
-    usable = [part.node for part in plan.schedulers[0].resources if part.cores]
-    workflow = expand(workflow, usable, [site.nodes[number].name for number in usable])
-    misfits = tuple(explain_misfits(plan, workflow.groups))
-    prepared = Prepared(options, workflow, site, plan)
-    info = _info(prepared, notes, misfits)
+    checked = check(options, site, _refusals(options))
+    prepared = Prepared(options, checked.workflow, site, checked.plan)
+    info = _info(prepared, notes, checked.misfits)
     if options.dry_run:
         observer.dry_run(info)
-        if misfits:
-            raise RunError("\n".join(misfits))
+    if checked.misfits:
+        raise RunError(checked.mistakes)
+    if options.dry_run:
         return prepared
-    if misfits:
-        raise RunError("\n".join(misfits))
     fresh = not _open(prepared)
     assert prepared.table is not None
     if fresh and options.resume:
@@ -128,41 +113,21 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     return prepared
 
 
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _workflow(options: RunOptions) -> Workflow:
-    try:
-        if options.initial_program and not options.workflow:
-            workflow = Workflow(name="start", directory=os.getcwd())
-        else:
-            workflow = load(options.workflow, overrides=options.overrides)
-        if options.hierarchy is not None:
-            workflow = msgspec.structs.replace(workflow, hierarchy=load_hierarchy(options.hierarchy))
-    except WorkflowError as error:
-        raise RunError(str(error)) from None
-    if options.policy is not None:
-        workflow = msgspec.structs.replace(workflow, policy=PolicySpec(options.policy, directory=workflow.directory))
-    return workflow
-
-
-def _plan(workflow: Workflow, site: Site) -> Plan:
-    nodes = [NodeInfo(index=index, name=node.name, ranks=node.ranks, owner=node.owner,
-                      resources=msgspec.structs.replace(node.resources(index), consumables=workflow.node_consumables))
-             for index, node in enumerate(site.nodes)]
-    try:
-        plan = make_plan(nodes, workflow.hierarchy, workflow.policy, workflow.consumables)
-        for scheduler in plan.schedulers:
-            make(scheduler.policy)
-            make_distribution(scheduler.distribution)
-    except (PlanError, PolicyError, DistributionError) as error:
-        raise RunError(f"{workflow.source}: {error}") from None
-    return plan
+def _refusals(options: RunOptions) -> list[str]:
+    """Why the run directory that is asked for cannot be used."""
+    run_dir = os.path.abspath(options.run_dir or "")
+    if not is_text(run_dir):
+        return [not_text(run_dir)]
+    if options.dry_run:
+        return []
+    if not options.run_dir:
+        return ["--resume needs the directory of the run to go on with: --run-dir DIR"] if options.resume else []
+    exists = os.path.exists(os.path.join(run_dir, "run.db"))
+    if exists and not options.resume:
+        return [f"{run_dir} holds another run: go on with it by --resume, or choose another --run-dir"]
+    if os.path.isdir(run_dir) and not exists and os.listdir(run_dir):
+        return [f"{run_dir} exists and is not empty, and is no run directory: choose another --run-dir"]
+    return []
 
 
 def _info(prepared: Prepared, notes: list[str], misfits: tuple[str, ...]) -> RunInfo:
@@ -176,12 +141,6 @@ def _open(prepared: Prepared) -> bool:
     options, workflow = prepared.options, prepared.workflow
     run_dir = os.path.abspath(options.run_dir or _default_directory(workflow))
     exists = os.path.exists(os.path.join(run_dir, "run.db"))
-    if exists and not options.resume:
-        raise RunError(f"{run_dir} holds another run: go on with it by --resume, or choose another --run-dir")
-    if options.resume and not options.run_dir:
-        raise RunError("--resume needs the directory of the run to go on with: --run-dir DIR")
-    if os.path.isdir(run_dir) and not exists and os.listdir(run_dir):
-        raise RunError(f"{run_dir} exists and is not empty, and is no run directory: choose another --run-dir")
     now = time.time()
     try:
         journal = Journal(run_dir, sync_window=options.sync_window)

@@ -168,6 +168,9 @@ class Place(NamedTuple):
     """From 1, as ``column``; 0: the source has no lines."""
     column: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     """A whole workflow file, checked and typed."""

@@ -5,7 +5,7 @@ Computed from the nodes and the wanted shape alone, so every rank that computes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 import msgspec
@@ -16,6 +16,7 @@ from mpiflux.model.resources import NodeResources, count
 from mpiflux.overlay.plan_shares import (
     Parts,
     PlanError,
+    ShapeError,
     by_core,
     by_numa,
     by_width,
@@ -25,7 +26,8 @@ from mpiflux.overlay.plan_shares import (
     merge,
 )
 
-__all__ = ["NodeInfo", "Plan", "PlanError", "PlannedScheduler", "draw", "explain_misfits", "make_plan"]
+__all__ = ["NodeInfo", "Plan", "PlanError", "PlannedScheduler", "ShapeError", "draw", "explain_misfits", "make_plan",
+           "misfits"]
 
 LEVELS = ("node", "numa", "core", "width")
 
@@ -100,7 +102,7 @@ def make_plan(nodes: Sequence[NodeInfo], hierarchy: HierarchySpec | None = None,
 
     ``hierarchy`` None: one scheduler on one node, else one a node below the root. ``policy`` is that of every
     scheduler whose level or entry names none. ``consumables`` belong to the instance as a whole; the root keeps them.
-    Raises PlanError.
+    Raises PlanError; of its kind ShapeError where the hierarchy does not fit the nodes.
     """
     usable = [n for n in nodes if n.resources.cores]
     _check(nodes, usable)
@@ -130,12 +132,12 @@ class _Builder:
     def __init__(self, nodes: Sequence[NodeInfo], spec: HierarchySpec, policy: PolicySpec,
                  shared: dict[str, int]) -> None:
         if spec.levels and spec.nested is not None:
-            raise PlanError("hierarchy: give levels or children, not both")
+            raise ShapeError("hierarchy: give levels or children, not both")
         for level in spec.levels or ():
             if level.by not in LEVELS:
-                raise PlanError(f"hierarchy: level {level.by!r} is unknown; there are {', '.join(LEVELS)}")
+                raise ShapeError(f"hierarchy: level {level.by!r} is unknown; there are {', '.join(LEVELS)}")
             if level.by == "width" and level.width < 1:
-                raise PlanError(f"hierarchy: a width of {level.width} makes no scheduler; it is at least 1")
+                raise ShapeError(f"hierarchy: a width of {level.width} makes no scheduler; it is at least 1")
         self.info = {n.index: n for n in nodes}
         self.owner: dict[int, dict[int, int]] = {}
         self.levels = spec.levels or ()
@@ -149,6 +151,7 @@ class _Builder:
         """Level to schedulers that its width asks for, where they are more than there are cores."""
         self.lost = False
         self.notes: list[str] = []
+        self.mistakes: list[str] = []
 
     def plan(self, notes: Sequence[str]) -> Plan:
         for number, draft in enumerate(self.drafts):  # grows as it goes: breadth first
@@ -156,6 +159,8 @@ class _Builder:
                 self._nest(number, draft, draft.nested)
             elif draft.depth < len(self.levels):
                 self._split(number, draft, self.levels[draft.depth])
+        if self.mistakes:
+            raise ShapeError(*dict.fromkeys(self.mistakes))
         if self.lost:
             for draft in reversed(self.drafts):
                 if draft.children:
@@ -198,7 +203,11 @@ class _Builder:
     def _nest(self, number: int, draft: _Draft, spec: NestedSpec) -> None:
         if not spec.children:
             return
-        given, notes = explicit(draft.parts, spec.children, lambda index: self.info[index].name)
+        try:
+            given, notes = explicit(draft.parts, spec.children, lambda index: self.info[index].name)
+        except ShapeError as error:
+            self.mistakes += error.mistakes
+            return
         if notes:
             self.lost = True
             self.notes += [f"{draft.name}: {note}" for note in notes]
@@ -329,16 +338,19 @@ def owned(plan: Plan, parts: Sequence[NodeResources]) -> str:
     return "; ".join(texts)
 
 
-def explain_misfits(plan: Plan, groups: Sequence[JobGroup]) -> list[str]:
-    """For each group that no scheduler can ever hold: what it asks and what the largest node has.
+def explain_misfits(plan: Plan, groups: Iterable[JobGroup]) -> list[str]:
+    """The texts of :func:`misfits`."""
+    return [text for _, text in misfits(plan, groups)]
+
+
+def misfits(plan: Plan, groups: Iterable[JobGroup]) -> Iterator[tuple[JobGroup, str]]:
+    """Each group that no scheduler can ever hold: what it asks and what the largest node has.
 
     The root holds whatever any other does: what is larger than a child's share runs on resources borrowed back.
     """
     root = plan.schedulers[0]
     found = resources.kinds(root.resources)
-    out = []
     for group in groups:
         reason = resources.misfit(found, root.consumables, group.request)
         if reason is not None:
-            out.append(f"job {group.name!r} {reason}, in the whole instance")
-    return out
+            yield group, f"job {group.name!r} {reason}, in the whole instance"

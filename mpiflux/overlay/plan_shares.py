@@ -18,7 +18,15 @@ Parts = list[NodeResources]
 
 
 class PlanError(ValueError):
-    """The hierarchy cannot be made on these nodes; the text says which share is at fault and what there is."""
+    """There is nothing to make a tree of."""
+
+
+class ShapeError(PlanError):
+    """The hierarchy cannot be made on these nodes. ``mistakes``: which shares are at fault, and what there is."""
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 def core_count(parts: Iterable[NodeResources]) -> int:
@@ -154,17 +162,20 @@ class _Left:
 def explicit(parts: Sequence[NodeResources], children: Sequence[NestedSpec],
              host: Callable[[int], str]) -> tuple[list[Parts], list[str]]:
     """The R of each child, and notes. A child with no share gets an even part of what the others leave; it may be
-    empty. Raises PlanError when a share asks for more than is left."""
+    empty. Raises ShapeError with all shares that ask for more than is left."""
     left = [_Left(n) for n in parts]
     given: list[Parts | None] = []
+    mistakes: list[str] = []
     for i, child in enumerate(children):
         name = repr(child.name) if child.name else f"number {i + 1}"
-        if child.share_nodes:
-            given.append(_take_nodes(left, child, name))
-        elif child.share_cores or child.share_gpus:
-            given.append(_take_amounts(left, child, name))
-        else:
-            given.append(None)
+        take = _take_nodes if child.share_nodes else _take_amounts
+        some = child.share_nodes or child.share_cores or child.share_gpus
+        try:
+            given.append(take(left, child, name) if some else None)
+        except ShapeError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ShapeError(*mistakes)
     even = sum(g is None for g in given)
     runs = by_width([x.rest() for x in left if x.cores], even) if even else []
     filler = iter(runs + [[]] * (even - len(runs)))
@@ -183,15 +194,15 @@ def _take_nodes(left: Sequence[_Left], child: NestedSpec, name: str) -> Parts:
     wanted = child.share_nodes
     free = [x for x in left if x.untouched][:wanted]
     if len(free) < wanted:
-        raise PlanError(f"hierarchy: child {name} asks for {count(wanted, 'node')}; "
-                        f"{len(free) or 'none'} of {len(left)} are left whole. Make its share smaller")
+        raise ShapeError(f"hierarchy: child {name} asks for {count(wanted, 'node')}; "
+                         f"{len(free) or 'none'} of {len(left)} are left whole. Make its share smaller")
     cores = _even(child.share_cores, wanted) if child.share_cores else [len(x.cores) for x in free]
     gpus: Sequence[int | None] = _even(child.share_gpus, wanted) if child.share_gpus else [None] * wanted
     for x, c, g in zip(free, cores, gpus, strict=True):
         if c > len(x.cores) or (g or 0) > len(x.gpus):
-            raise PlanError(f"hierarchy: child {name} asks for {count(child.share_cores, 'core')} and "
-                            f"{count(child.share_gpus, 'GPU')} on {count(wanted, 'node')}; a node there has "
-                            f"{count(len(x.cores), 'core')} and {count(len(x.gpus), 'GPU')}")
+            raise ShapeError(f"hierarchy: child {name} asks for {count(child.share_cores, 'core')} and "
+                             f"{count(child.share_gpus, 'GPU')} on {count(wanted, 'node')}; a node there has "
+                             f"{count(len(x.cores), 'core')} and {count(len(x.gpus), 'GPU')}")
     return [x.take(c, g) for x, c, g in zip(free, cores, gpus, strict=True)]
 
 
@@ -200,8 +211,8 @@ def _take_amounts(left: Sequence[_Left], child: NestedSpec, name: str) -> Parts:
     for wanted, there, word in ((cores, sum(len(x.cores) for x in left), "core"),
                                 (gpus, sum(len(x.gpus) for x in left), "GPU")):
         if wanted > there:
-            raise PlanError(f"hierarchy: child {name} asks for {count(wanted, word)}; "
-                            f"{there or 'none'} of its parent's are left. Make its share smaller")
+            raise ShapeError(f"hierarchy: child {name} asks for {count(wanted, word)}; "
+                             f"{there or 'none'} of its parent's are left. Make its share smaller")
     if not gpus:
         return _walk_cores(left, cores)
     takes: list[int] = []

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpiflux.model.jobspec import Place
+
 if TYPE_CHECKING:
     from mpiflux.model.jobspec import Workflow
 
@@ -27,8 +29,11 @@ class Problem(NamedTuple):
     """The file, or the option, that holds it."""
 
     def __str__(self) -> str:
-        where = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
-        return f"{where}: {self.message}"
+        return f"{self.place}: {self.message}"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.source, self.line, self.column)
 
 
 class WorkflowError(Exception):

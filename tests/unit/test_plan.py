@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, NestedSpec, PolicySpec, Request
 from mpiflux.model.resources import NodeResources
-from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, PlannedScheduler, draw, explain_misfits, make_plan
+from mpiflux.overlay.plan import (
+    NodeInfo,
+    Plan,
+    PlanError,
+    PlannedScheduler,
+    ShapeError,
+    draw,
+    explain_misfits,
+    make_plan,
+)
 
 
 def nodes(count: int, cores: int = 8, gpus: int = 0, domains: int = 2, ranks: int = 1) -> list[NodeInfo]:
@@ -170,6 +179,14 @@ def test_nothing_left_for_a_child() -> None:
 def test_wrong_hierarchies(spec: HierarchySpec, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         make_plan(nodes(2), spec)
+
+
+def test_all_shares_that_are_too_large_are_told() -> None:
+    deep = nested(NestedSpec(children=(NestedSpec(share_cores=9),)), NestedSpec(children=(NestedSpec(share_gpus=1),)))
+    for spec in (deep, nested(NestedSpec(share_nodes=3), NestedSpec(share_cores=99))):
+        with pytest.raises(ShapeError) as error:
+            make_plan(nodes(2), spec)
+        assert len(error.value.mistakes) == 2
 
 
 def test_wrong_nodes() -> None:
