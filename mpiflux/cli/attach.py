@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpiflux.cli.console import say, tell, write_bytes
 from mpiflux.cli.job import alive, exit_status, pause, unfinished
+from mpiflux.cli.live import connected
 from mpiflux.cli.parser import Parser, suggestion
 from mpiflux.cli.rundir import Trouble, add_directory, answered, find, reading, swap
 
@@ -176,15 +177,12 @@ def _read(args: Namespace) -> int:
 
 
 def kill(args: Namespace) -> int:
-    from mpiflux.client.entry import connect
-    from mpiflux.client.errors import FluxError
-
     number = _number(args.signal)
-    try:
-        with connect(args.run_dir) as flux:
-            n = sum(flux.signal(flux.group(ref) if not ref.isdigit() else int(ref), number) for ref in args.ids)
-    except FluxError as error:
-        raise Trouble(str(error), 1) from None
+    return connected(args, lambda flux, given: _kill(flux, given.ids, number))
+
+
+def _kill(flux: Flux, refs: list[str], number: int) -> int:
+    n = sum(flux.signal(flux.group(ref) if not ref.isdigit() else int(ref), number) for ref in refs)
     say(f"{n} job{'s' * (n != 1)} signalled")
     if not n:
         tell("mpiflux: none of them runs")

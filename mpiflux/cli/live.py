@@ -8,7 +8,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpiflux.cli.console import duration, say
+from mpiflux.cli.console import duration, near, say
 from mpiflux.cli.parser import Parser, natural
 from mpiflux.cli.rundir import Trouble, add_namespace, answered
 
@@ -43,9 +43,14 @@ def connected(args: Namespace, function: Callable[[Flux, Namespace], int | None]
     """Call a function with the instance that is meant. Raises Trouble for what goes wrong there."""
     from mpiflux.client.entry import connect
     from mpiflux.client.errors import FluxError
+    from mpiflux.client.live import Flux
 
     try:
-        with connect(args.run_dir) as flux:
+        flux: Any = connect(args.run_dir)
+        with flux:
+            if not isinstance(flux, Flux):
+                what = args.parser.prog.removeprefix("mpiflux ")
+                raise Trouble(f"{what} needs a live instance: {near(flux.run_dir)}: {flux.why}", 1)
             return function(flux, args) or 0
     except (FluxError, TypeError, ValueError) as error:
         raise Trouble(str(error), 1) from None

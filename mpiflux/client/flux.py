@@ -1,6 +1,7 @@
 """A run seen through its directory: what is committed there, while it goes on and after.
 
-What has to reach a live instance (submit a job, set a key, publish a message) raises :class:`NotConnected`.
+What has to reach a live instance (submit a job, set a key, publish a message) raises :class:`NotConnected`: all that
+is in the classes of a live one and not in these.
 """
 
 from __future__ import annotations
@@ -14,11 +15,6 @@ from mpiflux.client.records import Record
 from mpiflux.model.states import Result, State
 from mpiflux.store.eventlog import Event
 from mpiflux.store.reader import RunError, RunReader, open_run
-
-_LIVE = frozenset({"submit_many", "cancel", "hold", "release", "urgency", "explain", "wait", "events", "group",
-                   "queues", "status", "sync"})
-_LIVE_KEYS = frozenset({"get_versioned", "wait", "rename", "commit", "fence"})
-"""What only a live instance can do, besides what is below by name."""
 
 
 def open_directory(path: str, why: str = "") -> Flux:
@@ -46,6 +42,11 @@ class Job(Record):
         """The same of standard error."""
         return self._output[1] if self._output else self._stream(2)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        from mpiflux.client.jobs import Job as Live
+
+        _not_here(self, Live, name, f"{name} of a job", "")
+
     def events(self) -> Iterator[Event]:
         """What has happened to it so far, in order; each has ``name``, ``timestamp`` and ``context``."""
         yield from self._reader.eventlog(self.id)
@@ -60,10 +61,10 @@ class Kvs:
     def __init__(self, reader: RunReader, why: str) -> None:
         self._reader, self._why = reader, why
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _LIVE_KEYS:
-            _needs_instance(f"kvs.{name}", self._why)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def __getattr__(self, name: str) -> NoReturn:
+        from mpiflux.client.keys import Kvs as Live
+
+        _not_here(self, Live, name, f"kvs.{name}", self._why)
 
     def get(self, key: str) -> Any:
         """A value: what JSON can hold, or bytes. Raises KeyError."""
@@ -83,15 +84,6 @@ class Kvs:
         except KvsError as error:
             raise KeyError(str(error)) from None
 
-    def put(self, key: str, value: object) -> NoReturn:
-        _needs_instance("kvs.put", self._why)
-
-    def watch(self, key: str) -> NoReturn:
-        _needs_instance("kvs.watch", self._why)
-
-    def rm(self, key: str) -> NoReturn:
-        _needs_instance("kvs.rm", self._why)
-
 
 class Flux:
     """A run directory; see :func:`mpiflux.connect`."""
@@ -100,10 +92,10 @@ class Flux:
         self._reader, self._why = reader, why
         self.kvs = Kvs(reader, why)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _LIVE:
-            _needs_instance(name, self._why)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def __getattr__(self, name: str) -> NoReturn:
+        from mpiflux.client.live import Flux as Live
+
+        _not_here(self, Live, name, name, self._why)
 
     def close(self) -> None:
         self._reader.close()
@@ -113,6 +105,18 @@ class Flux:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def run_dir(self) -> str:
+        """The run directory."""
+        return str(self._reader.directory)
+
+    @property
+    def why(self) -> str:
+        """Why there is no live instance to talk to."""
+        if self.state == "running":
+            return self._why or "there is none on this node"
+        return "the run has ended" + ("" if self.state == "finished" else "; `mpiflux run --resume` goes on with it")
 
     @property
     def state(self) -> str:
@@ -150,24 +154,6 @@ class Flux:
         output = (record.pop("stdout"), record.pop("stderr")) if "stdout" in record else None
         return Job(**record, _reader=self._reader, _output=output)
 
-    def submit(self, *args: object, **options: object) -> NoReturn:
-        _needs_instance("submit", self._why)
-
-    def publish(self, topic: str, payload: object = None) -> NoReturn:
-        _needs_instance("publish", self._why)
-
-    def subscribe(self, topic: str) -> NoReturn:
-        _needs_instance("subscribe", self._why)
-
-    def serve(self, name: str, handler: object) -> NoReturn:
-        _needs_instance("serve", self._why)
-
-    def call(self, name: str, payload: object = None) -> NoReturn:
-        _needs_instance("call", self._why)
-
-    def queue(self, name: str) -> NoReturn:
-        _needs_instance("queue", self._why)
-
 
 def _code(kind: type[State] | type[Result], word: str) -> int:
     try:
@@ -177,6 +163,9 @@ def _code(kind: type[State] | type[Result], word: str) -> int:
                          f"{', '.join(member.name for member in kind)}") from None
 
 
-def _needs_instance(what: str, why: str) -> NoReturn:
+def _not_here(of: object, live: type, name: str, what: str, why: str) -> NoReturn:
+    """Raises NotConnected for what the class ``live`` of a live instance has, AttributeError for the rest."""
+    if not hasattr(live, name):
+        raise AttributeError(f"{type(of).__name__!r} object has no attribute {name!r}")
     raise NotConnected(f"{what} needs the live instance, and this is a run directory only"
                        f"{f': {why}' if why else ''}; jobs and kvs.get read what it holds")

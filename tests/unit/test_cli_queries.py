@@ -85,6 +85,23 @@ def test_json_records_are_the_contract(capfdbinary, done):
     assert second["stderr"].encode("utf-8", "surrogateescape") == rundir.STDERR
 
 
+@pytest.mark.parametrize("words", [
+    "job kill sim.1", "job kill 1", "job kill nonsense", "cancel 1", "cancel --all", "cancel --filter run",
+    "job cancel sim", "job urgency sim hold", "events", "events sim", "kvs put a 1", "kvs put -N b a 1", "kvs rm a",
+    "kvs rm -R a", "kvs watch a", "pub a 1", "sub a", "queue", "queue status", "queue drain", "queue stop",
+    "queue start", "queue enable", "queue disable", "uptime", "submit true", "submit --cc 1-2 --wait true",
+    "submit --watch true", "bulksubmit --run-dir DONE echo {} ::: 1",
+])
+def test_what_needs_a_live_instance_says_so(capfdbinary, done, words):
+    argv = [done if word == "DONE" else word for word in words.split()]
+    at = [] if done in argv else ["--run-dir", done]
+    name = " ".join(argv[:2]) if argv[0] in ("job", "kvs") else argv[0]
+    place = len(name.split())
+    status, out, err = run(capfdbinary, *argv[:place], *at, *argv[place:])
+    assert (status, out) == (1, "") and err.count("\n") == 1
+    assert err.startswith(f"mpiflux: {name} needs a live instance: ")
+
+
 def test_a_format_of_ones_own(capfdbinary, done):
     _, out, _ = run(capfdbinary, "jobs", done, "--filter", "2,5,7",
                     "--format", "{id:>3}|{job:<8}|{exit}|{runtime:6.2f}|{params[x]:.1f}|{nodes}|{cores}|{maxrss}")

@@ -98,6 +98,22 @@ def test_what_needs_the_live_instance_says_so(done):
                 call()
 
 
+def test_all_that_a_live_instance_has_is_there_or_says_that_it_needs_one(done):
+    from mpiflux.client.jobs import Job
+    from mpiflux.client.keys import Kvs
+    from mpiflux.client.live import Flux
+
+    with mpiflux.connect(done) as flux:
+        for mine, live in ((flux, Flux), (flux.kvs, Kvs), (flux.job(1), Job)):
+            for name in (name for name in vars(live) if not name.startswith("_")):
+                try:
+                    getattr(mine, name)
+                except mpiflux.NotConnected as error:
+                    assert "live instance" in str(error)
+            with pytest.raises(AttributeError, match="nonsense"):
+                _ = mine.nonsense
+
+
 def test_names():
     assert all(hasattr(mpiflux, name) for name in mpiflux.__all__) and set(mpiflux.__all__) <= set(dir(mpiflux))
     with pytest.raises(AttributeError, match="nonsense"):
