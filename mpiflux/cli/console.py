@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -16,20 +17,24 @@ class Gone(Exception):
     """Whoever read our output has left (``| head``)."""
 
 
+class Unwritable(Exception):
+    """Our output cannot be written; the text names the stream and says why."""
+
+
 def say(text: str = "", stream: TextIO | None = None) -> None:
-    """A line, whatever it holds: bytes that are not UTF-8 come out as they came in. Raises Gone."""
+    """A line, whatever it holds: bytes that are not UTF-8 come out as they came in. Raises Gone or Unwritable."""
     write(text + "\n", stream)
 
 
 def say_all(lines: Iterable[str]) -> None:
-    """Many lines, some hundred at a time. Raises Gone."""
+    """Many lines, some hundred at a time. Raises Gone or Unwritable."""
     rest = iter(lines)
     while block := list(islice(rest, 512)):
         say("\n".join(block))
 
 
 def write(text: str, stream: TextIO | None = None) -> None:
-    """``text`` to stdout or ``stream``, at once."""
+    """``text`` to stdout or ``stream``, at once. Raises Gone or Unwritable."""
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
     try:
@@ -45,20 +50,37 @@ def write(text: str, stream: TextIO | None = None) -> None:
             stream.buffer.write(data)
         stream.flush()
     except OSError as error:
-        silence(stream)
-        raise Gone from error
+        raise lost(stream, error) from error
 
 
 def write_bytes(data: bytes, stream: TextIO | None = None) -> None:
-    """Bytes as they are. Raises Gone."""
+    """Bytes as they are. Raises Gone or Unwritable."""
     stream = stream or sys.stdout
     try:
         stream.flush()
         stream.buffer.write(data)
         stream.buffer.flush()
     except OSError as error:
-        silence(stream)
-        raise Gone from error
+        raise lost(stream, error) from error
+
+
+def lost(stream: TextIO, error: OSError) -> Gone | Unwritable:
+    """What to raise when a stream took no more; it is led nowhere."""
+    silence(stream)
+    if error.errno == errno.EPIPE:
+        return Gone()
+    name = "standard error" if stream is sys.stderr else "standard output"
+    return Unwritable(f"{name} cannot be written: {error.strerror or error}")
+
+
+def open_all() -> None:
+    """Give streams that were closed when we were started a place, lest the next file that is opened becomes one."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def silence(stream: TextIO) -> None:
@@ -75,7 +97,7 @@ def tell(text: str) -> None:
     """A note or an error on stderr; to say it matters less than to go on."""
     try:
         say(text, sys.stderr)
-    except Gone:
+    except (Gone, Unwritable):
         pass
 
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from mpiflux.cli.console import Gone, silence, tell
+from mpiflux.cli.console import lost, tell
 from mpiflux.cli.parser import Parser
 from mpiflux.cli.rundir import FILTER_HELP, Trouble, add_directory, answered, reading, select
 
@@ -76,23 +76,21 @@ def opened(path: str | None) -> Any:
 
 
 def into(output: str | None, write: Callable[[Any], None]) -> None:
-    """Write a file whole or not at all. Raises Trouble where it cannot be written."""
+    """Write a file whole or not at all. Raises Trouble where it cannot be written, Gone or Unwritable for stdout."""
     if output is None:
         try:
             write(None)
-        except BrokenPipeError as error:
-            silence(sys.stdout)
-            raise Gone from error
+        except OSError as error:
+            raise lost(sys.stdout, error) from error
         return
-    if os.path.exists(output) and not os.path.isfile(output):
-        write(output)
-        return
-    part = f"{output}.part-{os.getpid()}"
+    whole = not os.path.exists(output) or os.path.isfile(output)
+    part = f"{output}.part-{os.getpid()}" if whole else output
     try:
         write(part)
-        os.replace(part, output)
+        if whole:
+            os.replace(part, output)
     except OSError as error:
         raise Trouble(f"{output}: cannot be written: {error.strerror or error}", 1) from None
     finally:
-        if os.path.exists(part):
+        if whole and os.path.exists(part):
             os.unlink(part)

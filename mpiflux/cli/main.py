@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 
-from mpiflux.cli.console import Gone, write
+from mpiflux.cli.console import Gone, Unwritable, open_all, tell, write
 from mpiflux.cli.parser import Parser, fail, spoken_for, suggestion
 
 COMMANDS = {
@@ -59,6 +59,7 @@ _PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    open_all()
     try:
         handler, args = parse(sys.argv[1:] if argv is None else argv)
         return handler(args)
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _PIPE
     except BrokenPipeError:
         return _PIPE
+    except Unwritable as error:
+        tell(f"mpiflux: {error}")
+        return 1
     except KeyboardInterrupt:
         return 130
     except SystemExit as leave:

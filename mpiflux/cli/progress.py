@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpiflux.cli.console import Gone, coarse, near, plural, rate, say, shorten, signal_name, tell
+from mpiflux.cli.console import Gone, Unwritable, coarse, near, plural, rate, say, shorten, signal_name, tell
 from mpiflux.instance.options import RunInfo, RunOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Printer:
         self.options, self.style = options, progress
         self.info: RunInfo | None = None
         self.speed = Speed()
+        self.unwritten = False
+        """What it had to say on stdout could not be written."""
         self._meter: Meter = Silent()
         self._interrupted = 0
 
@@ -82,6 +84,9 @@ class Printer:
             say("\n".join(lines))
         except Gone:
             pass
+        except Unwritable as error:
+            self.unwritten = True
+            tell(f"mpiflux: {error}")
 
 
 class Speed:

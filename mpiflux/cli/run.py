@@ -6,11 +6,15 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mpiflux.cli.console import tell
 from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
+
+if TYPE_CHECKING:
+    from mpiflux.cli.progress import Printer
 
 
 def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
@@ -59,12 +63,17 @@ def run(args: Namespace) -> int:
 
     options = options_of(args)
 
+    printers: list[Printer] = []
+
     def observer() -> RunObserver:
         from mpiflux.cli.progress import Printer
 
-        return Printer(options, args.progress)
+        printers.append(Printer(options, args.progress))
+        return printers[-1]
 
-    return run_instance(options, observer, lambda text: tell(f"mpiflux: {text}"))
+    status = run_instance(options, observer, lambda text: tell(f"mpiflux: {text}"))
+    # a run's status is that of its jobs, whoever reads its summary
+    return status or int(options.dry_run and any(printer.unwritten for printer in printers))
 
 
 def without_ranks(argv: list[str]) -> list[str]:

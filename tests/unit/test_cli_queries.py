@@ -250,6 +250,35 @@ def test_a_reader_that_leaves_is_no_error(done):
         assert "Traceback" not in ran.stderr and "BrokenPipe" not in ran.stderr
 
 
+@pytest.mark.parametrize("words", [
+    "jobs -a", "export --format csv", "export --format json", "export --output /dev/full", "kvs get job.1.stdout",
+    "tree",
+])
+def test_output_that_cannot_be_written(done, words):
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([sys.executable, "-m", "mpiflux", *words.split(), "--run-dir", done], cwd=ROOT,
+                             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1 and "No space left on device" in ran.stderr
+    assert ran.stderr.startswith("mpiflux: " + ("/dev/full" if "--output" in words else "standard output"))
+
+
+def test_a_reader_that_leaves_is_told_by_the_status_alone(done):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([sys.executable, "-m", "mpiflux", "export", done], cwd=ROOT, stdout=writer,
+                         stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(done, closed):
+    command = f"{sys.executable} -m mpiflux jobs {done} {closed}"
+    ran = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr
+    assert ("sim[0]" in ran.stdout) == (">&-" not in closed.split())
+
+
 def test_colours_on_a_terminal_only(done):
     for no_colour in ("", "1"):
         parent, child = os.openpty()
