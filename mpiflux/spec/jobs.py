@@ -42,6 +42,7 @@ MAX_ENV = 4096
 MAX_COMMAND = 1 << 18
 """Characters of a command that is to be split: shlex takes quadratic time for a long word."""
 
+_NO_PROGRAM = "command: names no program"
 _JOB_NAME = re.compile(r"\w[\w.+-]*")
 _PARAMETER = re.compile(r"[^\W\d][\w-]*")
 
@@ -112,7 +113,7 @@ class JobReader:
             if shell and command is None:
                 reader.problem(fields.node_of("shell"), f"{fields.path}.shell",
                                "shell: a script runs by its own #! line; remove 'shell'")
-            text = reader.shell_text(script, script_path, names)
+            text = self._shell_text(script, script_path, names, "script: it is empty; write what is to run")
             if command is None:
                 return (), text, False
         if command is None:
@@ -121,10 +122,17 @@ class JobReader:
             if command.kind == "list":
                 reader.problem(command, command_path, "command: 'shell: true' wants one text, not a list")
                 return self._argument_list(command, command_path, names), None, True
-            return (reader.shell_text(command, command_path, names),), None, True
+            return (self._shell_text(command, command_path, names, _NO_PROGRAM),), None, True
         if command.kind == "list":
             return self._argument_list(command, command_path, names), None, False
         return self._split(command, command_path, names), None, False
+
+    def _shell_text(self, node: Node, path: str, names: Collection[str], nothing: str) -> str:
+        """What a shell reads; ``nothing`` says what is wrong where it is blank."""
+        text = self.reader.shell_text(node, path, names)
+        if node.kind == "scalar" and not node.is_empty and not node.text.strip():
+            self.reader.problem(node, path, nothing)
+        return text
 
     def _argument_list(self, node: Node, path: str, names: Collection[str]) -> tuple[str, ...]:
         argv = tuple(self.reader.template(item, f"{path}[{i}]", names, "an argument")
@@ -147,8 +155,8 @@ class JobReader:
             self.reader.problem(node, path, f"command: cannot be split into words: {str(error).lower()}")
             self.reader.check_template(node, path, text, names)
             return ()
-        if (not argv or not argv[0]) and not node.is_empty and node.text == text:
-            self.reader.problem(node, path, "command: names no program")
+        if (not argv or not argv[0]) and node.kind == "scalar" and not node.is_empty and node.text == text:
+            self.reader.problem(node, path, _NO_PROGRAM)
         for word in argv:
             self.reader.check_template(node, path, word, names)
         return argv

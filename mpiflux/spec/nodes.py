@@ -92,7 +92,8 @@ def decode(data: bytes, problems: Problems) -> str:
     except UnicodeDecodeError as error:
         before = data[:error.start].decode(encoding, "replace")
         line, column = position(before, len(before))
-        problems.add(line, column, f"not a text file: byte 0x{data[error.start]:02x} is not valid {encoding[:6]}")
+        problems.add(line, column, f"not a text file: byte 0x{data[error.start]:02x} is not valid "
+                     f"{encoding.removesuffix('-sig').upper()}")
         raise Refused from None
     bad = _UNPRINTABLE.search(text)
     if bad:

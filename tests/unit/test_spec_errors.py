@@ -52,8 +52,9 @@ jobs:
 
 UNREADABLE = [
     (b"", 1, 1, "empty"), (b"# nothing\n", 1, 1, "empty"), (b"---\n", 1, 1, "empty"),
-    (b"jobs: {a: {command: \xff}}", 1, 21, "not a text file"), (b"\x7fELF\x01\x00\x00", 1, 1, "not a text file"),
-    (b"jobs:\n  a: x\x07", 2, 7, "control character U+0007"), (b"\xff\xfeabc", 1, 2, "not a text file"),
+    (b"jobs: {a: {command: \xff}}", 1, 21, "byte 0xff is not valid UTF-8"),
+    (b"\x7fELF\x01\x00\x00", 1, 1, "not a text file"),
+    (b"jobs:\n  a: x\x07", 2, 7, "control character U+0007"), (b"\xff\xfeabc", 1, 2, "is not valid UTF-16"),
     ("jobs: {a: 'x", 1, 13, "malformed"), ("jobs:\n\ta: x", 2, 1, "spaces"),
     ("jobs: {a: {retries: ${n}}}", 1, 22, "quotes"),
     ("a: b: c", 1, 5, "malformed"), ("jobs:\n  j:\n    command: {x}y", 3, 17, "quotes"),
@@ -105,6 +106,8 @@ KEYS = [
     ("comand: x", 1, "did you mean 'command'"), ("retries: 1", None, "needs a 'command'"),
     ("command: x\nscript: y", None, "both"), ("command: [a]\nshell: true", 10, "not a list"),
     ("script: x\nshell: true", None, "#!"), ("command: []", 10, "empty"), ("command: ''", None, "names no program"),
+    ("script: ''", 9, "script: it is empty"), ("script: |\n  \n", None, "script: it is empty"),
+    ("command: '  '\nshell: true", 10, "names no program"),
     ("command: ['', a]", 11, "empty"), ("command: [a, [b]]", 14, "expected an argument, not a list"),
     ("command: [a, ]\ninput: [x]", None, "file name"), ("command: {a: b}", 10, "not a mapping"),
     ("command: [a,\n  \"\", ~, {a: b}]", None, "mapping"), ("command: a 'b", 10, "no closing quotation"),
