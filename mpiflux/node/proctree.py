@@ -150,8 +150,9 @@ class Trace(NamedTuple):
     """Its stdout and stderr, as links in ``/proc/PID/fd`` read."""
 
 
-def _holds(pid: int, pipes: frozenset[str]) -> bool:
-    """Whether a process, or one below it, has one of these pipes open."""
+def _open_files(pid: int) -> set[str]:
+    """What a process, and those below it, have open, as links in ``/proc/PID/fd``."""
+    found = set()
     for one in [pid, *descendants(pid)]:
         try:
             names = os.listdir(f"/proc/{one}/fd")
@@ -159,18 +160,17 @@ def _holds(pid: int, pipes: frozenset[str]) -> bool:
             continue
         for name in names:
             try:
-                if os.readlink(f"/proc/{one}/fd/{name}") in pipes:
-                    return True
+                found.add(os.readlink(f"/proc/{one}/fd/{name}"))
             except OSError:
                 continue
-    return False
+    return found
 
 
-def _in_group(pid: int, group: int) -> bool:
+def _group(pid: int) -> int:
     try:
-        return os.getpgid(pid) == group
+        return os.getpgid(pid)
     except OSError:
-        return False
+        return 0
 
 
 class Strays:
@@ -217,12 +217,15 @@ class Strays:
         if mark in keys:
             return keys & {mark}
         # it cleared its environment, or wrote over it, or has another instance's
+        possible = self._suspects.get(pid, keys) & keys
+        if pid in self._suspects and len(possible) == 1:
+            return possible
+        group, files = _group(pid), _open_files(pid)
         for trace in alive:
-            if _in_group(pid, trace.group) or (trace.pipes and _holds(pid, trace.pipes)):
+            if group == trace.group or not files.isdisjoint(trace.pipes):
                 return frozenset({trace.key})
         if mark is not None:
             return frozenset()
-        possible = self._suspects.get(pid, keys) & keys
         try:
             bound = os.sched_getaffinity(pid)
         except OSError:
