@@ -167,6 +167,15 @@ def test_events_come_once_and_in_order_from_any_point(place: Place, ranks: int) 
         assert [event.job for event in flux.events(names=["retry"], finite=True)] == [31]
 
 
+def test_the_output_event_is_the_same_live_and_in_the_run_directory(place: Place) -> None:
+    with instance(place) as (directory, _), mpiflux.connect(directory) as flux:
+        job = flux.submit(["sh", "-c", "echo one; echo two >&2; sleep 0.8; echo three"])
+        job.result(30)
+        told = [event.context for event in job.events("output")]
+        assert told == [event.context for event in job.eventlog() if event.name == "output"]
+        assert told == [{"stdout": 10, "stderr": 4}]
+
+
 def test_a_slow_reader_of_events_misses_none(place: Place) -> None:
     with instance(place, "--cores-per-node", "4") as (directory, _), mpiflux.connect(directory) as flux:
         jobs = flux.submit_many(["true", "{n}"], params={"n": range(4000)}, hold=True)
