@@ -18,6 +18,7 @@ from mpiflux.spec.moments import as_moment
 from mpiflux.spec.nodes import Node
 from mpiflux.spec.problems import nearest, shorten
 from mpiflux.spec.reader import Fields, Reader
+from mpiflux.spec.scalars import as_int
 from mpiflux.spec.supplies import BUILT_IN, read_amount
 
 KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "retry_on",
@@ -268,14 +269,20 @@ class JobReader:
                 consumables[named] = read_amount(reader, value, path)
         return Request(
             tasks=reader.integer(*inner.get("tasks"), 1, 1, MAX_TASKS),
-            # only what watches a node beside everything else may do without a core
-            cores=reader.integer(*inner.get("cores"), 1, 0 if per_node else 1, MAX_COUNT),
+            cores=self._cores(*inner.get("cores"), per_node),
             gpus=reader.integer(*inner.get("gpus"), 0, 0, MAX_COUNT),
             nodes=reader.integer(*inner.get("nodes"), 0, 0, MAX_COUNT),
             memory=reader.size(*inner.get("memory"), 0, MAX_MEMORY),
             exclusive=reader.boolean(*inner.get("exclusive")),
             layout=reader.choice(*inner.get("layout"), "pack", ("pack", "spread")),
             per_node=per_node, consumables=consumables)
+
+    def _cores(self, node: Node | None, path: str, per_node: bool) -> int:
+        if node is not None and node.kind == "scalar" and as_int(node.text) == 0 and not per_node:
+            # only what watches a node beside everything else may do without
+            self.reader.problem(node, path, "cores: only a job with 'per: node' may have 0; it must be at least 1")
+            return 1
+        return self.reader.integer(node, path, 1, 0 if per_node else 1, MAX_COUNT)
 
     def _after(self, node: Node | None, path: str) -> tuple[Dependency, ...]:
         if node is None:
