@@ -161,7 +161,13 @@ def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: 
         if zygote is not None:
             zygote.close()
         return config.status
-    return _serve(config, prepared, observer, MPI, world, zygote)
+    if prepared is None:
+        return _serve(config, None, None, MPI, world, zygote)
+    try:
+        return _serve(config, prepared, prepared.observer, MPI, world, zygote)
+    except Exception as error:
+        prepared.observer.failed(error)
+        raise
 
 
 def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -> tuple[Any, Config]:

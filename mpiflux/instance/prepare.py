@@ -15,6 +15,7 @@ from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.checks import check, is_text, not_text
 from mpiflux.instance.deadline import deadline
+from mpiflux.instance.log import NAME, Logged, RunLog
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.site import Site
@@ -51,6 +52,8 @@ class Prepared:
     urged: list[Urgency] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What ``instance.json`` says."""
+    observer: Logged | None = None
+    """Whom to tell from now on; it writes the log too."""
 
     def master(self, observer: RunObserver, clock: Callable[[], float]) -> Master:
         assert self.journal is not None and self.table is not None
@@ -109,7 +112,8 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     assert prepared.table is not None
     if fresh and options.resume:
         info = replace(info, notes=(*info.notes, f"{prepared.run_dir} holds no run yet: starting it"))
-    observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
+    prepared.observer = Logged(observer, RunLog(os.path.join(prepared.run_dir, NAME)))
+    prepared.observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
     return prepared
 
 

@@ -225,6 +225,9 @@ class Rank:
                 assert self.executors is not None
                 if not self.executors.receive(self._links[fd]):
                     self._register_links()
+                    me = self.transport.rank
+                    self.deliver(address.MASTER, address.control(me), m.Fault(
+                        f"a supervisor of rank {me} has died; another takes its place, and what it ran runs again", me))
             elif self.bell is not None and fd == self.bell.fileno():
                 self.bell.heard()
                 if self.bell.reliable:

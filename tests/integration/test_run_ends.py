@@ -120,6 +120,8 @@ def test_one_signal_ends_jobs_commits_and_can_be_resumed(place: Place, ranks: in
     assert "Traceback" not in done.stderr
     if done.returncode == 128 + number:
         assert "--resume" in done.stdout
+        log = (run.directory / "log").read_text()
+        assert f" interrupted: by {number.name};" in log and f" end: status {128 + number}, 10 completed" in log
     found = run.results()
     assert found.pop("COMPLETED") == 10
     assert set(found) <= {"SCHED", "DEPEND"} and sum(found.values()) == 5
@@ -257,6 +259,9 @@ def test_a_killed_supervisor_costs_nobody_a_retry(place: Place, ranks: int) -> N
     assert all(job["attempts"] == 2 for job in again)
     events = place.call("job", "eventlog", str(again[0]["id"]), run.directory.name).stdout
     assert "retry" in events or "exception" in events
+    log = (run.directory / "log").read_text()
+    assert " note: a supervisor of rank " in log and " lost: " in log and " end: status 0, 13 completed" in log
+    assert "a supervisor of rank " in done.stderr
 
 
 def test_orphans_and_daemons_of_jobs_end_with_them(place: Place) -> None:
