@@ -27,6 +27,8 @@ COMMANDS = {
     "tree":         ("resources", "the tree of schedulers and what each owns"),
     "simulate":     ("simulate",  "run the schedulers on a virtual cluster and clock"),
     "doctor":       ("doctor",    "say what mpiflux finds here, and what looks wrong"),
+    "top":          ("top",       "a live view of a run"),
+    "report":       ("report",    "a page and a picture of what a run came to"),
     "export":       ("export",    "the table of jobs as CSV, JSON or Parquet"),
     "submit":       ("submit",    "hand jobs to a live instance"),
     "bulksubmit":   ("submit",    "a job for each of many inputs, as GNU parallel takes them"),
@@ -42,12 +44,6 @@ COMMANDS = {
     "queue":        ("live",      "stop or start the queue of jobs; list those of messages"),
     "uptime":       ("live",      "how long an instance has been up, and what it does"),
 }
-
-LATER = {
-    "top": "show a live view",
-    "report": "write an HTML and PNG report of a run",
-}
-"""Commands that this version only knows by name, and what it cannot do yet."""
 
 GROUPS = ("job", "kvs")
 """First words that want a second one."""
@@ -102,7 +98,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
 def _command(words: list[str]) -> tuple[str, list[str]]:
     """The command's name and its arguments."""
     first = words[0]
-    known = [*COMMANDS, *LATER]
+    known = list(COMMANDS)
     if first in GROUPS:
         second = words[1] if len(words) > 1 else "--help"
         actions = [name.split()[1] for name in known if name.startswith(first + " ")]
@@ -123,8 +119,6 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
         singles = list(dict.fromkeys(command.split()[0] for command in known))
         fail(f"there is no command {first!r}, and no such workflow file{suggestion(first, singles)}\n"
              "try `mpiflux --help`", once=True)
-    if name in LATER:
-        fail(f"{name}: not in this version of mpiflux, which cannot {LATER[name]} yet", once=True)
     return name, rest
 
 
@@ -135,7 +129,7 @@ def overview() -> str:
              "Run workflows of up to a million short programs inside one MPI program.", ""]
     width = max(map(len, COMMANDS)) + 2
     lines += [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "not in this version: " + ", ".join(LATER), "",
+    lines += ["",
               "`mpiflux COMMAND --help` says more and has examples; `mpiflux --version` prints the version.", "",
               "example:", "  mpiexec -n 4 mpiflux workflow.yaml --run-dir runs/first", "  mpiflux jobs runs/first", ""]
     return "\n".join(lines)
@@ -145,11 +139,9 @@ def _group_help(first: str) -> str:
     chosen = {name: text for name, (_, text) in COMMANDS.items() if name.startswith(first + " ")}
     width = max(map(len, chosen)) + 2
     example = {"job": "mpiflux job show 12 runs/first", "kvs": "mpiflux kvs ls job.12 runs/first"}[first]
-    later = [name for name in LATER if name.startswith(first + " ")]
     return "\n".join([f"usage: mpiflux {first} ACTION …", "",
                       *(f"  {name:<{width}}{text}" for name, text in chosen.items()),
-                      *(["", "not in this version: " + ", ".join(later)] if later else []),
                       "", "example:", f"  {example}", ""])
 
 
-__all__ = ["COMMANDS", "GROUPS", "LATER", "main", "overview", "parse"]
+__all__ = ["COMMANDS", "GROUPS", "main", "overview", "parse"]

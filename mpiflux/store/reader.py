@@ -207,6 +207,23 @@ class RunReader:
         self._load()
         return self._records
 
+    def widths(self) -> tuple[Array, Array]:
+        """How many cores and how many GPUs each of :attr:`records` had; 0 for what never started."""
+        records = self.records
+        runs = np.repeat(self._runs, np.diff(self._first))
+        keys = np.stack([runs, records["r_sched"].astype("i8"), records["r_id"].astype("i8")], axis=1)
+        unique, which = np.unique(keys, axis=0, return_inverse=True)
+        amounts = np.zeros((len(unique), 2), "i8")
+        stored = {(run, sched, r_id): data for run, sched, r_id, data in self._query(
+            "iiib", "SELECT run, sched, r_id, data FROM rsets")}
+        for row, key in enumerate(map(tuple, unique.tolist())):
+            if key in stored:
+                shares = self._unpack(stored[key], ResourceSet).shares
+                amounts[row] = sum(len(one.cores) for one in shares), sum(len(one.gpus) for one in shares)
+        cores, gpus = amounts[which.reshape(-1)].T
+        started = records["t_alloc"] > 0
+        return np.where(started, cores, 0), np.where(started, gpus, 0)
+
     def _load(self) -> None:
         if self._table is not None:
             return

@@ -13,7 +13,7 @@ import pytest
 
 import mpiflux
 from mpiflux.cli import console, main
-from mpiflux.cli.main import COMMANDS, GROUPS, LATER
+from mpiflux.cli.main import COMMANDS, GROUPS
 from mpiflux.cli.run import options_of, without_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def test_version_is_that_of_the_package(capsys):
 
 def test_help_names_every_command(capsys):
     status, out, _ = run(capsys, "--help")
-    assert status == 0 and all(name in out for name in (*COMMANDS, *LATER))
+    assert status == 0 and all(name in out for name in COMMANDS)
     assert run(capsys)[:2] == (2, out)
 
 
@@ -113,12 +113,6 @@ def test_groups_have_a_help(capsys, group):
 def test_a_wrong_line_is_explained(capsys, line, said):
     status, out, err = run(capsys, *line.split())
     assert (status, out) == (2, "") and said in err and err.startswith("mpiflux: ")
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_what_is_not_there_yet_says_so(capsys, name):
-    status, out, err = run(capsys, *name.split(), "--anything", "x")
-    assert (status, out) == (2, "") and err.count("\n") == 1 and "not in this version" in err
 
 
 def test_only_rank_0_speaks_of_a_line_that_all_ranks_have(capsys, monkeypatch):
