@@ -12,7 +12,7 @@ from mpiflux.cli.console import Gone, Unwritable, coarse, near, plural, rate, sa
 from mpiflux.instance.options import RunInfo, RunOptions
 
 if TYPE_CHECKING:
-    from mpiflux.instance.master import View
+    from mpiflux.instance.view import View
 
 _PLACE = re.compile(r"[^ ].*?:\d+:\d+: ")
 SHORT_WINDOW, LONG_WINDOW, ENOUGH = 5.0, 60.0, 10

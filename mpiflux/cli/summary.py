@@ -11,7 +11,7 @@ from mpiflux.instance.options import RunInfo, RunOptions
 from mpiflux.model import hostlist
 
 if TYPE_CHECKING:
-    from mpiflux.instance.master import View
+    from mpiflux.instance.view import View
     from mpiflux.model.jobspec import JobGroup
 
 FAILURES = 5

@@ -19,7 +19,7 @@ from mpiflux.model.resources import count
 from mpiflux.overlay.plan import draw
 
 if TYPE_CHECKING:
-    from mpiflux.instance.master import View
+    from mpiflux.instance.view import View
 
 NAME = "log"
 _TREE = 50

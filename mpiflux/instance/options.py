@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from mpiflux.instance.master import View
+    from mpiflux.instance.view import View
     from mpiflux.model.jobspec import Workflow
     from mpiflux.overlay.plan import Plan
 

@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mpiflux.instance.master import Master, View
+from mpiflux.instance.master import Master
 from mpiflux.instance.rank import ASKING, Rank
+from mpiflux.instance.view import View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, PolicySpec, Workflow
 from mpiflux.model.records import PACK

@@ -17,8 +17,8 @@ import pytest
 from mpiflux.cli import progress
 from mpiflux.cli.progress import Lines, Printer, Speed
 from mpiflux.cli.summary import failures, how_it_ended, last_line, resume_command, summary
-from mpiflux.instance.master import View
 from mpiflux.instance.options import RunInfo, RunOptions
+from mpiflux.instance.view import View
 from mpiflux.model.jobspec import Workflow
 from mpiflux.model.resources import NodeResources
 from mpiflux.overlay.plan import NodeInfo, make_plan

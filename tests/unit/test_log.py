@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mpiflux.instance.log import Logged, RunLog
-from mpiflux.instance.master import View
 from mpiflux.instance.options import RunInfo
+from mpiflux.instance.view import View
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, Workflow
 from mpiflux.model.resources import NodeResources
 from mpiflux.overlay.plan import NodeInfo, make_plan
