@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import Request
 from mpiflux.model.records import SIZE
 from mpiflux.model.resources import count as counted
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.claims import Claims
 from mpiflux.sched.explain import Fact, wants
 from mpiflux.sched.gang import Gang, Gangs
+from mpiflux.sched.leases import Lease, Shape, Slot
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
@@ -37,46 +37,6 @@ NOBODY = -1
 """The executor of a lease that is a gang's: it has several."""
 
 Action = tuple[int, m.Message]
-
-
-class Slot:
-    """What an executor has of one shape."""
-
-    __slots__ = ("fed", "leases")
-
-    def __init__(self) -> None:
-        self.leases: dict[int, Lease] = {}
-        self.fed = 0
-        """Jobs that it has and has not reported."""
-
-
-class Shape:
-    """Everything about equal requests."""
-
-    def __init__(self, number: int, request: Request, node: int) -> None:
-        self.number, self.request = number, request
-        self.node = node
-        """The only node where such jobs may run; −1: any."""
-        self.slots: dict[int, Slot] = {}
-        """By executor; gangs have none."""
-        self.open: dict[int, None] = {}
-        """Executors that may have room for more: a request is often asked for when none has."""
-        self.each = 1
-        """Jobs that a lease may have by which ``open`` was last looked through."""
-        self.full_at = -1
-        """The state of the pool at which there was no place for it."""
-        self.refused_at = -1
-        """The state of pool, reservations and time at which there was none for a job of ``refused_limit`` seconds."""
-        self.refused_limit = 0.0
-
-
-class Lease:
-    __slots__ = ("end", "executor", "r", "shape")
-
-    def __init__(self, shape: Shape, executor: int, r: m.ResourceSet, end: float) -> None:
-        self.shape, self.executor, self.r = shape, executor, r
-        self.end = end
-        """When it is expected to end, by the time limits of what was fed to it."""
 
 
 class Leasing:
