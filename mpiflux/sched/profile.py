@@ -14,20 +14,20 @@ few, and are looked at one by one.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from mpiflux.model import resources
 from mpiflux.model.jobspec import Request
 from mpiflux.model.messages import ResourceSet
+from mpiflux.sched.demand import CORES, GPUS, JOBS, MEMORY, SEATS, Demand, Index
 from mpiflux.sched.placement import NodeState
 from mpiflux.sched.pool import ResourcePool
-from mpiflux.sched.timeline import Change, Need, Steps, Units, time_of
+from mpiflux.sched.timeline import Change, Need, Steps, time_of
 
 UNLIMITED = 1e9
 """Seconds after which a job without a time limit is taken to end: later than all that have one."""
 
-_CORES, _GPUS, _MEMORY, _SEATS, _JOBS = range(5)
 _MOST_JOBS = 1 << 40
 """Jobs on a node, as an amount that never runs out; all of it is free only on an idle node."""
 _MOST_INDEXES = 16
@@ -65,87 +65,6 @@ class Reservation:
         return self.start - self.made < UNLIMITED / 2
 
 
-class _Demand:
-    """A request, as amounts on nodes."""
-
-    __slots__ = ("_needs", "even", "exclusive", "low", "more", "named", "nodes", "request", "shared", "single", "tasks")
-
-    def __init__(self, request: Request, names: list[str], shared: list[str]) -> None:
-        self.request = request
-        self.tasks = resources.task_count(request)
-        self.nodes = 1 if request.per_node else request.nodes
-        self.low, self.more = divmod(self.tasks, self.nodes) if self.nodes else (0, 0)
-        self.exclusive = request.exclusive
-        self.single = self.nodes == 1 or (self.nodes == 0 and self.tasks == 1)
-        self.even = self.nodes > 1
-        asked = [(name, amount) for name, amount in sorted(request.consumables.items()) if amount]
-        self.shared: Need = tuple((shared.index(name), amount) for name, amount in asked if name in shared)
-        self._needs: dict[int, Need | None] = {}
-        self.named = tuple((_JOBS + 1 + names.index(name) if name in names else -1, amount)
-                           for name, amount in asked if name not in shared)
-
-    def need(self, tasks: int) -> Need | None:
-        """What so many of its tasks take of one node, beside others; None when no node has one of the names."""
-        if tasks not in self._needs:
-            self._needs[tasks] = self._count(tasks)
-        return self._needs[tasks]
-
-    def _count(self, tasks: int) -> Need | None:
-        request = self.request
-        amounts = [(_CORES, tasks * request.cores), (_GPUS, tasks * request.gpus), (_MEMORY, tasks * request.memory),
-                   (_SEATS, 0 if request.cores else tasks), (_JOBS, 1)]
-        for dimension, amount in self.named:
-            if dimension < 0:
-                return None
-            amounts.append((dimension, -(-amount * tasks // self.tasks)))
-        return tuple(pair for pair in amounts if pair[1])
-
-    def counts(self) -> tuple[range, ...]:
-        """Numbers of tasks whose times an index keeps, one range for each of its lists."""
-        if self.single:
-            return (range(self.tasks, self.tasks + 1),)
-        if self.even:
-            low = range(self.low, self.low + 1)
-            return (low, range(self.low + 1, self.low + 2)) if self.more else (low,)
-        return (range(1, self.tasks + 1),)
-
-
-class _Index:
-    """When each node has room for a demand, reservations aside."""
-
-    __slots__ = ("by_node", "demand", "dirty", "lists")
-
-    def __init__(self, demand: _Demand, by_node: list[list[list[float]]]) -> None:
-        self.demand = demand
-        self.by_node = by_node
-        """By position, by list: times, ascending."""
-        self.lists = [Units([(time, pos) for pos, lists in enumerate(by_node) for time in lists[i]])
-                      for i in range(len(demand.counts()))]
-        self.dirty: set[int] = set()
-
-    def update(self, pos: int, times: list[list[float]]) -> None:
-        for units, old, new in zip(self.lists, self.by_node[pos], times, strict=True):
-            if old != new:
-                for time in old:
-                    units.remove((time, pos))
-                for time in new:
-                    units.add((time, pos))
-        self.by_node[pos] = times
-
-    def lower(self) -> float:
-        """No place is to be had before this time; infinity when there never is one."""
-        demand = self.demand
-        k = 1 if demand.single else demand.nodes if demand.even else demand.tasks
-        found = [self.lists[0].kth(k)]
-        if demand.even and demand.more:
-            found.append(self.lists[1].kth(demand.more))
-        return max(math.inf if unit is None else unit[0] for unit in found)
-
-    def tasks_at(self, pos: int, time: float) -> int:
-        """Tasks of a demand without ``nodes`` that a node has room for at a time."""
-        return bisect_right(self.by_node[pos][0], time)
-
-
 class Timetable:
     """See the module's text. Leases are told by number; ``now`` never goes back."""
 
@@ -156,8 +75,8 @@ class Timetable:
         self._position = {state.spec.node: state.pos for state in pool.states}
         self._releases: dict[int, list[tuple[float, int, Need]]] = {}
         self._leases: dict[int, tuple[float, list[tuple[int, Need]]]] = {}
-        self._indexes: dict[tuple[object, ...], _Index] = {}
-        self._demands: dict[tuple[object, ...], _Demand] = {}
+        self._indexes: dict[tuple[object, ...], Index] = {}
+        self._demands: dict[tuple[object, ...], Demand] = {}
         self._eased: list[int] = []
         """Where something became free that was not expected to, in order; the first ``_forgotten`` are not kept."""
         self._forgotten = 0
@@ -295,7 +214,7 @@ class Timetable:
         self.release(held)
         return self.reserve(held.group, request, held.limit, now, held.node)
 
-    def _earlier(self, held: Reservation, demand: _Demand, nodes: set[int], now: float) -> Reservation | None:
+    def _earlier(self, held: Reservation, demand: Demand, nodes: set[int], now: float) -> Reservation | None:
         """An earlier place on one of these nodes."""
         (own, (_, own_need)), = held.parts.items()
         start, parts = held.start, None
@@ -345,12 +264,12 @@ class Timetable:
         spec = state.spec
         if not spec.whole:
             return None
-        amounts = [(_CORES, len(spec.cores)), (_GPUS, len(spec.gpus)), (_MEMORY, spec.memory),
-                   (_SEATS, resources.MAX_CORELESS_TASKS), (_JOBS, _MOST_JOBS)]
-        amounts += [(_JOBS + 1 + i, spec.consumables.get(name, 0)) for i, name in enumerate(self._names)]
+        amounts = [(CORES, len(spec.cores)), (GPUS, len(spec.gpus)), (MEMORY, spec.memory),
+                   (SEATS, resources.MAX_CORELESS_TASKS), (JOBS, _MOST_JOBS)]
+        amounts += [(JOBS + 1 + i, spec.consumables.get(name, 0)) for i, name in enumerate(self._names)]
         return tuple(pair for pair in amounts if pair[1])
 
-    def _need(self, demand: _Demand, pos: int, tasks: int) -> Need | None:
+    def _need(self, demand: Demand, pos: int, tasks: int) -> Need | None:
         """What so many tasks take of this node; None when it can never hold them."""
         need = demand.need(tasks)
         if need is None or not demand.exclusive:
@@ -368,23 +287,23 @@ class Timetable:
             return [free[name] for name in self._shared]
         state = self._pool.states[pos]
         if state.closed or not state.up:
-            return [0] * (_JOBS + 1 + len(self._names))
+            return [0] * (JOBS + 1 + len(self._names))
         return [state.cores.bit_count(), state.gpus.bit_count(), state.memory, state.seats, _MOST_JOBS - state.jobs,
                 *(state.named.get(name, 0) for name in self._names)]
 
-    def _demand(self, request: Request) -> _Demand:
+    def _demand(self, request: Request) -> Demand:
         key = request.key
         found = self._demands.get(key)
         if found is None:
-            found = self._demands[key] = _Demand(request, self._names, self._shared)
+            found = self._demands[key] = Demand(request, self._names, self._shared)
         return found
 
-    def _index(self, request: Request) -> _Index:
+    def _index(self, request: Request) -> Index:
         key = request.key
         index = self._indexes.pop(key, None)
         if index is None:
             demand = self._demand(request)
-            index = _Index(demand, [self._times(pos, demand) for pos in range(len(self._pool.states))])
+            index = Index(demand, [self._times(pos, demand) for pos in range(len(self._pool.states))])
             if len(self._indexes) >= _MOST_INDEXES:
                 del self._indexes[next(iter(self._indexes))]
         self._indexes[key] = index  # last: the first one is the one not used for longest
@@ -394,7 +313,7 @@ class Timetable:
                 index.update(pos, self._times(pos, index.demand))
         return index
 
-    def _times(self, pos: int, demand: _Demand) -> list[list[float]]:
+    def _times(self, pos: int, demand: Demand) -> list[list[float]]:
         """From when on a node has room for each number of tasks that the index keeps."""
         found: list[list[float]] = []
         state = self._pool.states[pos]
@@ -445,7 +364,7 @@ class Timetable:
         del self._steps[pos]  # what was taken for a try may be given back
         return min(lowest) < 0
 
-    def _earliest_node(self, index: _Index, limit: float, now: float) -> tuple[float, Parts | None]:
+    def _earliest_node(self, index: Index, limit: float, now: float) -> tuple[float, Parts | None]:
         """For a job on one node."""
         demand, units = index.demand, index.lists[0]
         start, chosen = math.inf, -1
@@ -466,7 +385,7 @@ class Timetable:
         assert need is not None
         return start, {chosen: (demand.tasks, need)}
 
-    def _parts(self, index: _Index, start: float, limit: float, now: float) -> Parts | None:
+    def _parts(self, index: Index, start: float, limit: float, now: float) -> Parts | None:
         """A place from ``start`` on, on the nodes that become free last: so others can be used meanwhile."""
         demand = index.demand
         parts: Parts = {}
@@ -492,7 +411,7 @@ class Timetable:
                 return None
         return parts
 
-    def _pooled(self, index: _Index, start: float, limit: float, now: float, parts: Parts) -> Parts | None:
+    def _pooled(self, index: Index, start: float, limit: float, now: float, parts: Parts) -> Parts | None:
         """Tasks that fall where they fit."""
         demand = index.demand
         left = demand.tasks
@@ -512,12 +431,12 @@ class Timetable:
                     return parts
         return None
 
-    def _tasks_beside(self, pos: int, demand: _Demand, most: int, free: list[int]) -> int:
+    def _tasks_beside(self, pos: int, demand: Demand, most: int, free: list[int]) -> int:
         """How many tasks, up to ``most``, find so much free on a node."""
         tasks = most
         if not demand.exclusive:
             for dimension, amount in demand.need(1) or ():
-                if dimension < _JOBS:
+                if dimension < JOBS:
                     tasks = min(tasks, free[dimension] // amount)
         while tasks > 0:
             need = self._need(demand, pos, tasks)
@@ -532,7 +451,7 @@ class Timetable:
             return True
         return self._future(pos, now).has(need, start, start + limit)
 
-    def _next(self, index: _Index, time: float) -> float:
+    def _next(self, index: Index, time: float) -> float:
         """The next time at which anything becomes free that matters."""
         found = [units.after(time) for units in index.lists]
         for pos, here in self.booked.items():
