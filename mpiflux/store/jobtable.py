@@ -10,7 +10,7 @@ applied together. Which states allow them is computed from :data:`mpiflux.model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
 from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
+from mpiflux.store.transitions import ALLOC, END, START
 
 Array = npt.NDArray[Any]
 
@@ -36,36 +37,6 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("retries_used", "u2"), ("batch", "i8"), ("pos", "u4"),
 )
 BYTES_PER_JOB = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
-
-_ENDED = {State.DEPEND: ("alloc",), State.SCHED: ("alloc", "start", "finish"), State.RUN: ("finish",)}
-_UNSTARTED = {State.DEPEND: ("exception",), State.SCHED: ("exception",), State.RUN: ("exception", "finish")}
-"""The events that an ended record stands for, by the state it finds and by FLAG_NOT_STARTED."""
-
-
-def _walk(state: State, events: Iterable[str]) -> int:
-    """The state after ``events``, or 0 when the transition table forbids one of them."""
-    here = state
-    for event in events:
-        after = TRANSITIONS.get((here, event))
-        if after is None:
-            return 0
-        here = after
-    return int(here)
-
-
-def _lookup(paths: Mapping[State, tuple[str, ...]], last: str) -> Array:
-    """State → state after its path and then ``last``; 0 where that is illegal."""
-    table = np.zeros(len(State) + 1, "u1")
-    for state, events in paths.items():
-        table[state] = _walk(state, (*events, last))
-    return table
-
-
-_END = np.stack([[_lookup(paths, last) for last in ("clean", "retry")] for paths in (_ENDED, _UNSTARTED)])
-"""[not started][again][state] → state"""
-_END[:, 1, State.DEPEND] = 0  # a job that waits for others has no attempt that could be repeated
-_START = _lookup({State.DEPEND: ("alloc",), State.SCHED: ("alloc",)}, "start")
-_ALLOC = _lookup(dict.fromkeys(State, ()), "alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +198,7 @@ class JobTable:
         Raises IllegalTransition for a job that is not in SCHED, ValueError for another attempt than the next.
         """
         rows = self._slice(chunk)
-        self._check(rows, _ALLOC, "alloc")
+        self._check(rows, ALLOC, "alloc")
         current = self.attempt[rows]
         wrong = (current != chunk.attempt) & (current != 0)
         if wrong.any():
@@ -309,7 +280,7 @@ class JobTable:
         if replay:
             self._release(rows)
             self.attempt[rows] = records["attempt"][fresh]
-        self.state[rows] = self._check(rows, _START, "alloc")
+        self.state[rows] = self._check(rows, START, "alloc")
         self._states[State.SCHED] -= len(rows)
         self._states[State.RUN] += len(rows)
         return fresh
@@ -344,7 +315,7 @@ class JobTable:
             rows, records = rows[index], records[index]
         if replay:
             self._release(rows[records["attempt"] > 0])
-        after = _END[_unstarted(records), (records["result"] == Result.LOST).astype("u1"), self.state[rows]]
+        after = END[_unstarted(records), (records["result"] == Result.LOST).astype("u1"), self.state[rows]]
         if not after.all():
             self._illegal(int(rows[int(np.flatnonzero(after == 0)[0])]), "finish")
         # Of several writes to one place NumPy keeps the last: written backwards, a job's first record stays.
@@ -388,7 +359,7 @@ class JobTable:
         self.attempt[rows] = records["attempt"] + again
         self.owner[rows] = NOBODY
         if again.any():
-            self.state[rows] = _END[_unstarted(records), again.astype("u1"), self.state[rows]]
+            self.state[rows] = END[_unstarted(records), again.astype("u1"), self.state[rows]]
             repeat, done = rows[again], ~again
             rows, results = rows[done], results[done]
             groups = groups[done] if isinstance(groups, np.ndarray) else groups

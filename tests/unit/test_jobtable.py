@@ -9,7 +9,8 @@ from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.messages import Chunk
 from mpiflux.model.records import FLAG_NOT_STARTED, PACK
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
-from mpiflux.store.jobtable import _END, BYTES_PER_JOB, NOBODY, RECORD, JobTable, progressions
+from mpiflux.store.jobtable import BYTES_PER_JOB, NOBODY, RECORD, JobTable, progressions
+from mpiflux.store.transitions import END
 
 
 def group(number=0, first=1, count=10, **more):
@@ -120,9 +121,9 @@ def test_dependent_jobs_are_released_or_cancelled():
 
 
 def test_end_table_agrees_with_the_transition_table():
-    assert _END[0, 0, State.SCHED] == _END[0, 0, State.RUN] == _END[1, 0, State.DEPEND] == State.INACTIVE
-    assert _END[0, 0, State.DEPEND] == _END[0, 0, State.INACTIVE] == 0
-    assert TRANSITIONS[State.CLEANUP, "retry"] == _END[0, 1, State.RUN] == State.SCHED
+    assert END[0, 0, State.SCHED] == END[0, 0, State.RUN] == END[1, 0, State.DEPEND] == State.INACTIVE
+    assert END[0, 0, State.DEPEND] == END[0, 0, State.INACTIVE] == 0
+    assert TRANSITIONS[State.CLEANUP, "retry"] == END[0, 1, State.RUN] == State.SCHED
 
 
 def test_chunks_are_checked():
