@@ -237,7 +237,8 @@ def test_a_default_run_directory_is_named_after_the_workflow(place: Place) -> No
     made = place.strays()
     assert len(made) == 1 and next(iter(made)).startswith("mpiflux-run-mine-")
     place.call("jobs", next(iter(made)))
-    assert {p.name for p in (place.path / next(iter(made))).iterdir()} >= {"run.db", "workflow.yaml", "instance.json", "log"}
+    assert {p.name for p in (place.path / next(iter(made))).iterdir()} >= {"run.db", "workflow.yaml", "instance.json",
+                                                                           "log"}
     place.expected |= made
 
 
