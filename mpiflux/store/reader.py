@@ -10,16 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
-import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
-import msgspec
 import numpy as np
 
 from mpiflux.model import idset
@@ -29,6 +25,7 @@ from mpiflux.model.records import FLAG_REASON, FLAG_STREAMED, SIZE
 from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store import describe, kvsview, runlock, schema
+from mpiflux.store.database import Database
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import ELEMENTS, Event, Record, about, eventlog
 from mpiflux.store.jobtable import RECORD, Array, JobTable
@@ -37,12 +34,8 @@ from mpiflux.store.schema import RunError
 
 _WINDOW = 4096
 """Jobs that are made into dictionaries at a time."""
-_KINDS: dict[str, type | tuple[type, ...]] = {"b": bytes, "i": int, "f": (float, int), "s": str}
 _CACHED = 64 << 20
 """Bytes of output blobs kept at hand."""
-
-_MOMENTS, _MOMENT = 40, 0.05
-"""How often, and seconds apart, a live run is tried again that is no database yet."""
 
 STDOUT, STDERR = 1, 2
 
@@ -59,11 +52,7 @@ class RunReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.directory = Path(path)
-        self._file = self.directory / schema.FILE
-        if not self._file.is_file():
-            what = "is no run directory: it has no run.db" if self.directory.is_dir() else "there is no such directory"
-            raise RunError(f"{self.directory}: {what}; give the directory that `mpiflux run` named")
-        self._db = self._opened()
+        self._db = Database(self.directory)
         self._table: JobTable | None = None
         self.running: dict[int, Record] = {}
         """Attempts that run, or ran when the instance died, by job id; filled when :attr:`table` is."""
@@ -77,47 +66,6 @@ class RunReader:
             self._db.close()
             raise
 
-    def _opened(self) -> sqlite3.Connection:
-        """A file that its writer has only just made gets a moment to become a database."""
-        for _ in range(_MOMENTS):
-            try:
-                return self._connect()
-            except RunError:
-                if not runlock.held(self.directory):
-                    raise
-            time.sleep(_MOMENT)
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        """Read-only; writable where a killed writer's half transaction must be undone; as a plain file at last."""
-        name = quote(os.fsencode(os.path.abspath(self._file)))
-        options = ["mode=ro", "mode=rw"]
-        if not Path(f"{self._file}-wal").exists():
-            options.append("mode=ro&immutable=1")
-        problem: object = None
-        for option in options:
-            db = None
-            try:
-                db = sqlite3.connect(f"file:{name}?{option}", uri=True, timeout=10, isolation_level=None,
-                                     check_same_thread=False)
-                found = db.execute("PRAGMA application_id").fetchone()[0]
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if found != schema.APPLICATION_ID:
-                    problem = "it is empty, or a database of another program"
-                elif version != schema.FORMAT:
-                    problem = f"it has format {version}; this mpiflux reads {schema.FORMAT}"
-                else:
-                    db.execute("PRAGMA query_only=1")
-                    return db
-                db.close()
-                break
-            except sqlite3.Error as error:
-                problem = problem or error
-                if db:
-                    db.close()
-        raise RunError(f"{self._file}: cannot be read: {problem}")
-
     def close(self) -> None:
         self._db.close()
 
@@ -127,52 +75,23 @@ class RunReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _query(self, kinds: str, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows, checked: a letter of ``kinds`` for each column, b(ytes), i(nt), f(loat), s(tr), capital: or NULL.
-
-        A damaged file can hold anything anywhere.
-        """
-        try:
-            rows = self._db.execute(sql, values).fetchall()
-        except (sqlite3.Error, ValueError) as error:
-            raise self._damaged(error) from error
-        for row in rows:
-            for kind, value in zip(kinds, row, strict=True):
-                if not (isinstance(value, _KINDS[kind.lower()]) or (value is None and kind.isupper())):
-                    raise self._damaged("a row holds what it never should")
-        return rows
-
-    def _unpack(self, data: bytes, kind: Any) -> Any:
-        try:
-            return msgspec.msgpack.decode(data, type=kind)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise self._damaged(error) from error
-
-    def _batch(self, batch: int, n: int, crc: int, data: bytes) -> Array:
-        if len(data) != n * SIZE or zlib.crc32(data) != crc:
-            raise self._damaged(f"batch {batch} of job records is cut short or changed")
-        return np.frombuffer(data, RECORD)
-
-    def _damaged(self, what: object) -> RunError:
-        return RunError(f"{self._file}: {what}; if it is damaged, `sqlite3 run.db .recover` saves what can be saved")
-
     # -- the run as a whole ------------------------------------------------------------------------------------
 
     def _head(self) -> None:
         self._meta: dict[int, dict[str, Any]] = {}
-        for run, key, text in self._query("iss", "SELECT run, key, value FROM meta ORDER BY run"):
+        for run, key, text in self._db.query("iss", "SELECT run, key, value FROM meta ORDER BY run"):
             try:
                 self._meta.setdefault(run, {})[key] = json.loads(text)
             except ValueError as error:
-                raise self._damaged(error) from error
+                raise self._db.damaged(error) from error
         self.meta: dict[str, Any] = {}
         """What the instances said of themselves, a later one's word over an earlier one's."""
         for values in self._meta.values():
             self.meta.update(values)
         self.runs = len(self._meta)
         """How many instances have written here: 1 and one for each resumption."""
-        rows = self._query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
-        self.groups: list[JobGroup] = [self._unpack(data, JobGroup) for data, _ in rows]
+        rows = self._db.query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
+        self.groups: list[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
         self.t_submit: list[float] = [t for _, t in rows]
         self.by_name = {group.name: group for group in reversed(self.groups)}
 
@@ -214,11 +133,11 @@ class RunReader:
         keys = np.stack([runs, records["r_sched"].astype("i8"), records["r_id"].astype("i8")], axis=1)
         unique, which = np.unique(keys, axis=0, return_inverse=True)
         amounts = np.zeros((len(unique), 2), "i8")
-        stored = {(run, sched, r_id): data for run, sched, r_id, data in self._query(
+        stored = {(run, sched, r_id): data for run, sched, r_id, data in self._db.query(
             "iiib", "SELECT run, sched, r_id, data FROM rsets")}
         for row, key in enumerate(map(tuple, unique.tolist())):
             if key in stored:
-                shares = self._unpack(stored[key], ResourceSet).shares
+                shares = self._db.unpack(stored[key], ResourceSet).shares
                 amounts[row] = sum(len(one.cores) for one in shares), sum(len(one.gpus) for one in shares)
         cores, gpus = amounts[which.reshape(-1)].T
         started = records["t_alloc"] > 0
@@ -227,18 +146,14 @@ class RunReader:
     def _load(self) -> None:
         if self._table is not None:
             return
-        self._query("", "BEGIN")
-        try:
+        with self._db.snapshot():
             self._head()
-            rows = self._query("iiiib", "SELECT batch, run, n, crc, records FROM jobs ORDER BY batch")
-            started = self._query("b", "SELECT record FROM running WHERE length(record)=?", (SIZE,))
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            rows = self._db.query("iiiib", "SELECT batch, run, n, crc, records FROM jobs ORDER BY batch")
+            started = self._db.query("b", "SELECT record FROM running WHERE length(record)=?", (SIZE,))
         for i, (batch, _, n, crc, records) in enumerate(rows):
             if batch != i:
-                raise self._damaged(f"batch {i} of job records is missing")
-            self._batch(batch, n, crc, records)
+                raise self._db.damaged(f"batch {i} of job records is missing")
+            self._db.records(batch, n, crc, records)
         counts = np.array([n for _, _, n, _, _ in rows], "i8")
         self._records = np.frombuffer(b"".join(row[-1] for row in rows), RECORD)
         self._runs = np.array([row[1] for row in rows], "i8")
@@ -248,7 +163,7 @@ class RunReader:
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
         table = JobTable()
-        released = self._query("ib", "SELECT id, context FROM events WHERE name='depend'")
+        released = self._db.query("ib", "SELECT id, context FROM events WHERE name='depend'")
         batch = np.repeat(np.arange(len(counts)), counts)
         try:
             for group in self.groups:
@@ -256,14 +171,14 @@ class RunReader:
             for id, data in released:
                 first = self._group_of(id) if id > 0 else self.groups[-1 - id]
                 some = [(id - first.first_id, id - first.first_id + 1, 1)] if id > 0 else (
-                    self._unpack(data, dict[str, Any]).get(ELEMENTS, [(0, first.count, 1)]))
+                    self._db.unpack(data, dict[str, Any]).get(ELEMENTS, [(0, first.count, 1)]))
                 for start, stop, step in some:
                     table.depend(Chunk(first.number, start, stop, step))
             table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
             if self.running:
                 table.started(np.array(list(self.running.values()), RECORD), replay=True)
         except (IllegalTransition, ValueError, TypeError, OverflowError, IndexError, RunError) as error:
-            raise self._damaged(error) from error
+            raise self._db.damaged(error) from error
         self._table = table
 
     # -- finding jobs ------------------------------------------------------------------------------------------
@@ -316,15 +231,15 @@ class RunReader:
         """The ended attempts of a job, in order; reads only batches that may hold it."""
         self._group_of(id)
         out: list[Attempt] = []
-        rows = self._query("iiiiBb", "SELECT batch, run, n, crc, reasons, records FROM jobs "
+        rows = self._db.query("iiiiBb", "SELECT batch, run, n, crc, reasons, records FROM jobs "
                            "WHERE lo<=? AND hi>=? ORDER BY batch", (id, id))
         for batch, run, n, crc, reasons, blob in rows:
-            records = self._batch(batch, n, crc, blob)
+            records = self._db.records(batch, n, crc, blob)
             for pos in np.flatnonzero(records["id"] == id).tolist():
                 before = records[:pos]
                 offset = int(before["out_len"].sum(dtype="i8") + before["err_len"].sum(dtype="i8"))
                 record = _named(records[pos:pos + 1])[0]
-                told = self._unpack(reasons, dict[int, str]) if reasons and record.flags & FLAG_REASON else {}
+                told = self._db.unpack(reasons, dict[int, str]) if reasons and record.flags & FLAG_REASON else {}
                 out.append(Attempt(record, run, batch, offset, told.get(id, "")))
         return self._accepted(self._group_of(id), out)
 
@@ -337,7 +252,7 @@ class RunReader:
         return out
 
     def _running_record(self, id: int) -> tuple[Record, int] | None:
-        rows = self._query("bi", "SELECT record, run FROM running WHERE id=? AND length(record)=?", (id, SIZE))
+        rows = self._db.query("bi", "SELECT record, run FROM running WHERE id=? AND length(record)=?", (id, SIZE))
         return (_named(np.frombuffer(rows[0][0], RECORD))[0], rows[0][1]) if rows else None
 
     def job(self, id: int, *, with_output: bool = False) -> dict[str, Any]:
@@ -366,9 +281,9 @@ class RunReader:
         return describe.job(group, id, t_submit, state, None, None, "", tried)
 
     def _depended(self, group: JobGroup, id: int) -> bool:
-        rows = self._query("b", "SELECT context FROM events WHERE id IN (?,?) AND name='depend'",
+        rows = self._db.query("b", "SELECT context FROM events WHERE id IN (?,?) AND name='depend'",
                            (id, schema.group_event_id(group.number)))
-        return any(about(self._unpack(data, dict[str, Any]), id - group.first_id) for (data,) in rows)
+        return any(about(self._db.unpack(data, dict[str, Any]), id - group.first_id) for (data,) in rows)
 
     def jobs(
         self, name: str | None = None, states: Collection[State] | None = None,
@@ -418,10 +333,10 @@ class RunReader:
 
     def _reasons(self, batches: Array) -> dict[tuple[int, int], str]:
         low, high = int(batches.min()), int(batches.max())
-        rows = self._query("ib", "SELECT batch, reasons FROM jobs WHERE batch BETWEEN ? AND ? "
+        rows = self._db.query("ib", "SELECT batch, reasons FROM jobs WHERE batch BETWEEN ? AND ? "
                            "AND reasons NOT NULL", (low, high))
         return {(batch, id): text for batch, data in rows
-                for id, text in self._unpack(data, dict[int, str]).items()}
+                for id, text in self._db.unpack(data, dict[int, str]).items()}
 
     def _where(self, record: Record, run: int) -> Where | None:
         """The resources of an attempt; None when it never had any."""
@@ -429,10 +344,10 @@ class RunReader:
             return None
         key = (run, record.r_sched, record.r_id)
         if key not in self._rsets:
-            rows = self._query("b", "SELECT data FROM rsets WHERE run=? AND sched=? AND r_id=?", key)
+            rows = self._db.query("b", "SELECT data FROM rsets WHERE run=? AND sched=? AND r_id=?", key)
             if not rows:
                 return None
-            r = self._unpack(rows[0][0], ResourceSet)
+            r = self._db.unpack(rows[0][0], ResourceSet)
             self._rsets[key] = describe.where(r, self._meta.get(run, {}).get("nodes", []))
         return self._rsets[key]
 
@@ -441,7 +356,7 @@ class RunReader:
     def eventlog(self, id: int) -> list[Event]:
         """What happened to a job, in order."""
         group, attempts = self._group_of(id), self.attempts(id)
-        extra = [Event(name, t, self._unpack(context, dict[str, Any])) for t, name, context in self._query(
+        extra = [Event(name, t, self._db.unpack(context, dict[str, Any])) for t, name, context in self._db.query(
             "fsb", "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
             (id, schema.group_event_id(group.number)))]
         extra = [Event(name, t, {key: value for key, value in context.items() if key != ELEMENTS})
@@ -453,8 +368,9 @@ class RunReader:
 
     def events(self, name: str = "") -> list[tuple[int, Event]]:
         """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
-        return [(id, Event(name, t, self._unpack(context, dict[str, Any]))) for id, t, name, context in self._query(
-            "ifsb", "SELECT id, t, name, context FROM events WHERE ?1='' OR name=?1 ORDER BY number", (name,))]
+        rows = self._db.query(
+            "ifsb", "SELECT id, t, name, context FROM events WHERE ?1='' OR name=?1 ORDER BY number", (name,))
+        return [(id, Event(name, t, self._db.unpack(context, dict[str, Any]))) for id, t, name, context in rows]
 
     def output(self, id: int, stream: int, attempt: int | None = None) -> bytes:
         """What a job wrote to stdout (1) or stderr (2) in an attempt, by default its latest."""
@@ -482,7 +398,7 @@ class RunReader:
     def _streamed(self, id: int, attempt: int, stream: int) -> bytes:
         """Chunks put together at their offsets: what came twice is taken once."""
         out = bytearray()
-        for offset, data in self._query("ib", "SELECT offset, data FROM chunks WHERE id=? AND attempt=? "
+        for offset, data in self._db.query("ib", "SELECT offset, data FROM chunks WHERE id=? AND attempt=? "
                                         "AND stream=? ORDER BY offset, number", (id, attempt, stream)):
             out += data[max(len(out) - offset, 0):]
         return bytes(out)
@@ -492,7 +408,7 @@ class RunReader:
         if not record.flags & FLAG_STREAMED:
             return record
         sent = {STDOUT: 0, STDERR: 0}
-        for stream, stop in self._query("ii", "SELECT stream, max(offset + length(data)) FROM chunks "
+        for stream, stop in self._db.query("ii", "SELECT stream, max(offset + length(data)) FROM chunks "
                                         "WHERE id=? AND attempt=? GROUP BY stream", (record.id, record.attempt)):
             sent[stream] = stop
         return record._replace(out_len=record.out_len + sent[STDOUT], err_len=record.err_len + sent[STDERR])
@@ -503,7 +419,7 @@ class RunReader:
             part, inside = divmod(at, schema.OUTPUT_PART)
             piece = self._part(batch, part)[inside:inside + length]
             if not piece:
-                raise self._damaged(f"output of batch {batch} ends early")
+                raise self._db.damaged(f"output of batch {batch} ends early")
             out, at, length = out + piece, at + len(piece), length - len(piece)
         return out
 
@@ -512,9 +428,9 @@ class RunReader:
         if key in self._blobs:
             self._blobs.move_to_end(key)
             return self._blobs[key]
-        rows = self._query("ib", "SELECT crc, data FROM output WHERE batch=? AND part=?", key)
+        rows = self._db.query("ib", "SELECT crc, data FROM output WHERE batch=? AND part=?", key)
         if not rows or zlib.crc32(rows[0][1]) != rows[0][0]:
-            raise self._damaged(f"output of batch {batch} is missing or changed")
+            raise self._db.damaged(f"output of batch {batch} is missing or changed")
         data: bytes = rows[0][1]
         self._blobs[key] = data
         self._blob_bytes += len(data)
@@ -549,7 +465,7 @@ class RunReader:
     def kvs(self) -> Kvs:
         """The users' keys as they were committed last, versions included."""
         store = Kvs()
-        store.load(self._query("sBi", "SELECT key, data, version FROM kvs"))
+        store.load(self._db.query("sBi", "SELECT key, data, version FROM kvs"))
         return store
 
     def kvs_get(self, key: str) -> Any:
@@ -558,9 +474,9 @@ class RunReader:
 
     def kvs_data(self, key: str) -> Any:
         """The value of a user's key. Raises NoKey."""
-        rows = self._query("B", "SELECT data FROM kvs WHERE key=?", (key,))
+        rows = self._db.query("B", "SELECT data FROM kvs WHERE key=?", (key,))
         if rows and rows[0][0] is not None:
-            return self._unpack(rows[0][0], Any)
+            return self._db.unpack(rows[0][0], Any)
         return self.kvs().get(key)
 
     def kvs_ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:

@@ -45,6 +45,7 @@ IMPURE_MODULES = {
     "spec.moments":            "knows the time zone of the machine",
     "store.journal":           "keeps the table and the KVS in SQLite",
     "store.reader":            "reads a run directory, live or finished",
+    "store.database":          "opens the database for reading",
     "store.runlock":           "lets one instance at a time write a run directory",
 }
 
