@@ -3,11 +3,13 @@
 It is a state machine over frames: :meth:`Broker.handle` takes what doors pass on, :meth:`Broker.collect` gives what
 they are to write. What the requests mean is in the desks below it, one for jobs, one for keys, one for messages; each
 lists the requests that it answers. A wrong request is answered with an error; a frame that is no request ends its
-client's session; nothing that a client does raises here.
+client's session; nothing that a client does raises here: what is asked is checked before anything is changed, and a
+mistake of ours is an error for who met it.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -79,8 +81,8 @@ class Session:
         """The answer to a call comes later; ``forget`` is called when nobody wants it any more."""
         if len(self.waiting) >= MAX_CALLS:
             raise RequestError("request", f"more than {MAX_CALLS} calls wait for an answer; wait for some of them")
-        if number in self.waiting or not number:
-            raise RequestError("request", f"call number {number} is in use, or 0, which wants no answer")
+        if not number:
+            raise RequestError("request", "call number 0 wants no answer, and this one comes later")
         self.waiting[number] = forget
         return LATER
 
@@ -108,12 +110,17 @@ class DeskPart(Protocol):
 
 
 class Broker:
-    """See the module's text. ``hold`` is called with a session and whether it keeps the instance from ending."""
+    """See the module's text. ``hold`` is called with a session and whether it keeps the instance from ending; ``note``
+    gets what went wrong here, with its traceback, for the log."""
 
     def __init__(self, parts: Iterable[DeskPart], *, instance: str, run_dir: str,
                  hold: Callable[[Session, bool], None] = lambda session, keep: None,
-                 node_of: Callable[[int], str] = lambda endpoint: "") -> None:
+                 node_of: Callable[[int], str] = lambda endpoint: "",
+                 note: Callable[[str], None] = lambda text: None) -> None:
         self.parts = tuple(parts)
+        self._note = note
+        self._known: set[tuple[str, int | None, type]] = set()
+        """Mistakes of ours that were noted."""
         self.instance, self.run_dir = instance, run_dir
         self._hold, self._node_of = hold, node_of
         self._sessions: dict[tuple[int, int], Session] = {}
@@ -159,17 +166,45 @@ class Broker:
         except r.BadRequest as error:
             self.drop(session, str(error))
             return False
+        if call.number in session.waiting:
+            self.drop(session, f"call number {call.number} is that of a call that waits for its answer")
+            return False
         try:
             handler = self._handlers.get(type(call.op))
             if handler is None:
                 raise RequestError("request", f"{type(call.op).__name__}: this instance does not do that")
             value = handler(session, call.number, call.op)
-        except RequestError as error:
-            session.error(call.number, error.kind, error.text)
-        else:
             if value is not LATER:
                 session.reply(call.number, value)
+        except RequestError as error:
+            session.error(call.number, error.kind, error.text)
+        except Exception as error:
+            self._failed(session, call, error)
         return True
+
+    def _failed(self, session: Session, call: r.Call, error: Exception) -> None:
+        """A request has met a mistake of ours: its client hears of it, the log too, and nobody else."""
+        what = type(call.op).__name__
+        self._trouble(f"request {what}", error)
+        for waiting, number in ((session.waiting, call.number), (session.subs, getattr(call.op, "sub", 0))):
+            forget = waiting.pop(number, None)
+            if forget is not None:
+                self._quietly(forget)
+        session.error(call.number, "request", f"{what}: this request cannot be dealt with ({type(error).__name__}); "
+                                              "the log of the run directory says more")
+
+    def _quietly(self, forget: Callable[[], None]) -> None:
+        try:
+            forget()
+        except Exception as error:
+            self._trouble("the end of a request", error)
+
+    def _trouble(self, what: str, error: Exception) -> None:
+        """Write down a mistake of ours, once."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        if (where.filename, where.lineno, type(error)) not in self._known:
+            self._known.add((where.filename, where.lineno, type(error)))
+            self._note(f"{what} failed, please report it:\n{''.join(traceback.format_exception(error))}")
 
     def _greet(self, session: Session, hello: r.Hello) -> None:
         session.greeted = True
@@ -192,7 +227,7 @@ class Broker:
             return
         session.gone = True
         for forget in [*session.waiting.values(), *session.subs.values()]:
-            forget()
+            self._quietly(forget)
         session.waiting.clear()
         session.subs.clear()
         if session.keep:
@@ -200,12 +235,14 @@ class Broker:
 
     def turn(self, now: float) -> None:
         for part in self.parts:
-            part.turn(now)
+            try:
+                part.turn(now)
+            except Exception as error:
+                self._trouble(f"a turn of {type(part).__name__}", error)
 
     def farewell(self, reason: str) -> None:
         """The instance ends: tell everybody what is still to be told, and that."""
-        for part in self.parts:
-            part.turn(0.0)
+        self.turn(0.0)
         for session in self._sessions.values():
             for number in list(session.waiting):
                 session.error(number, "ended", reason)

@@ -28,7 +28,8 @@ class Desk:
     """Implements :class:`mpiflux.instance.master.Desk`."""
 
     def __init__(self, master: Master, results: Results, kvs: Kvs, *, instance: str, run_dir: str, cores: int,
-                 gpus: int, misfit: Callable[[JobGroup], str], node_of: Callable[[int], str]) -> None:
+                 gpus: int, misfit: Callable[[JobGroup], str], node_of: Callable[[int], str],
+                 note: Callable[[str], None]) -> None:
         self._master, self._results = master, results
         self._facts = {"instance": instance, "run_dir": run_dir, "cores": cores, "gpus": gpus,
                        "nodes": list(results.hosts)}
@@ -44,7 +45,8 @@ class Desk:
         streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
         parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self._explaining,
                  self)
-        self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of)
+        self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of,
+                              note=note)
         self.handle, self.farewell = self._broker.handle, self._broker.farewell
         self.collect = self._broker.collect
 

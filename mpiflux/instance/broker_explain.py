@@ -40,12 +40,13 @@ class Explaining:
         if facts:
             return facts
         group = table.groups[table.group_of(op.id)]
-        waiting = self._asked.setdefault(op.id, [])
         place = (session, number)
+        answer = session.wait(number, lambda: waiting.remove(place))
+        waiting = self._asked.setdefault(op.id, [])
         waiting.append(place)
         if len(waiting) == 1:
             self._master.reach(m.Explain(op.id, group.number, op.id - group.first_id))
-        return session.wait(number, lambda: waiting.remove(place))
+        return answer
 
     def explained(self, message: m.Explained) -> None:
         """A scheduler has answered."""

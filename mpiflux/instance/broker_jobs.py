@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpiflux.instance.broker import LATER, Handler, RequestError, Session
+from mpiflux.instance.broker_check import check_group
 from mpiflux.instance.broker_feed import Selection
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.master import Master
@@ -65,6 +66,8 @@ class Jobs:
             group = self._group(new, index, first)
             groups.append(group)
             index, first = index + 1, group.stop_id
+            if first - len(self.table) - 1 > r.MAX_SUBMITTED:
+                raise RequestError("request", f"more than {r.MAX_SUBMITTED} jobs in one request; submit them in parts")
         for new, group in zip(op.groups, groups, strict=True):
             self.results.t_submit.append(self.master.now())
             self.master.submit(group, held=new.hold)
@@ -72,20 +75,10 @@ class Jobs:
 
     def _group(self, new: r.NewGroup, number: int, first: int) -> JobGroup:
         """Check one group. Raises RequestError that names what is wrong."""
-        if bool(new.command) == (new.script is not None):
-            raise RequestError("value", "a job has either a command or a script")
-        count = self._count(new)
+        count = check_group(new)
         name = new.name or (os.path.basename(new.command[0].split()[0]) if new.command and new.command[0].split()
                             else "script")
-        if not 0 <= new.urgency <= 31:
-            raise RequestError("value", f"urgency {new.urgency}: it is from 0 to 31")
-        if new.time_limit < 0 or not 0 <= new.retries < 1 << 16:
-            raise RequestError("value", "time limit and retries cannot be negative, nor retries above 65535")
-        if not (0 <= new.retry.backoff < 1e10 and new.retry.factor >= 1 and new.retry.max >= 0):
-            raise RequestError("value", "a back-off and its bound cannot be negative, nor its factor below 1")
         after = [self._dependency(one, first) for one in new.after]
-        if not 0 <= new.begin_time < 1e11:
-            raise RequestError("value", f"begin time {new.begin_time}: it is in Unix seconds")
         if new.begin_time:
             after.append(Dependency("", BEGIN))
         if new.hold:
@@ -104,26 +97,15 @@ class Jobs:
             raise RequestError("value", why)
         return group
 
-    @staticmethod
-    def _count(new: r.NewGroup) -> int:
-        params = new.params
-        lengths = {len(column) for column in params.columns}
-        if len(params.names) != len(params.columns) or len(set(params.names)) != len(params.names):
-            raise RequestError("value", "every parameter column has one name of its own")
-        if params.sampling not in ("zip", "product") or (params.sampling == "zip" and len(lengths) > 1):
-            raise RequestError("value", f"parameter columns of lengths {sorted(lengths)} cannot be zipped")
-        if not 0 < len(params) <= r.MAX_JOBS:
-            raise RequestError("value", f"{len(params)} jobs in one group; from 1 to {r.MAX_JOBS} may be")
-        return len(params)
-
     def _check_templates(self, group: JobGroup) -> None:
-        texts = [*group.command, group.cwd, group.input, group.output, group.error, *group.env, *group.env.values()]
+        texts = [group.name, *group.command, group.script or "", group.cwd, group.input, group.output, group.error,
+                 *group.env, *group.env.values()]
         if any("\0" in text for text in texts):
-            raise RequestError("value", f"{group.name}: a zero byte in a command, a path or a variable")
+            raise RequestError("value", f"{group.name!r}: a zero byte in a name, a command, a path or a variable")
         try:
             compiled = CompiledGroup(group, self.master.workflow.directory)
             compiled.argv(0, 1), compiled.env_items(0, 1), compiled.cwd(0, 1)
-        except (TemplateError, IndexError, UnicodeError) as error:
+        except (TemplateError, ValueError, LookupError) as error:
             raise RequestError("value", f"{group.name}: {error}") from None
 
     def _dependency(self, after: r.After, first: int) -> Dependency:
@@ -153,8 +135,9 @@ class Jobs:
         for group in self.table.groups[self._known:]:
             self._by_name.setdefault(group.name, []).append(group.number)
         self._known = len(self.table.groups)
-        if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < self._known:
-            return [int(name[1:])]
+        number = name[1:]
+        if name.startswith("#") and number.isascii() and number.isdigit() and len(number) < 20:
+            return [int(number)] if int(number) < self._known else []
         return self._by_name.get(name, [])
 
     def selection(self, select: r.Select) -> Selection:
@@ -252,15 +235,16 @@ class Jobs:
         if not op.ended or self.table.state[op.id - 1] == State.INACTIVE:
             return self._answer(session, number, op)
         place = (session, number)
-        waiting = self._waiting.setdefault(op.id, {})
-        waiting[place] = op
 
         def forget() -> None:
             waiting.pop(place, None)
             if not waiting:
                 self._waiting.pop(op.id, None)
 
-        return session.wait(number, forget)
+        answer = session.wait(number, forget)
+        waiting = self._waiting.setdefault(op.id, {})
+        waiting[place] = op
+        return answer
 
     def _answer(self, session: Session, number: int, op: r.Info) -> Any:
         session.wait(number, lambda: None)
@@ -283,13 +267,14 @@ class Jobs:
         return LATER
 
     def _drain(self, session: Session, number: int, op: r.Drain) -> Any:
-        place = (session, number)
-        self._drains[place] = (self.selection(op.select), -1)
+        place, chosen = (session, number), self.selection(op.select)
 
         def forget() -> None:
             self._drains.pop(place, None)
 
-        return session.wait(number, forget)
+        answer = session.wait(number, forget)
+        self._drains[place] = (chosen, -1)
+        return answer
 
     def _sync(self, session: Session, number: int, op: r.Sync) -> Any:
         answer = session.wait(number, lambda: None)

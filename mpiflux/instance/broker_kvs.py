@@ -71,15 +71,16 @@ class Keys:
         except KvsError as error:
             raise _wrong(error) from None
         place = (session, number)
-        waiting = self._waiters.setdefault(key, {})
-        waiting[place] = None
 
         def forget() -> None:
             waiting.pop(place, None)
             if not waiting:
                 self._waiters.pop(key, None)
 
-        return session.wait(number, forget)
+        answer = session.wait(number, forget)
+        waiting = self._waiters.setdefault(key, {})
+        waiting[place] = None
+        return answer
 
     def _ls(self, session: Session, number: int, op: r.Ls) -> Any:
         prefix = self._stored(op.prefix)
@@ -166,7 +167,7 @@ class Keys:
         txn = self._decode(op.ops) if op.ops else ()
         if op.n < 1:
             raise RequestError("value", f"fence {op.name!r} for {op.n}: at least one has to come to it")
-        fence = self._fences.setdefault(op.name, _Fence(op.n))
+        fence = self._fences.get(op.name) or _Fence(op.n)
         if fence.n != op.n:
             raise RequestError("value", f"fence {op.name!r} is for {fence.n}, who named that number first, not {op.n}")
         place = (session, number)
@@ -177,6 +178,7 @@ class Keys:
                 del self._fences[op.name]
 
         answer = session.wait(number, forget)
+        self._fences[op.name] = fence
         fence.here[place] = txn
         if len(fence.here) == fence.n:
             self._open(op.name, fence)

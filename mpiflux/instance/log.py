@@ -99,6 +99,10 @@ class Logged:
         self._log.write(f"error: {text}")
         self._observer.error(text)
 
+    def trouble(self, text: str) -> None:
+        """A mistake of ours that the instance has survived; nobody is shown its traceback."""
+        self._log.write(f"error: {text}")
+
     def failed(self, error: BaseException) -> None:
         """The instance itself failed. Whoever started it is told elsewhere."""
         self._log.write(f"failed: {error!r}")

@@ -74,7 +74,8 @@ class Prepared:
 
         return Desk(master, results, self.kvs, instance=instance, run_dir=self.run_dir, cores=site.total_cores,
                     gpus=site.total_gpus, misfit=misfit,
-                    node_of=lambda endpoint: hosts[site.node_of_rank[address.rank_of_control(endpoint)]])
+                    node_of=lambda endpoint: hosts[site.node_of_rank[address.rank_of_control(endpoint)]],
+                    note=self.observer.trouble if self.observer is not None else lambda text: None)
 
     def announce(self, instance: str, doors: Sequence[str]) -> None:
         """Say in the run directory where clients can connect: a path for every node, or an empty text."""

@@ -26,6 +26,8 @@ MAX_GROUPS = 10_000
 """Job groups in one request."""
 MAX_JOBS = 4_000_000
 """Jobs in one group."""
+MAX_SUBMITTED = 16_000_000
+"""Jobs in one request."""
 
 
 # -- client to instance ------------------------------------------------------------------------------------------
