@@ -28,6 +28,10 @@ Done = Callable[[Any, "FluxError | None"], None]
 """Gets the answer to a call: its value, or what went wrong."""
 
 
+AGAIN = (r.Info, r.Resolve, r.Eventlog, r.Drain, r.Explain, r.Get, r.Ls, r.QueueInfo, r.Status, r.Sync)
+"""Requests that change nothing: what was lost with a connection is asked again on the next one."""
+
+
 @dataclass(frozen=True)
 class Plan(Generic[T]):
     """A request, and what to make of its answer."""
@@ -39,20 +43,23 @@ class Plan(Generic[T]):
 class Stream:
     """The items of one subscription that have come and were not taken yet.
 
-    ``wake`` is called when there is something new; set it. ``op`` says how to subscribe again after the connection
-    was lost, given the number to go on from; None: it cannot be, and ends.
+    ``wake`` is called when there is something new; set it. ``make`` is how it is asked for, given its number and where
+    to go on from; ``done`` is who waits for the answer.
     """
 
-    def __init__(self, session: Session, sub: int, op: Callable[[int], r.Op] | None, convert: Callable[[Any], Any],
-                 acknowledge: bool) -> None:
-        self.session, self.sub, self.op = session, sub, op
+    def __init__(self, session: Session, sub: int, make: Callable[[int, int], r.Op], since: int, done: Done,
+                 convert: Callable[[Any], Any], resumes: bool, acknowledge: bool) -> None:
+        self.session, self.sub, self.make, self.done = session, sub, make, done
+        self.acknowledge = acknowledge
         self.wake: Callable[[], None] = lambda: None
         self.ended = False
         self.error: FluxError | None = None
         """Why it ended, where that is not as it should be."""
-        self.cursor = -1
+        self.cursor = since
         """Where to go on: the ``since`` after all that has come."""
-        self._convert, self._acknowledge = convert, acknowledge
+        self.asked = 0
+        """The call that asks for it and is not answered; 0: there is none."""
+        self._convert, self._resumes, self._heard = convert, resumes, False
         self._pages: deque[tuple[deque[Any], int]] = deque()
 
     def __len__(self) -> int:
@@ -68,7 +75,7 @@ class Stream:
         item = page.popleft()
         if not page:
             self._pages.popleft()
-            if self._acknowledge and not self.ended:
+            if self.acknowledge and not self.ended:
                 self.session.tell(r.Taken(self.sub, upto))
         return self._convert(item)
 
@@ -76,13 +83,14 @@ class Stream:
         if upto >= 0:
             self.cursor = upto
         if items:
+            self._heard = True
             self._pages.append((deque(items), upto))
             self.wake()
 
-    def asked_again(self, value: Any, error: FluxError | None) -> None:
-        """Whether it goes on, on a new connection."""
-        if error is not None:
-            self.end(error)
+    @property
+    def resumes(self) -> bool:
+        """Whether it can go on, on another connection: it is known from where on."""
+        return self._resumes and (self.cursor >= 0 or not self._heard)
 
     def end(self, error: FluxError | None) -> None:
         if not self.ended:
@@ -102,6 +110,8 @@ class Session:
         self.on_welcome: Callable[[], None] = lambda: None
         self._unpacker = Unpacker()
         self._calls: dict[int, Done] = {}
+        self._again: dict[int, bytes] = {}
+        """Of these, the frames of those that are asked again on the next connection."""
         self._streams: dict[int, Stream] = {}
         self._number = 0
         self._unsent: dict[int, bytes] | None = {}
@@ -123,8 +133,9 @@ class Session:
     def call(self, op: r.Op, done: Done) -> int:
         """Ask; ``done`` is called with the answer. The number is good for :meth:`forget`.
 
-        While a lost connection is tried again the call waits for that. ``done`` is called at once when there is no
-        instance any more. Raises ValueError for what is too long.
+        While a lost connection is tried again the call waits for that. One that was lost with its connection is asked
+        again if it changes nothing (:data:`AGAIN`), and fails with ConnectionLost otherwise. ``done`` is called at once
+        when there is no instance any more. Raises ValueError for what is too long.
         """
         self._number += 1
         number = self._number
@@ -133,6 +144,8 @@ class Session:
             done(None, self.goodbye)
             return number
         self._calls[number] = done
+        if isinstance(op, AGAIN):
+            self._again[number] = frame
         if self._unsent is None:
             self.send(frame)
         else:
@@ -148,33 +161,45 @@ class Session:
         """Nobody waits for this answer any more."""
         if self._unsent is not None:
             self._unsent.pop(number, None)
-        if self._calls.pop(number, None) is not None:
+        if self._take(number) is not None:
             self.tell(r.Forget(number))
 
     def subscribe(self, make: Callable[[int, int], r.Op], since: int, done: Done, *,
                   convert: Callable[[Any], Any] = lambda item: item, resumes: bool = False,
                   acknowledge: bool = False) -> Stream:
-        """A new stream. ``make(sub, since)`` is the request; ``done`` hears whether it was taken."""
+        """A new stream. ``make(sub, since)`` is the request; ``done`` hears whether it was taken.
+
+        With ``resumes`` it goes on across any number of lost connections, from after what has come.
+        """
         self._number += 1
         sub = self._number
-        stream = Stream(self, sub, (lambda since: make(sub, since)) if resumes else None, convert, acknowledge)
-        stream.cursor = since
+        stream = Stream(self, sub, make, since, done, convert, resumes, acknowledge)
         self._streams[sub] = stream
 
+        self._ask_for(stream)
+        return stream
+
+    def _ask_for(self, stream: Stream) -> None:
+        """Ask for a stream, again if need be. Who opened it hears of the first answer."""
         def answered(value: Any, error: FluxError | None) -> None:
+            stream.asked = 0
             if error is not None:
-                self._streams.pop(sub, None)
+                self._streams.pop(stream.sub, None)
                 stream.end(error)
-            elif acknowledge and stream.cursor < 0:
+            elif stream.acknowledge and stream.cursor < 0:
                 stream.cursor = value
+            done, stream.done = stream.done, lambda value, error: None
             done(value, error)
 
-        self.call(make(sub, since), answered)
-        return stream
+        # what is wrong may be said before call returns
+        stream.asked = self._number + 1
+        self.call(stream.make(stream.sub, stream.cursor), answered)
 
     def close_stream(self, stream: Stream) -> None:
         if self._streams.pop(stream.sub, None) is not None:
             stream.end(None)
+            if self._unsent is not None and self._unsent.pop(stream.asked, None) is not None:
+                self._calls.pop(stream.asked, None)
             self.tell(r.Unsubscribe(stream.sub))
 
     # -- hearing ---------------------------------------------------------------------------------------------------
@@ -189,7 +214,7 @@ class Session:
 
     def _hear(self, message: r.ToClient) -> None:
         if isinstance(message, r.Reply):
-            done = self._calls.pop(message.number, None)
+            done = self._take(message.number)
             if done is not None:
                 done(message.value, None)
         elif isinstance(message, r.Items):
@@ -197,7 +222,7 @@ class Session:
             if stream is not None:
                 stream.come(message.items, message.upto)
         elif isinstance(message, r.Error):
-            done = self._calls.pop(message.number, None)
+            done = self._take(message.number)
             if done is not None:
                 done(None, error_of(message.kind, message.text))
         elif isinstance(message, r.Ended):
@@ -209,43 +234,47 @@ class Session:
         else:
             self._greeted(message)
 
+    def _take(self, number: int) -> Done | None:
+        self._again.pop(number, None)
+        return self._calls.pop(number, None)
+
     def _greeted(self, welcome: r.Welcome) -> None:
         self.welcome = welcome
         for stream in list(self._streams.values()):
-            if stream.op is not None and stream.cursor >= 0:
-                self.call(stream.op(stream.cursor), stream.asked_again)
+            if not stream.asked:
+                self._ask_for(stream)
         self.on_welcome()
 
     def lost(self) -> None:
-        """The connection broke. What was asked may or may not have been done; streams that can, wait to go on."""
+        """The connection broke. What changes something and is not answered may have been done or not, and fails; what
+        only asks is asked again on the next connection, and streams that can, go on there."""
         error = ConnectionLost("the connection to the instance was lost; what was asked last may have been done or not")
-        calls, self._calls = self._calls, {}
-        self._unsent = {}
+        self._unsent = dict(self._again)
+        failed = self._calls
+        self._calls = {number: failed.pop(number) for number in self._again}
         for stream in list(self._streams.values()):
-            if stream.op is None or stream.cursor < 0:
+            if stream.resumes:
+                failed.pop(stream.asked, None)
+                stream.asked = 0
+            else:
                 del self._streams[stream.sub]
                 stream.end(error)
-        for done in calls.values():
+        for done in failed.values():
             done(None, error)
-
-    @property
-    def resumable(self) -> bool:
-        """Whether somebody waits for a stream to go on."""
-        return bool(self._streams)
 
     def end(self, error: FluxError, *, quietly: bool = False) -> None:
         """Nothing more is to be had of the instance. ``quietly``: that is no news to who reads streams."""
         if self.goodbye is not None:
             return
         self.goodbye = error
-        calls, self._calls = self._calls, {}
+        calls, self._calls, self._again = self._calls, {}, {}
         streams, self._streams = self._streams, {}
-        for done in calls.values():
-            done(None, error)
         over = quietly or isinstance(error, InstanceEnded)
         for stream in streams.values():
             # that the run is over is how every stream ends
             stream.end(None if over else error)
+        for done in calls.values():
+            done(None, error)
         self.on_welcome()
 
 
