@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, declared, declared_cores, positive, seconds
-from mpiflux.cli.run import without_ranks
-from mpiflux.instance.launcher import detect
+from mpiflux.cli.parser import Parser, declared, declared_cores, seconds
+from mpiflux.cli.run import define_ranks, start_ranks, starts_ranks, without_ranks
 from mpiflux.instance.options import RunObserver, RunOptions
 
 
@@ -27,7 +24,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add("--hierarchy", metavar="SPEC",
         help="the tree: levels (node,core), widths (4x8), none, a YAML or JSON file, or inline YAML or JSON")
     add("--policy", metavar="NAME", help="the schedulers' policy")
-    add("--ranks", metavar="N", type=positive, help="start N ranks on this machine; only where no launcher does")
+    define_ranks(add)
     add("--progress", choices=("auto", "bar", "plain", "none"), default="none",
         help="how to show progress (default: not at all, the terminal is the program's)")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
@@ -41,16 +38,9 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
 
 
 def start(args: Namespace) -> int:
-    launcher = detect(os.environ)
-    if args.ranks is not None and launcher.kind != "none" and launcher.size not in (None, args.ranks):
-        args.parser.error(f"--ranks {args.ranks} under a launcher that started {launcher.size}: leave --ranks away")
-    if args.ranks is not None and args.ranks > 1 and launcher.kind == "none":
-        from mpiflux.instance.selflaunch import launch
-
+    if starts_ranks(args):
         options = args.parser.argv[:len(args.parser.argv) - len(args.command)]
-        command = [sys.executable, "-m", "mpiflux", "start", *without_ranks([w for w in options if w != "--"]), "--",
-                   *args.command]
-        return launch(command, args.ranks, os.environ, lambda line: tell(f"mpiflux: {line}"))
+        return start_ranks(args, ["start", *without_ranks([w for w in options if w != "--"]), "--", *args.command])
     from mpiflux.instance.bootstrap import run_instance
 
     options = options_of(args)

@@ -1,4 +1,4 @@
-"""Start N ranks of a program on this machine with no MPI launcher: ``mpiflux run --ranks N``.
+"""Start N ranks of a program with no MPI launcher: ``mpiflux run --ranks N``, and on other hosts ``--hosts a,b``.
 
 The ranks bootstrap over our own PMI-1 server (:mod:`mpiflux.node.pmi`), so the MPI library must be one that
 speaks PMI-1: MPICH and what descends from it, Intel MPI. Each rank leads a process group of its own, so that
@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from mpiflux.instance.hosts import Layout
 from mpiflux.model.environment import ALLOCATION_NAMES, clean_environment
 from mpiflux.model.pmi import Abort, Action, PmiServer, process_mapping
 from mpiflux.node.pmi import PmiService, kvs_name, remove_segments
@@ -53,20 +54,23 @@ def survivors_go_on(rank: int, mpi_up: bool) -> bool:
 
 
 def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
-           tell: Callable[[str], None]) -> int:
+           tell: Callable[[str], None], layout: Layout | None = None) -> int:
     """Run ``argv`` as ``ranks`` ranks to the end and return the exit status for this process.
 
     That is rank 0's (128+N when signal N ended it), or that of the rank which brought the program down. ``tell``
-    takes lines for the person. Call it from the main thread of a process that
-    has not initialised MPI. Raises ValueError unless ``ranks`` is positive and ``argv`` is not empty.
+    takes lines for the person. Call it from the main thread of a process that has not initialised MPI. ``layout``
+    says which rank runs on which host; without it all run here. Raises ValueError unless ``ranks`` is positive and
+    ``argv`` is not empty.
     """
     if ranks < 1 or not argv:
         raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
     cpus = len(os.sched_getaffinity(0))
-    if ranks > cpus * RANKS_A_CPU:
+    if layout is None and ranks > cpus * RANKS_A_CPU:
         tell(f"--ranks {ranks} are too many: here are {cpus} CPUs, for each of which at most {RANKS_A_CPU} are started")
         return WRONG_USE
-    return _Launch(list(argv), ranks, environ, tell).run()
+    if layout is None:
+        layout = Layout(("localhost",) * ranks, (), frozenset({"localhost"}))
+    return _Launch(list(argv), environ, tell, layout).run()
 
 
 def exit_status(returncode: int) -> int:
@@ -75,9 +79,9 @@ def exit_status(returncode: int) -> int:
 
 
 class _Launch:
-    def __init__(self, argv: list[str], ranks: int, environ: Mapping[str, str],
-                 tell: Callable[[str], None]) -> None:
-        self.argv, self.size, self.tell = argv, ranks, tell
+    def __init__(self, argv: list[str], environ: Mapping[str, str], tell: Callable[[str], None],
+                 layout: Layout) -> None:
+        self.argv, self.size, self.tell, self.layout = argv, len(layout.hosts), tell, layout
         self.environ = clean_environment(environ, keep=ALLOCATION_NAMES)
         self.pids: dict[int, int] = {}  # living ranks
         self.returncodes: dict[int, int] = {}
@@ -94,10 +98,10 @@ class _Launch:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        kvsname = kvs_name()
+        kvsname = self.kvsname = kvs_name()
         self.guard = _Guard(kvsname)
         try:
-            self.service = PmiService(PmiServer(self.size, kvsname, process_mapping([0] * self.size)))
+            self.service = PmiService(PmiServer(self.size, kvsname, process_mapping(self.layout.nodes())))
             with selectors.DefaultSelector() as self.selector, _Signals() as self.signals:
                 self.selector.register(self.signals.fd, selectors.EVENT_READ)
                 try:
@@ -113,7 +117,7 @@ class _Launch:
                     self.service.close()
         finally:
             self.guard.dismiss()
-            remove_segments(kvsname)
+            remove_segments(kvsname, len(set(self.layout.hosts)))
         return self._status()
 
     def _start_all(self) -> None:
@@ -133,9 +137,10 @@ class _Launch:
 
     def _start(self, rank: int) -> None:
         _, variables = self.service.open(rank)
+        argv = self.layout.command(rank, self.argv, self.kvsname)
         actions = [] if rank == 0 else [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         try:
-            pid = os.posix_spawnp(self.argv[0], self.argv, {**self.environ, **variables},
+            pid = os.posix_spawnp(argv[0], argv, {**self.environ, **variables, **self.layout.variables(rank)},
                                   file_actions=actions, setpgroup=0, setsigmask=[],
                                   setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTOU])  # ignored here
         finally:
