@@ -138,13 +138,24 @@ class Connection:
                     answer.set_result(value)
                 else:
                     answer.set_exception(error)
+            elif error is None and plan.back is not None:
+                self.session.tell(plan.back(value))
 
         number = self.session.call(plan.op, done)
         try:
-            return plan.convert(await answer)
+            value = await answer
         except asyncio.CancelledError:
-            self.session.forget(number)
+            if plan.back is None:
+                self.session.forget(number)
+            elif answer.cancelled():
+                self.session.give_up(number)
+            elif answer.exception() is None:
+                # it had come, and nobody sees it
+                self.session.tell(plan.back(answer.result()))
             raise
+        if plan.taken is not None:
+            self.session.tell(plan.taken(value))
+        return plan.convert(value)
 
     async def subscribe(self, make: Callable[[int, int], r.Op], since: int = 0, *, convert: Callable[[Any], Any],
                         resumes: bool = False, acknowledge: bool = False) -> Subscription:

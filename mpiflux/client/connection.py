@@ -21,16 +21,20 @@ RECONNECT = 10.0
 class _Slot:
     """Where a thread waits for an answer."""
 
-    __slots__ = ("error", "ready", "value")
+    __slots__ = ("error", "left", "ready", "value")
 
     def __init__(self) -> None:
         self.ready = threading.Event()
+        self.left: Callable[[Any], object] | None = None
+        """Gets the answer where the thread has left."""
         self.value: Any = None
         self.error: FluxError | None = None
 
     def done(self, value: Any, error: FluxError | None) -> None:
         self.value, self.error = value, error
         self.ready.set()
+        if self.left is not None and error is None:
+            self.left(value)
 
 
 class Connection:
@@ -122,13 +126,31 @@ class Connection:
         with self._lock:
             self._check()
             number = self.session.call(plan.op, slot.done)
-        if not slot.ready.wait(timeout):
-            with self._lock:
-                self.session.forget(number)
-            raise TimeoutError(f"no answer within {timeout:g} s")
+        try:
+            if not slot.ready.wait(timeout) and self._leave(plan, number, slot):
+                raise TimeoutError(f"no answer within {timeout:g} s")
+        except KeyboardInterrupt:
+            if not self._leave(plan, number, slot) and plan.back is not None and slot.error is None:
+                self.tell(plan.back(slot.value))
+            raise
         if slot.error is not None:
             raise slot.error
+        if plan.taken is not None:
+            self.tell(plan.taken(slot.value))
         return plan.convert(slot.value)
+
+    def _leave(self, plan: Plan[T], number: int, slot: _Slot) -> bool:
+        """Wait no more; False when the answer has just come."""
+        back = plan.back
+        with self._lock:
+            if slot.ready.is_set():
+                return False
+            if back is None:
+                self.session.forget(number)
+            else:
+                slot.left = lambda value: self.session.tell(back(value))
+                self.session.give_up(number)
+            return True
 
     def ask(self, op: r.Op, done: Callable[[Any, FluxError | None], None]) -> None:
         """Ask without waiting; ``done`` is called by the thread that reads."""

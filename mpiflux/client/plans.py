@@ -453,12 +453,19 @@ def push(queue: str, values: Iterable[object], priority: float) -> Plan[int]:
 
 
 def pull(queue: str, *, ack: bool, wait: bool) -> Plan[tuple[int, Any]]:
-    return Plan(r.Pull(queue, ack, wait), lambda value: (value[0], store.decode_value(value[1])))
+    """With ``ack`` the value is done with once it is here; until then it is only lent, and never lost on the way."""
+    return Plan(r.Pull(queue, False, wait), lambda value: (value[0], store.decode_value(value[1])),
+                (lambda value: r.Done(value[0])) if ack else None, _give_back)
+
+
+def _give_back(value: Any) -> r.Done:
+    return r.Done(value[0], back=True)
 
 
 def pull_again(queue: str) -> Plan[tuple[int, Any, int]]:
     """(item, value, how often a consumer died that had it)."""
-    return Plan(r.Pull(queue, ack=False), lambda value: (value[0], store.decode_value(value[1]), value[2]))
+    return Plan(r.Pull(queue, ack=False), lambda value: (value[0], store.decode_value(value[1]), value[2]),
+                back=_give_back)
 
 
 def done(item: int, *, back: bool) -> Plan[None]:

@@ -38,6 +38,10 @@ class Plan(Generic[T]):
 
     op: r.Op
     convert: Callable[[Any], T]
+    taken: Callable[[Any], r.Op] | None = None
+    """What to tell the instance once who asked has the answer."""
+    back: Callable[[Any], r.Op] | None = None
+    """What to tell it when the answer comes and nobody waits for it any more."""
 
 
 class Stream:
@@ -162,6 +166,14 @@ class Session:
         if self._unsent is not None:
             self._unsent.pop(number, None)
         if self._take(number) is not None:
+            self.tell(r.Forget(number))
+
+    def give_up(self, number: int) -> None:
+        """The same for an answer that must not be lost: ``done`` is called with it if it was on its way, else with an
+        error."""
+        if self._unsent is not None:
+            self.forget(number)
+        elif number in self._calls:
             self.tell(r.Forget(number))
 
     def subscribe(self, make: Callable[[int, int], r.Op], since: int, done: Done, *,

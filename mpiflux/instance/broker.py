@@ -275,3 +275,4 @@ def _forget(session: Session, number: int, op: r.Forget) -> None:
     forget = session.waiting.pop(op.call, None)
     if forget is not None:
         forget()
+        session.error(op.call, "request", "its client waits no longer")

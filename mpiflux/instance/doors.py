@@ -203,7 +203,11 @@ class Door:
 
     def _read(self, client: _Client) -> None:
         try:
-            data = client.sock.recv(_READ)
+            try:
+                data = client.sock.recv(_READ)
+            except ConnectionResetError:
+                # it went without reading all that it got, which is said once; what it had sent is still to be read
+                data = client.sock.recv(_READ)
         except BlockingIOError:
             return
         except OSError:

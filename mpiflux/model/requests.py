@@ -324,7 +324,8 @@ class QueueInfo(msgspec.Struct, frozen=True, tag="queue_info"):
 
 
 class Forget(msgspec.Struct, frozen=True, tag="forget"):
-    """Nobody waits for the answer to this call any more. Not answered."""
+    """Nobody waits for the answer to this call any more: unless it has been answered, it is now, with an error. So who
+    asked knows what has become of it, and can give back what was on its way. Not answered itself."""
 
     call: int
 

@@ -214,6 +214,18 @@ def test_who_dies_gives_back_what_it_took(desk: Desk) -> None:
     assert desk.ask(1, r.QueueInfo()) == {"q": [0, 0, 0]}
 
 
+def test_a_pull_that_is_forgotten_is_answered_by_an_error_or_was_answered(desk: Desk) -> None:
+    number = desk.call(1, r.Pull("q", ack=False))
+    desk.raw(1, r.encode(r.Call(0, r.Forget(number))))
+    assert [(one.number, one.kind) for one in desk.take(1)] == [(number, "request")]
+    desk.ask(2, r.Push("q", (b"a", b"b")))
+    item, data, _ = desk.ask(1, r.Pull("q", ack=False))
+    desk.raw(1, r.encode(r.Call(0, r.Forget(number))))
+    assert desk.take(1) == [] and data == b"a"
+    desk.raw(1, r.encode(r.Call(0, r.Done(item, back=True))))
+    assert desk.ask(2, r.Pull("q"))[1:] == [b"a", 0], "in its place, and nobody has died of it"
+
+
 @given(st.lists(st.tuples(st.sampled_from(["push", "pull", "take", "done", "back", "die"]), st.integers(0, 2)),
                 max_size=40))
 @settings(max_examples=200, deadline=None)
