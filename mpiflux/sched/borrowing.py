@@ -15,6 +15,7 @@ from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry
 
 Action = tuple[int, m.Message]
+_NONE = -1, -1
 
 
 class Borrower:
@@ -28,12 +29,12 @@ class Borrower:
         self._next_token = number << 24
         self._asked: dict[int, int] = {}
         """Who has not lent yet, by token."""
-        self._asker = -1
-        """The group for which that is."""
+        self._asker = _NONE
+        """The group for which that is, and the node if its jobs are for one each."""
         self._place: m.ResourceSet | None = None
         """What is being borrowed; None while nothing is."""
-        self._for = -1
-        """The group for which a place was borrowed and has not been offered yet."""
+        self._for = _NONE
+        """The same of whom a place was borrowed for and has not been offered yet."""
         self._began = 0.0
         self._idle = 0.0
         self._held: list[m.ResourceSet] = []
@@ -48,21 +49,23 @@ class Borrower:
     def start(self, entry: Entry) -> int:
         """Start jobs on what is borrowed already; else begin to borrow for the first one."""
         started = self.own.start(entry)
-        if entry.chunk.group == self._for:
-            self._for = -1
-        if started or self._place is not None or self._for >= 0:
+        group = self.own.catalog.group(entry.chunk.group)
+        asker = group.number, group.node_of(entry.chunk.start)
+        if asker == self._for:
+            self._for = _NONE
+        if started or self._place is not None or self._for != _NONE:
             # whoever is first in the queue would else give back, time and again, what another has waited for
             return started
         # now, as nothing may ever happen again after the decision that this belongs to
         self.give_back()
-        request = self.own.catalog.group(entry.chunk.group).request
-        place = self._whole.alloc(request)
+        request, node = group.request, asker[1]
+        place = self._whole.alloc(request) if node < 0 else self._whole.alloc_on(node, request)
         if place is None:
             return 0
         # only chosen, not taken: what is borrowed leaves ``_whole`` when it has been lent
         self._whole.free(place, request)
         self._ask(place)
-        self._asker = entry.chunk.group
+        self._asker = asker
         return 0
 
     def _ask(self, place: m.ResourceSet) -> None:
@@ -104,7 +107,7 @@ class Borrower:
 
     def unclaimed(self) -> bool:
         """Whether who waited for a place has not come for it in this round: others, told to wait, may ask now."""
-        unclaimed, self._for = self._for >= 0, -1
+        unclaimed, self._for = self._for != _NONE, _NONE
         return unclaimed
 
     def at(self, now: float) -> None:

@@ -35,8 +35,8 @@ class Child:
     def __init__(self, endpoint: int, pool: ResourcePool) -> None:
         self.endpoint = endpoint
         self._pool = pool
-        self._nodes = {one.node for one in pool.nodes}
         self._capacity: dict[tuple[object, ...], int] = {}
+        self._holds: dict[tuple[int, tuple[object, ...]], bool] = {}
         self._counts: dict[tuple[object, ...], _Count] = {}
         self.outstanding = 0
         """Jobs sent and not reported as ended."""
@@ -86,9 +86,13 @@ class Child:
         found = self._capacity.get(self._key(group))
         return self.capacity(group.request) if found is None else found
 
-    def has(self, node: int) -> bool:
-        """Whether some of this node is its own."""
-        return node in self._nodes
+    def holds(self, node: int, request: Request) -> bool:
+        """Whether such a job fits into its part of this node."""
+        key = node, request.key
+        found = self._holds.get(key)
+        if found is None:
+            found = self._holds[key] = self._pool.fits_on(node, request)
+        return found
 
     def room_for(self, group: JobGroup) -> int:
         """How many more jobs of this group it should be sent now."""

@@ -78,8 +78,8 @@ class Dealing:
         for place, child in enumerate(children):
             child.place, child.changes, child.keys = place, self._changes, keys
         self.again = False
-        self._refused: set[int] = set()
-        """Groups of which nothing more can be started on what is borrowed, in this round of decisions."""
+        self._refused: set[tuple[int, int]] = set()
+        """(group, node) of which nothing more can be started on what is borrowed, in this round of decisions."""
 
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
@@ -133,7 +133,7 @@ class Dealing:
         if group.on:
             # all jobs of an entry are for one node (mpiflux.sched.scheduler)
             node = group.node_of(entry.chunk.start)
-            able = [child for child in able if child.has(node)][:1]
+            able = [child for child in able if child.holds(node, group.request)]
         if not able:
             return self._start_borrowed(entry)
         if self._pulls and not group.on:
@@ -161,13 +161,14 @@ class Dealing:
 
     def _start_borrowed(self, entry: Entry) -> int:
         """A job that no child can hold."""
-        group = entry.chunk.group
-        if self.borrower is None or group in self._refused:
+        number = entry.chunk.group
+        asker = number, self._bare.group(number).node_of(entry.chunk.start)
+        if self.borrower is None or asker in self._refused:
             return 0
         self.borrower.at(self.now)
         started = self.borrower.start(entry)
         if started < len(entry):
-            self._refused.add(group)
+            self._refused.add(asker)
         return started
 
     def _top_up(self, child: Child) -> None:
@@ -355,7 +356,10 @@ class Dealing:
         group = self.catalog.group(entry.chunk.group)
         inner = self._bare.declared.get(entry.chunk.group)
         request = inner.group.request if inner is not None else group.request
-        if not any(child.capacity(request) for child in self.children.values()):
+        node = group.node_of(entry.chunk.start)
+        able = [child for child in self.children.values()
+                if (child.capacity(request) if node < 0 else child.holds(node, request))]
+        if not able:
             why = "more than any scheduler below has: it starts on what they lend"
         else:
             why = "and the schedulers below that can hold it have as much as they can take"

@@ -129,6 +129,12 @@ class ResourcePool:
         shape = self._by_id.get(id(request)) or self._shape(request)
         return self._choose(shape) is not None
 
+    def fits_on(self, node: int, request: Request) -> bool:
+        """Whether ``alloc_on`` would find a place; not on a node that is not here."""
+        state = self._by_node.get(node)
+        shape = self._by_id.get(id(request)) or self._shape(request)
+        return state is not None and shape.indexes[-1].count(state) >= shape.tasks and self._shared_suffice(shape)
+
     def can_ever(self, request: Request) -> str | None:
         """None when the request fits once everything that is not drained is free and nothing is lent; else the
         reason in words, naming the largest there is: ``asks for 8 cores a task; the largest node has 4``."""

@@ -6,6 +6,7 @@ import pytest
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, NestedSpec, PolicySpec, Request, Workflow
 from mpiflux.model.states import Result
+from mpiflux.sim.chaos import MOST_EVENTS
 from mpiflux.sim.cluster import Cluster
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants
@@ -36,7 +37,9 @@ def play(machine: str, hierarchy: HierarchySpec, lengths: Lengths, *groups: JobG
     invariants = Invariants()
     workflow = Workflow(name="w", hierarchy=hierarchy, groups=groups, policy=PolicySpec(policy))
     cluster = Cluster(build(parse_cluster(machine)), workflow, lengths, watcher=invariants)
-    cluster.run()
+    cluster.begin()
+    while cluster.step():
+        assert cluster.engine.events < MOST_EVENTS, cluster.dump()
     cluster.check_over()
     invariants.finish(cluster)
     assert cluster.master.table.counts().completed == sum(one.count for one in groups)
@@ -121,3 +124,40 @@ def test_uneven_shares_lend_a_whole_node_and_its_memory():
     play("1x(8c,11G)", HierarchySpec(nested=NestedSpec(children=children)), Lengths(a=1.0, b=1.0, c=1.0),
          group(0, "a", 1, 30), group(1, "b", 31, 5, request=Request(cores=1, exclusive=True)),
          group(2, "c", 36, 5, request=Request(cores=2, memory=10 << 30)))
+
+
+def on_each(number: int, name: str, first: int, nodes: int, times: int, **asks: int) -> JobGroup:
+    """A ``per: node`` group, so often on every node."""
+    return group(number, name, first, nodes * times, request=Request(per_node=True, **asks), on=tuple(range(nodes)))
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "easy", "conservative", "priority"])
+@pytest.mark.parametrize(("machine", "names", "asks"), [
+    ("3x(4c)", (2,), {"cores": 3}),
+    ("3x(4c)", (2, 2), {"cores": 3}),
+    ("3x(4c,64GiB)", (2,), {"cores": 1, "memory": 48 << 30}),
+    ("1x(16c,64GiB)+2x(2c,64GiB)", (2,), {"cores": 0, "memory": 48 << 30}),
+    ("1x(16c,64GiB)+2x(2c,64GiB)", (2, 2), {"cores": 0, "memory": 48 << 30}),
+])
+def test_a_job_for_one_node_of_which_no_child_has_enough(machine, names, asks, policy):
+    """Some child could hold such a job, but not on that node."""
+    play(machine, levels(*names), Lengths(small=0.5, mon=1.0), group(0, "small", 1, 60),
+         on_each(1, "mon", 61, 3, 2, **asks), policy=policy)
+
+
+@pytest.mark.parametrize(("machine", "names", "nodes"), [("2x(16c,64GiB)", (3,), 2), ("3x(2c,4GiB)", (2, "node"), 3)])
+def test_a_place_on_one_node_is_not_given_back_for_a_job_of_another(machine, names, nodes):
+    """Whose jobs are first in the queue takes turns: each used to return what had been borrowed for the other."""
+    large = (60 << 30) if nodes == 2 else 4 << 30
+    play(machine, levels(*names), Lengths(a=5.0, b=1.0, c=1.0), on_each(0, "a", 1, nodes, 8, cores=0, memory=large),
+         on_each(1, "b", 1 + 8 * nodes, nodes, 3, cores=0),
+         group(2, "c", 1 + 11 * nodes, 40, request=Request(cores=2)))
+
+
+@pytest.mark.parametrize("distribution", ["pull", "round_robin", "least_loaded"])
+def test_all_children_with_a_part_of_a_node_run_what_is_for_it(distribution):
+    """Two jobs for the node at once, one in each half of it."""
+    hierarchy = HierarchySpec(levels=(LevelSpec(by="width", width=2),), distribution=distribution)
+    cluster = play("1x(4c)", hierarchy, Lengths(mon=10.0), on_each(0, "mon", 1, 1, 4, cores=2))
+    starts = [start for start, _ in times(cluster, 0)]
+    assert starts[3] - starts[0] < 15
