@@ -51,6 +51,9 @@ class Pool:
             lambda sub, _: r.Subscribe(sub, f"{self._name}.done"), 0, lambda value, error: None,
             convert=plans.message, resumes=False, acknowledge=False)
         self._results.wake = lambda: executor.later(self._hear)
+        # what is in the queue goes with this program, however that ends
+        self._connection.open_stream(lambda sub, _: r.Own(sub, self._name), 0, lambda value, error: None,
+                                     convert=lambda item: item, resumes=True, acknowledge=False)
         # a call that is never answered: a worker hears by it that its executor is gone
         self._connection.open_stream(lambda sub, _: r.Serve(sub, f"{self._name}.alive"), 0, lambda value, error: None,
                                      convert=lambda item: item, resumes=False, acknowledge=False)

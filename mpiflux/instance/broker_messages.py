@@ -13,6 +13,10 @@ from mpiflux.model import requests as r
 MAX_NAME = 1024
 QUEUE_BYTES = 1 << 30
 """What all queues together may hold."""
+ITEM_BYTES = 200
+"""What an item costs besides its data."""
+GRACE = 15.0
+"""Seconds for which a queue outlives its last owner, who may be on the way back after a lost connection."""
 
 
 class Messages:
@@ -26,10 +30,11 @@ class Messages:
     def handlers(self) -> Mapping[type, Handler]:
         return {r.Publish: self._topics.publish, r.Subscribe: self._topics.subscribe, r.Serve: self._services.serve,
                 r.Ask: self._services.ask, r.Answer: self._services.answer, r.Push: self._queues.push,
-                r.Pull: self._queues.pull, r.Done: self._queues.done, r.QueueInfo: self._queues.info}
+                r.Pull: self._queues.pull, r.Done: self._queues.done, r.Own: self._queues.own,
+                r.QueueInfo: self._queues.info}
 
     def turn(self, now: float) -> None:
-        return
+        self._queues.turn(now)
 
 
 def check_name(name: str, what: str) -> tuple[str, ...]:
@@ -180,7 +185,7 @@ class _Services:
 
 
 class _Queue:
-    __slots__ = ("items", "name", "pulls", "taken")
+    __slots__ = ("gone", "items", "name", "owners", "pulls", "taken")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -189,6 +194,9 @@ class _Queue:
         self.pulls: deque[tuple[Session, int, bool]] = deque()
         self.taken = 0
         """Items with consumers that have not said that they are done."""
+        self.owners = 0
+        self.gone = False
+        """It went with its owner: what comes back to it is thrown away."""
 
 
 class _Queues:
@@ -197,6 +205,47 @@ class _Queues:
         self._taken: dict[int, tuple[_Queue, tuple[float, int, bytes, int], Session]] = {}
         self._next = 0
         self._bytes = 0
+        self._orphans: dict[_Queue, float] = {}
+        """Queues whose owners have gone, and when these go too; 0 until that is known."""
+
+    def turn(self, now: float) -> None:
+        for queue, when in list(self._orphans.items()):
+            if not when:
+                self._orphans[queue] = now + GRACE
+            elif now >= when:
+                del self._orphans[queue]
+                self._drop(queue)
+
+    def own(self, session: Session, number: int, op: r.Own) -> None:
+        queue = self._queue(op.queue)
+
+        def end() -> None:
+            queue.owners -= 1
+            if not queue.owners:
+                self._orphans[queue] = 0.0
+
+        try:
+            session.subscribe(op.sub, end)
+        except RequestError:
+            self._tidy(queue)
+            raise
+        queue.owners += 1
+        self._orphans.pop(queue, None)
+
+    def _drop(self, queue: _Queue) -> None:
+        queue.gone = True
+        del self._queues[queue.name]
+        self._bytes -= sum(_size(item[2]) for item in queue.items)
+        queue.items.clear()
+        while queue.pulls:
+            session, number, _ = queue.pulls.popleft()
+            session.error(number, "lost", f"who owned the queue {queue.name!r} has gone, and the queue with it")
+
+    def _tidy(self, queue: _Queue) -> None:
+        """Forget a queue that nobody has anything to do with."""
+        if not (queue.items or queue.pulls or queue.taken or queue.owners or queue in self._orphans) \
+                and self._queues.get(queue.name) is queue:
+            del self._queues[queue.name]
 
     def _queue(self, name: str) -> _Queue:
         found = self._queues.get(name)
@@ -206,7 +255,7 @@ class _Queues:
         return found
 
     def push(self, session: Session, number: int, op: r.Push) -> int:
-        size = sum(map(len, op.items))
+        size = sum(map(_size, op.items))
         if self._bytes + size > QUEUE_BYTES:
             raise RequestError("value", f"queues hold {self._bytes >> 20} MiB already, at most {QUEUE_BYTES >> 20}: "
                                         "pull first, or push names of files")
@@ -224,15 +273,20 @@ class _Queues:
         if not number:
             raise RequestError("request", "a pull wants an answer")
         queue = self._queue(op.queue)
-        if not queue.items and not op.wait:
-            raise RequestError("empty", f"queue {op.queue!r} is empty")
         entry = (session, number, op.ack)
 
         def forget() -> None:
             if entry in queue.pulls:
                 queue.pulls.remove(entry)
+            self._tidy(queue)
 
-        answer = session.wait(number, forget)
+        try:
+            if not queue.items and not op.wait:
+                raise RequestError("empty", f"queue {op.queue!r} is empty")
+            answer = session.wait(number, forget)
+        except RequestError:
+            self._tidy(queue)
+            raise
         queue.pulls.append(entry)
         self._serve(queue)
         return answer
@@ -243,10 +297,11 @@ class _Queues:
             item = heapq.heappop(queue.items)
             _, place, data, died = item
             if ack:
-                self._bytes -= len(data)
+                self._bytes -= _size(data)
             else:
                 self._lend(queue, item, session)
             session.reply(number, [place, data, died])
+        self._tidy(queue)
 
     def _lend(self, queue: _Queue, item: tuple[float, int, bytes, int], session: Session) -> None:
         """Until the consumer says that it is done, or is gone."""
@@ -262,6 +317,9 @@ class _Queues:
             queue, (priority, _, data, before), session = found
             session.subs.pop(-number, None)
             queue.taken -= 1
+            if queue.gone:
+                self._bytes -= _size(data)
+                return
             heapq.heappush(queue.items, (priority, number, data, before + died))
             self._serve(queue)
 
@@ -274,8 +332,15 @@ class _Queues:
             return
         del self._taken[op.item]
         session.subs.pop(-op.item, None)
-        found[0].taken -= 1
-        self._bytes -= len(found[1][2])
+        queue, item, _ = found
+        queue.taken -= 1
+        self._bytes -= _size(item[2])
+        self._tidy(queue)
 
     def info(self, session: Session, number: int, op: r.QueueInfo) -> dict[str, list[int]]:
         return {name: [len(queue.items), queue.taken, len(queue.pulls)] for name, queue in self._queues.items()}
+
+
+def _size(data: bytes) -> int:
+    """What an item costs. That of an empty one too: a frame holds tens of millions of them."""
+    return len(data) + ITEM_BYTES

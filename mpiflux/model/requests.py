@@ -319,8 +319,16 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     back: bool = False
 
 
+class Own(msgspec.Struct, frozen=True, tag="own"):
+    """Subscribe to owning a queue: it goes, with all that is in it, some seconds after its last owner has gone. There
+    are no items."""
+
+    sub: int
+    queue: str
+
+
 class QueueInfo(msgspec.Struct, frozen=True, tag="queue_info"):
-    """Answer: {name: [waiting, with consumers, consumers that wait]}."""
+    """Answer: {name: [waiting, with consumers, consumers that wait]}; a queue with none of these is not there."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag="forget"):
@@ -340,7 +348,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
 
 Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
       | Hold | Urge | Explain | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
-      | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | QueueInfo | Forget
+      | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | Own | QueueInfo | Forget
       | Status | Sync)
 
 

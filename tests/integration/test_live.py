@@ -410,7 +410,7 @@ def test_queues(place: Place) -> None:
         got = []
         thread = threading.Thread(target=lambda: got.append(queue.pull(30)))
         thread.start()
-        until(lambda: flux.queues()["patches"][2] == 1, "a consumer waits")
+        until(lambda: flux.queues().get("patches", [0, 0, 0])[2] == 1, "a consumer waits")
         queue.push("at last")
         thread.join()
         assert got == ["at last"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpiflux.instance.broker import Broker
 from mpiflux.instance.broker_kvs import Keys
-from mpiflux.instance.broker_messages import Messages
+from mpiflux.instance.broker_messages import GRACE, ITEM_BYTES, QUEUE_BYTES, Messages
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
 from mpiflux.store import kvs as store
@@ -211,7 +211,61 @@ def test_who_dies_gives_back_what_it_took(desk: Desk) -> None:
     assert desk.ask(2, r.Done(item)) is None
     desk.gone(2)
     assert [(one.number, *one.value[1:]) for one in desk.take(3)] == [(waiting[1], b"c", 1)]
-    assert desk.ask(1, r.QueueInfo()) == {"q": [0, 0, 0]}
+    assert desk.ask(1, r.QueueInfo()) == {}
+
+
+def test_a_queue_goes_some_time_after_its_owner(desk: Desk) -> None:
+    [queues] = [part._queues for part in desk.broker.parts if isinstance(part, Messages)]
+    desk.ask(1, r.Own(1, "mine"))
+    desk.ask(1, r.Push("mine", (b"a", bytes(1 << 20), b"c")))
+    desk.ask(1, r.Push("free", (b"x",)))
+    item = desk.ask(2, r.Pull("mine", ack=False))[0]
+    desk.gone(1)
+    desk.broker.turn(100.0)
+    desk.broker.turn(101.0)
+    desk.hello(4)
+    desk.ask(4, r.Own(1, "mine"))
+    desk.broker.turn(500.0)
+    assert desk.ask(2, r.QueueInfo())["mine"] == [2, 1, 0], "who comes back finds all of it"
+    desk.gone(4)
+    desk.broker.turn(1000.0)
+    assert desk.ask(2, r.QueueInfo())["mine"] == [2, 1, 0]
+    desk.broker.turn(1000.0 + GRACE)
+    assert desk.ask(2, r.QueueInfo()) == {"free": [1, 0, 0]}
+    desk.ask(2, r.Done(item, back=True))
+    desk.ask(2, r.Pull("free"))
+    assert desk.ask(2, r.QueueInfo()) == {} and queues._bytes == 0
+    # its consumers wait no longer, and another may have the name
+    desk.hello(5)
+    desk.ask(5, r.Own(1, "mine"))
+    waiting = desk.call(2, r.Pull("mine"))
+    desk.gone(5)
+    desk.broker.turn(2000.0)
+    desk.broker.turn(3000.0)
+    desk.deliver()
+    assert [(one.number, one.kind) for one in desk.take(2)] == [(waiting, "lost")]
+    desk.ask(3, r.Push("mine", (b"n",)))
+    assert desk.ask(2, r.Pull("mine"))[1] == b"n"
+
+
+def test_an_emptied_queue_is_forgotten(desk: Desk) -> None:
+    assert desk.ask(1, r.Pull("a", wait=False)) == "empty"
+    number = desk.call(1, r.Pull("b"))
+    assert desk.ask(2, r.QueueInfo()) == {"b": [0, 0, 1]}
+    desk.raw(1, r.encode(r.Call(0, r.Forget(number))))
+    desk.ask(1, r.Push("c", ()))
+    desk.ask(1, r.Push("d", (b"x",)))
+    item = desk.ask(2, r.Pull("d", ack=False))[0]
+    assert desk.ask(2, r.QueueInfo()) == {"d": [0, 1, 0]}
+    desk.ask(2, r.Done(item))
+    assert desk.ask(2, r.QueueInfo()) == {}
+
+
+def test_items_without_data_are_counted_too(desk: Desk) -> None:
+    [queues] = [part._queues for part in desk.broker.parts if isinstance(part, Messages)]
+    queues._bytes = QUEUE_BYTES - 100 * ITEM_BYTES
+    assert desk.ask(1, r.Push("q", (b"",) * 100)) == 100
+    assert desk.ask(1, r.Push("q", (b"",))) == "value"
 
 
 def test_a_pull_that_is_forgotten_is_answered_by_an_error_or_was_answered(desk: Desk) -> None:
