@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,7 +129,7 @@ class SimExecutor:
         """Seconds of its own CPU."""
         self.busy_until = 0.0
         self.alive = True
-        self._idle: dict[int, list[_Lease]] = {}
+        self._idle: dict[int, deque[_Lease]] = {}
         self._owner_of_shape: dict[int, int] = {}
         self._moved: dict[int, float] = {}
         self._count: dict[int, int] = {}
@@ -230,7 +230,7 @@ class SimExecutor:
             lease = _Lease(message, src)
             self.watcher.leased(self.number, message.lease, message.r)
             self.leases[message.lease] = lease
-            self._idle.setdefault(message.shape, []).append(lease)
+            self._idle.setdefault(message.shape, deque()).append(lease)
         elif isinstance(message, m.Revoke):
             if message.lease in self.leases:
                 self.leases[message.lease].revoked = True
@@ -279,12 +279,10 @@ class SimExecutor:
             spans = self.backlog.get(shape)
             revoked = [lease for lease in leases if lease.revoked]
             if revoked:
-                leases[:] = [lease for lease in leases if not lease.revoked]
+                self._idle[shape] = leases = deque(lease for lease in leases if not lease.revoked)
                 self._end_leases(revoked)
-            while leases:
-                if not spans:
-                    self._end_leases(leases)
-                    break
+            # the lease granted first has the job fed first: each was granted for its own
+            while leases and spans:
                 span = spans[0]
                 index = span.next
                 span.next = index + span.step
@@ -293,9 +291,12 @@ class SimExecutor:
                 self._count[shape] -= 1
                 if self._count[shape] == self._low[shape] and spans:
                     self._urgent = True
-                self._start(leases.pop(), span.group, index, span.attempt, now)
+                self._start(leases.popleft(), span.group, index, span.attempt, now)
                 now += self.costs.spawn
                 self.busy += self.costs.spawn
+            if leases:
+                self._end_leases(leases)
+                leases.clear()
         return now
 
     def _start(self, lease: _Lease, group: JobGroup, index: int, attempt: int, now: float) -> None:
@@ -385,7 +386,7 @@ class SimExecutor:
         report.records.append(PACK.pack(job.id, job.attempt, job.result, flags, job.returncode, lease.tasks,
                                         lease.owner, lease.r_id, job.t_start, job.t_start, now, 0, 0, 0, 0, 0, 1))
         self.watcher.job_ended(self.number, job.id, job.attempt, job.result)
-        self._idle.setdefault(lease.shape, []).append(lease)
+        self._idle.setdefault(lease.shape, deque()).append(lease)
         if now - job.t_start > FLUSH:
             self._urgent = True
         else:
@@ -394,12 +395,11 @@ class SimExecutor:
         done[0] += 1
         done[1] += now - job.t_start
 
-    def _end_leases(self, leases: list[_Lease]) -> None:
+    def _end_leases(self, leases: Iterable[_Lease]) -> None:
         for lease in leases:
             del self.leases[lease.number]
             self.watcher.released(self.number, lease.number)
             self._report(lease.owner).idle.append(lease.number)
-        leases.clear()
         self._urgent = True
 
     # -- reports -------------------------------------------------------------------------------------------------
