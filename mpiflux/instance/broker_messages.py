@@ -11,6 +11,8 @@ from mpiflux.instance.broker import LATER, Handler, RequestError, Session
 from mpiflux.model import requests as r
 
 MAX_NAME = 1024
+MAX_PARTS = 32
+"""Names in a topic or a pattern: how long it takes to find who listens is proportional to it."""
 QUEUE_BYTES = 1 << 30
 """What all queues together may hold."""
 ITEM_BYTES = 200
@@ -46,12 +48,21 @@ def check_name(name: str, what: str) -> tuple[str, ...]:
     return parts
 
 
+def _check_topic(name: str, what: str) -> tuple[str, ...]:
+    parts = check_name(name, what)
+    if len(parts) > MAX_PARTS:
+        raise RequestError("value", f"{what} {name[:60]!r} has {len(parts)} names; at most {MAX_PARTS} are allowed")
+    return parts
+
+
 class _Node:
-    """One level of the tree of patterns: ``here`` are the subscriptions whose pattern ends at it."""
+    """One level of the tree of patterns: ``here`` are the subscriptions whose pattern ends at it; ``repeats``: it is
+    that of a ``**``."""
 
-    __slots__ = ("below", "here")
+    __slots__ = ("below", "here", "repeats")
 
-    def __init__(self) -> None:
+    def __init__(self, repeats: bool = False) -> None:
+        self.repeats = repeats
         self.below: dict[str, _Node] = {}
         self.here: dict[tuple[Session, int], None] = {}
 
@@ -62,9 +73,9 @@ class _Topics:
 
     def subscribe(self, session: Session, number: int, op: r.Subscribe) -> None:
         path = [self._root]
-        parts = check_name(op.pattern, "pattern")
+        parts = _normal(_check_topic(op.pattern, "pattern"))
         for part in parts:
-            path.append(path[-1].below.setdefault(part, _Node()))
+            path.append(path[-1].below.setdefault(part, _Node(part == "**")))
         key = (session, op.sub)
 
         def end() -> None:
@@ -82,33 +93,47 @@ class _Topics:
         path[-1].here[key] = None
 
     def publish(self, session: Session, number: int, op: r.Publish) -> int:
-        parts = check_name(op.topic, "topic")
+        parts = _check_topic(op.topic, "topic")
         if "*" in parts or "**" in parts:
             raise RequestError("value", f"topic {op.topic!r}: a message has one topic; * is for subscribers")
-        found: dict[tuple[Session, int], None] = {}
-        _match(self._root, parts, 0, found)
+        found = _match(self._root, parts)
         for subscriber, sub in found:
             subscriber.say(r.Items(sub, [[op.topic, op.data]]))
         return len(found)
 
 
-def _match(node: _Node, parts: tuple[str, ...], at: int, found: dict[tuple[Session, int], None]) -> None:
-    """Everybody whose pattern the parts from ``at`` on match."""
-    states = [(node, at)]
-    seen: set[tuple[int, int]] = set()
-    while states:
-        node, at = states.pop()
-        if (id(node), at) in seen:
-            continue
-        seen.add((id(node), at))
-        if at == len(parts):
-            found.update(node.here)
-        else:
-            for part in {parts[at], "*"}:
-                if part in node.below:
-                    states.append((node.below[part], at + 1))
-        if "**" in node.below:
-            states += [(node.below["**"], later) for later in range(at, len(parts) + 1)]
+def _normal(parts: tuple[str, ...]) -> list[str]:
+    """A pattern that matches the same, with at most one ``**`` between two names, after the ``*`` that are there."""
+    out: list[str] = []
+    for part in parts:
+        if part == "*" and out and out[-1] == "**":
+            out.insert(-1, part)
+        elif part != "**" or not out or out[-1] != "**":
+            out.append(part)
+    return out
+
+
+def _match(root: _Node, parts: tuple[str, ...]) -> dict[tuple[Session, int], None]:
+    """Everybody whose pattern the parts match: part by part, with the nodes where patterns can be."""
+    here: dict[_Node, None] = {}
+    _reach(here, root)
+    for part in parts:
+        there: dict[_Node, None] = {}
+        for node in here:
+            if node.repeats:
+                there[node] = None
+            for below in (node.below.get(part), node.below.get("*")):
+                if below is not None:
+                    _reach(there, below)
+        here = there
+    return {place: None for node in here for place in node.here}
+
+
+def _reach(nodes: dict[_Node, None], node: _Node) -> None:
+    """A node, and that of a ``**`` below it, which need not stand for anything."""
+    nodes[node] = None
+    if "**" in node.below:
+        nodes[node.below["**"]] = None
 
 
 class _Server:

@@ -352,6 +352,35 @@ def test_patterns_match_as_they_say(topic: list[str], pattern: list[str]) -> Non
     assert desk.ask(1, r.Publish(".".join(topic), b"")) == 0
 
 
+def test_no_pattern_makes_a_publish_long(desk: Desk) -> None:
+    looked = 0
+
+    class Counted(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().get(key, default)
+
+    assert desk.ask(1, r.Publish(".".join("a" * 511), b"")) == "value"
+    assert desk.ask(1, r.Subscribe(1, ".".join(["a"] * 33))) == "value"
+    desk.ask(1, r.Subscribe(1, ".".join(["**"] * 32)))
+    desk.ask(1, r.Subscribe(2, ".".join(["**", "*"] * 16)))
+    desk.ask(1, r.Subscribe(3, ".".join(["**", "a"] * 16)))
+    [topics] = [part._topics for part in desk.broker.parts if isinstance(part, Messages)]
+    nodes, n = [topics._root], 0
+    while nodes:
+        node = nodes.pop()
+        nodes += node.below.values()
+        node.below = Counted(node.below)
+        n += 1
+    assert desk.ask(2, r.Publish(".".join("a" * 32), b"")) == 3
+    assert desk.ask(2, r.Publish(".".join("a" * 15), b"")) == 1
+    assert looked <= 2 * n * (32 + 15)
+    for sub in (1, 2, 3):
+        desk.call(1, r.Unsubscribe(sub))
+    assert not topics._root.below
+
+
 def test_who_keeps_the_instance_open_does_so_until_it_leaves() -> None:
     desk = Desk()
     desk.hello(1, keep=True)
