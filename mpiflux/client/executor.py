@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor as BaseExecutor
@@ -16,8 +19,8 @@ from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError, NotConnected
 from mpiflux.client.live import Flux
 from mpiflux.client.plans import Command, JobOptions
-from mpiflux.client.records import JobEvent
-from mpiflux.client.session import Stream
+from mpiflux.client.records import JobEvent, Result
+from mpiflux.client.session import Plan, Stream
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
 
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 BATCH = 5000
 """Submissions that travel together at most."""
+NOT_BEGUN = ("DEPEND", "SCHED")
+"""States of jobs that are cancelled without ending what runs."""
+_LOG = logging.getLogger("concurrent.futures")
 EVENTS = ("submit", "depend", "alloc", "start", "output", "finish", "release", "retry", "exception", "clean")
 
 
@@ -36,10 +42,14 @@ class FluxFuture(Future[Any]):
         super().__init__()
         self._executor = executor
         self._job = 0
+        self._is_call = False
+        """Of a function, not of a job."""
         self._on_job: list[Callable[[FluxFuture], object]] = []
         self._on_event: list[tuple[str, Callable[[FluxFuture, JobEvent], object]]] = []
         self._told: list[JobEvent] = []
         self._stream: Stream | None = None
+        self._unwanted = False
+        """Its job was cancelled if it had not begun."""
 
     def jobid(self, timeout: float | None = None) -> int:
         """The id of the job, once it has one. Raises TimeoutError, CancelledError, or why there is none."""
@@ -59,7 +69,7 @@ class FluxFuture(Future[Any]):
             if not self._job:
                 self._on_job.append(callback)
                 return
-        callback(self)
+        guarded(callback, self)
 
     def add_event_callback(self, event: str, callback: Callable[[FluxFuture, JobEvent], object]) -> None:
         """Call ``callback(future, event)`` for each such event of the job, those that have happened too.
@@ -72,19 +82,25 @@ class FluxFuture(Future[Any]):
             self._on_event.append((event, callback))
             past = [one for one in self._told if one.name == event]
         for one in past:
-            callback(self, one)
+            guarded(callback, self, one)
         self.add_jobid_callback(self._executor._follow)
 
     def cancel(self) -> bool:
         """Cancel it, also a job that runs. False for a function that runs, and for what is done."""
         return self._executor._cancel(self)
 
+    def running(self) -> bool:
+        """Whether the function is called now, or the job's command runs; for a job the instance is asked."""
+        if not self._job or self.done():
+            return super().running()
+        return self._executor._runs(self._job)
+
     def _has_id(self, job: int) -> None:
         with self._condition:
             self._job = job
             callbacks, self._on_job = self._on_job, []
         for callback in callbacks:
-            callback(self)
+            guarded(callback, self)
 
     def _hear(self) -> None:
         """Tell the events that have come."""
@@ -96,7 +112,28 @@ class FluxFuture(Future[Any]):
                 self._told.append(event)
                 callbacks = [callback for name, callback in self._on_event if name == event.name]
             for callback in callbacks:
-                callback(self, event)
+                guarded(callback, self, event)
+
+
+def guarded(callback: Callable[..., object], *args: object) -> None:
+    """Call what the user gave; what it raises is logged where concurrent.futures logs such, and ends nothing here."""
+    try:
+        callback(*args)
+    except BaseException:
+        _LOG.exception("exception calling callback for %r", args[0] if args else callback)
+
+
+_living: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """The interpreter ends once all that was submitted is done, as with the executors of concurrent.futures."""
+    for executor in list(_living):
+        executor._exit()
+
+
+# as concurrent.futures.thread does it: before the interpreter waits for threads
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 
 
 class Executor(BaseExecutor):
@@ -107,11 +144,17 @@ class Executor(BaseExecutor):
     :meth:`Flux.submit`, for every job and worker. ``workers``: processes that functions run in; they start with the
     first function, and unless said otherwise there are as many as fit. The instance stays open while the executor
     does. ``target`` is as for :func:`mpiflux.connect`.
+
+    A program that ends without :meth:`shutdown` waits for what it has submitted. One that is killed leaves its
+    commands to run, as jobs do; its functions end with it. Across a lost connection commands go on; functions that were
+    under way fail with ConnectionLost, those that waited are called.
     """
 
     def __init__(self, target: str | os.PathLike[str] | None = None, *, workers: int | None = None,
                  **options: Any) -> None:
         calls.check_not_loading()
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers: {workers}; at least one process is needed to call functions")
         self.options: JobOptions = cast(JobOptions, options)
         plans.new_group(["true"], self.options)  # a wrong option is said here
         found = locate(target)
@@ -126,12 +169,17 @@ class Executor(BaseExecutor):
         """Held where a future begins, and where it is cancelled before it does."""
         self._new: deque[tuple[FluxFuture, Command, JobOptions]] = deque()
         self._open: set[FluxFuture] = set()
+        self._open_calls = 0
+        """Of these, how many are of functions."""
         self._shut = False
         self._finished = False
+        self._over = threading.Event()
+        self._pid = os.getpid()
         self._to_do: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         """What is to be done for futures, away from the thread that reads: it may call anything."""
         self._threads = [threading.Thread(target=target_, name="executor", daemon=True)
                          for target_ in (self._send, self._work)]
+        _living.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -147,6 +195,8 @@ class Executor(BaseExecutor):
                     from mpiflux.client.pool import Pool
 
                     self._pool = Pool(self, self._workers)
+                future._is_call = True
+                self._open_calls += 1
                 self._open.add(future)
             self._pool.submit(future, fn, args, kwargs)
             return future
@@ -172,27 +222,53 @@ class Executor(BaseExecutor):
             left = list(self._open)
             self._lock.notify_all()
         if cancel_futures:
-            for future in left:
-                if not future.running():
-                    future.cancel()
+            self._cancel_waiting(left)
         if wait:
             self._finish()
         else:
             threading.Thread(target=self._finish, name="executor", daemon=True).start()
 
+    def _cancel_waiting(self, futures: list[FluxFuture]) -> None:
+        """Cancel what has not begun. Which jobs have, the instance knows best: their futures hear of it."""
+        submitted = []
+        for future in futures:
+            with future._condition:
+                future._unwanted = future._job > 0
+            if future._unwanted:
+                submitted.append(future._job)
+            else:
+                future.cancel()
+        if submitted:
+            select = r.Select(ids=tuple(plans.ranges_of(submitted)), states=NOT_BEGUN)
+            try:
+                self._connection.do(Plan(r.Cancel(select, "the executor was shut down"), int))
+            except FluxError:
+                pass  # their futures hear of that too
+
     def _finish(self) -> None:
         with self._lock:
-            self._lock.wait_for(lambda: not self._open)
-            if self._finished:
-                return
-            self._finished = True
+            # workers that nothing is left for hold cores that commands wait for
+            self._lock.wait_for(lambda: not self._open_calls)
         if self._pool is not None:
             self._pool.close()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._open)
+            first, self._finished = not self._finished, True
+        if not first:
+            if threading.current_thread() not in self._threads:
+                self._over.wait()
+            return
         self._to_do.put(None)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
         self._connection.close()
+        self._over.set()
+
+    def _exit(self) -> None:
+        # a fork has none of the threads that would do anything
+        if not self._over.is_set() and self._pid == os.getpid():
+            self.shutdown()
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +300,7 @@ class Executor(BaseExecutor):
 
     def _submitted(self, future: FluxFuture, job: int) -> None:
         def ended(value: Any, error: FluxError | None) -> None:
-            self.later(lambda: self.settle(future, None if error else plans.to_result(value), error))
+            self.later(lambda: self._ended(future, None if error else plans.to_result(value), error))
 
         with future._condition:
             future._job = job
@@ -235,6 +311,11 @@ class Executor(BaseExecutor):
                 self._connection.tell(r.Cancel(plans.select(job), "its future was cancelled"))
         except FluxError as error:
             self.settle(future, error=error)
+
+    def _ended(self, future: FluxFuture, result: Result | None, error: FluxError | None) -> None:
+        if future._unwanted and result is not None and result.result == "CANCELED" and not result.t_start:
+            self._cancel(future)
+        self.settle(future, result, error)
 
     def _follow(self, future: FluxFuture) -> None:
         """Let a future hear of its job's events."""
@@ -266,10 +347,16 @@ class Executor(BaseExecutor):
         self._closed(future)
         return True
 
+    def _runs(self, job: int) -> bool:
+        try:
+            return self._connection.do(plans.record(job)).state == "RUN"
+        except FluxError:
+            return False
+
     def begin(self, future: FluxFuture) -> bool:
         """It runs now and cannot be cancelled any more; False when it was."""
         with self._begins:
-            return not future.cancelled() and (future.running() or future.set_running_or_notify_cancel())
+            return not future.cancelled() and (Future.running(future) or future.set_running_or_notify_cancel())
 
     # -- futures ---------------------------------------------------------------------------------------------------
 
@@ -279,20 +366,24 @@ class Executor(BaseExecutor):
 
     def _work(self) -> None:
         while (what := self._to_do.get()) is not None:
-            what()
+            guarded(what)
 
     def settle(self, future: FluxFuture, value: Any = None, error: BaseException | None = None) -> None:
         """A future has its result, unless it was cancelled."""
-        if not future.done() and self.begin(future):
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-        self._closed(future)
+        try:
+            if not future.done() and self.begin(future):
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(value)
+        finally:
+            self._closed(future)
 
     def _closed(self, future: FluxFuture) -> None:
         with self._lock:
-            self._open.discard(future)
+            if future in self._open:
+                self._open.remove(future)
+                self._open_calls -= future._is_call
             self._lock.notify_all()
 
 

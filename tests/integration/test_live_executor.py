@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 import mpiflux
 from tests.integration.test_live import instance
-from tests.support.runs import Place, place, until
+from tests.support.runs import ROOT, Place, place, until
 
 __all__ = ["place"]
 
@@ -100,9 +101,67 @@ def test_cancelling(directory: Path) -> None:
         outside = pool.submit(["sleep", "60"])
         pool.flux.cancel(outside.jobid(30))
         assert outside.result(30).result == "CANCELED"
-        left = [pool.submit(["sleep", "60"]) for _ in range(10)]
-        pool.shutdown(cancel_futures=True)
-        assert all(future.cancelled() for future in left)
+
+
+def test_shutdown_cancels_what_has_not_begun(directory: Path, place: Place) -> None:
+    place.expected.add("end")
+    with mpiflux.Executor(directory) as pool:
+        runs = pool.submit(["sh", "-c", "while ! [ -e end ]; do sleep 0.05; done; echo fin"], cores=2,
+                           cwd=str(place.path))
+        waits = [pool.submit(["sleep", "60"]) for _ in range(10)]
+        until(runs.running, "it runs")
+        assert not waits[0].jobid(30) or not waits[0].running()
+        pool.shutdown(wait=False, cancel_futures=True)
+        cf.wait(waits, 30)
+        assert all(future.cancelled() for future in waits) and runs.running()
+        place.write("end", "")
+    assert runs.result(0).stdout == "fin\n" and not runs.running()
+
+
+def test_a_callback_that_raises_ends_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def exits(*_: object) -> None:
+        sys.exit(3)
+
+    with mpiflux.Executor(directory) as pool:
+        future = pool.submit(["true"])
+        future.add_jobid_callback(lambda one: 1 / 0)
+        future.add_event_callback("start", exits)
+        future.add_done_callback(exits)
+        assert future.result(30).ok and pool.submit(["true"]).result(30).ok
+        future.add_jobid_callback(exits)
+        future.add_event_callback("start", lambda one, event: [][0])
+    assert "ZeroDivisionError" in caplog.text and "SystemExit: 3" in caplog.text and "IndexError" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, -3])
+def test_no_workers_are_refused(directory: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match="workers"):
+        mpiflux.Executor(directory, workers=workers)
+
+
+UNFINISHED = """
+import sys, mpiflux
+from work_functions import touch
+
+if __name__ == "__main__":
+    pool = mpiflux.Executor(sys.argv[1])
+    for i in range(4):
+        pool.submit(["sh", "-c", f"sleep 0.2; touch {sys.argv[3]}.c{i}"])
+        pool.submit(touch, f"{sys.argv[3]}.f{i}")
+    if sys.argv[2] == "shutdown":
+        pool.shutdown(wait=False)
+"""
+
+
+@pytest.mark.parametrize("how", ["shutdown", "no-shutdown"])
+def test_the_program_ends_when_what_it_submitted_has(directory: Path, place: Place, how: str) -> None:
+    place.write("work_functions.py", FUNCTIONS)
+    place.write("unfinished.py", UNFINISHED)
+    names = [f"done.{kind}{i}" for kind in "cf" for i in range(4)]
+    place.expected.update(names)
+    subprocess.run([sys.executable, "unfinished.py", str(directory), how, str(place.path / "done")], check=True,
+                   cwd=place.path, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert [name for name in names if not (place.path / name).exists()] == []
 
 
 def test_callbacks_may_call_anything(directory: Path) -> None:
