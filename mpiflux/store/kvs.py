@@ -24,6 +24,8 @@ MAX_KEY = 1024
 MAX_NAME = 255
 MAX_VALUE = 256 << 20
 """Bytes of one encoded value."""
+HISTORY_BYTES = 64 << 20
+"""Bytes of keys and values that are remembered of what has changed."""
 
 _FORBIDDEN = frozenset("/*?[]")
 _RESERVED = "job"
@@ -169,15 +171,23 @@ def under(key: str, prefix: str) -> bool:
     return not prefix or key == prefix or (key.startswith(prefix) and key[len(prefix)] == ".")
 
 
-class Kvs:
-    """The store. ``history`` is how many changes :meth:`changes_since` can look back."""
+def _size(change: Change) -> int:
+    return len(change.key) + len(change.data or b"")
 
-    def __init__(self, history: int = 10_000) -> None:
+
+class Kvs:
+    """The store. ``history`` is how many changes :meth:`changes_since` can look back, as long as their keys and values
+    are not more than ``history_bytes``."""
+
+    def __init__(self, history: int = 10_000, history_bytes: int = HISTORY_BYTES) -> None:
         self.version = 0
         self._values: dict[str, tuple[bytes, int]] = {}
         self._names: dict[str, dict[str, None]] = {}
-        self._ring: deque[Change] = deque(maxlen=history)
+        self._ring: deque[Change] = deque()
+        self._history, self._history_bytes = history, history_bytes
+        self._ring_bytes = 0
         self._oldest = 0
+        """Changes after this version are all in the ring."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -288,15 +298,15 @@ class Kvs:
         return changes
 
     def _remember(self, changes: list[Change]) -> None:
-        room = self._ring.maxlen or 0
-        dropped = len(self._ring) + len(changes) - room
-        if dropped > len(self._ring):
-            self._oldest = self.version
-            self._ring.clear()
-            return
-        for _ in range(dropped):
-            self._oldest = self._ring.popleft().version
         self._ring.extend(changes)
+        self._ring_bytes += sum(map(_size, changes))
+        while len(self._ring) > self._history or self._ring_bytes > self._history_bytes:
+            old = self._ring.popleft()
+            self._ring_bytes -= _size(old)
+            self._oldest = old.version
+        while self._ring and self._ring[0].version == self._oldest:
+            # the rest of a transaction of which nobody is told a part
+            self._ring_bytes -= _size(self._ring.popleft())
 
     def _do(self, op: Op, version: int, undo: dict[str, tuple[bytes, int] | None]) -> None:
         if isinstance(op, Check):

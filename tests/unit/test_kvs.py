@@ -112,6 +112,24 @@ def test_rename():
             kvs.apply([op])
 
 
+def test_the_memory_of_changes_is_bounded_in_bytes():
+    kvs, value = Kvs(history_bytes=100_000), encode_value(bytes(10_000))
+    for _ in range(50):
+        kvs.apply([Put("k", value)])
+    size = sum(len(change.key) + len(change.data) for change in kvs._ring)
+    assert size == kvs._ring_bytes <= 100_000
+    assert [change.version for change in kvs.changes_since(41)] == list(range(42, 51))
+    assert kvs.changes_since(40) is None
+    # all or nothing of a transaction
+    kvs.apply([Put(f"a.{i}", value) for i in range(6)])
+    kvs.apply([Put(f"b.{i}", value) for i in range(6)])
+    assert kvs.changes_since(50) is None and [change.key[0] for change in kvs.changes_since(51)] == ["b"] * 6
+    kvs.apply([Put(f"c.{i}", value) for i in range(20)])
+    assert kvs.changes_since(52) is None and kvs.changes_since(53) == [] and kvs._ring_bytes == 0
+    kvs.apply([Delete("k")])
+    assert [change.deleted for change in kvs.changes_since(53)] == [True]
+
+
 def test_changes_since_and_its_memory():
     kvs = Kvs(history=4)
     for i in range(6):
