@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.sim.executor import Outcome
-from mpiflux.spec.distributions import HELP, Distribution, DurationError, parse_distribution
+from mpiflux.spec.distributions import HELP, LONGEST, Distribution, DurationError, parse_distribution
 
 __all__ = ["DEFAULT", "Distribution", "DurationError", "Durations", "Listed", "draw", "parse_distribution"]
 
@@ -59,13 +59,18 @@ class Durations:
         self._drawn: dict[int, Sequence[float]] = {}
 
     def seconds(self, group: JobGroup) -> Sequence[float]:
-        """For each element."""
+        """For each element, in their order: one that is added changes no other. Raises DurationError when one of
+        them is :data:`LONGEST` or longer."""
         drawn = self._drawn.get(group.number)
         if drawn is None:
             distribution = self._by_number[group.number]
-            rng = random.Random(f"{self._seed}/{group.number}")
+            # not by its number: another entry before it in the file is no reason for other jobs
+            rng = random.Random(f"{self._seed}/{group.name}")
             count = 1 if distribution.kind == "fixed" else group.count
             drawn = self._drawn[group.number] = array("d", [draw(distribution, rng) for _ in range(count)])
+            if max(drawn, default=0.0) >= LONGEST:
+                raise DurationError(f"a job of {group.name} would run for {max(drawn):.3g} s; the most is "
+                                    f"{LONGEST:.0e} s: give it shorter durations")
         return drawn
 
     def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:

@@ -11,7 +11,10 @@ _CALL = re.compile(r"([a-z]+)\(([^()]*)\)", re.ASCII)
 _ARGUMENTS = {"fixed": ("seconds",), "uniform": ("least", "most"), "exponential": ("mean",),
               "lognormal": ("median", "sigma")}
 HELP = "write a duration such as 90s, or uniform(5,20), exponential(1m) or lognormal(1h,0.5)"
-_LONGEST = 1e12
+LONGEST = 1e12
+"""Seconds, some thirty thousand years: what is longer is a slip, and too long for a clock of microseconds."""
+_WIDEST = 10.0
+"""Of ``sigma``: e to the 400 is no number any more."""
 
 
 class DurationError(ValueError):
@@ -40,7 +43,10 @@ def parse_distribution(text: str) -> Distribution:
         raise DurationError(f"{text!r} is not a duration; {HELP}")
     if len(numbers) != len(names):
         raise DurationError(f"{text!r}: {kind} takes {', '.join(names)}; {HELP}")
-    found = tuple(number for number in numbers if number is not None and 0 <= number < _LONGEST)
+    found = tuple(number for number in numbers if number is not None and 0 <= number < LONGEST)
     if len(found) < len(numbers) or (kind == "uniform" and found[0] > found[1]):
         raise DurationError(f"{text!r}: numbers are seconds from 0 on, the smaller one first")
+    if kind == "lognormal" and found[1] > _WIDEST:
+        raise DurationError(f"{text!r}: sigma is the standard deviation of the duration's logarithm, at most "
+                            f"{_WIDEST:.0f}: with 0.5 two thirds of the jobs run for 0.6 to 1.6 times the median")
     return Distribution(kind, found)

@@ -39,7 +39,9 @@ def test_distributions() -> None:
     ("", "is not a duration"), ("10 parsecs", "is not a duration"), ("normal(1,2)", "no distribution 'normal'"),
     ("fixed()", "is not a duration"), ("fixed(1,2)", "fixed takes seconds"), ("uniform(5)", "takes least, most"),
     ("uniform(5,1)", "the smaller one first"), ("fixed(-1)", "from 0 on"), ("fixed(nan)", "is not a duration"),
-    ("fixed(inf)", "is not a duration"), ("lognormal(1", "is not a duration"),
+    ("fixed(inf)", "is not a duration"), ("lognormal(1h,400)", "sigma .* at most 10"),
+    ("lognormal(1h,1e308)", "numbers are seconds"), ("exponential(1e300)", "numbers are seconds"),
+    ("uniform(0,1e12)", "numbers are seconds"), ("lognormal(1", "is not a duration"),
 ])
 def test_wrong_distributions(text: str, word: str) -> None:
     with pytest.raises(DurationError, match=word):
@@ -65,6 +67,24 @@ def test_durations_belong_to_jobs_and_not_to_schedules() -> None:
     second = [backward.outcome(group, i, 1) for group in reversed(groups) for i in reversed(range(50))]
     assert first == second[::-1]
     assert first != [Durations(groups, given, 4).outcome(group, i, 1) for group in groups for i in range(50)]
+
+
+def test_what_a_job_takes_is_its_name_s_and_its_index_s() -> None:
+    """An entry before it in the file, or more elements, change nothing for those that there are."""
+    given = {"default": parse_distribution("lognormal(60,1)")}
+    one = JobGroup(number=0, name="a", first_id=1, count=50)
+    later, more = JobGroup(number=1, name="a", first_id=2, count=50), JobGroup(number=0, name="a", first_id=1, count=99)
+    alone = list(Durations([one], given, 3).seconds(one))
+    other = JobGroup(number=0, name="b", first_id=1, count=50)
+    assert list(Durations([other, later], given, 3).seconds(later)) == alone
+    assert list(Durations([more], given, 3).seconds(more))[:50] == alone
+    assert list(Durations([other], given, 3).seconds(other)) != alone
+
+
+def test_a_duration_of_ages_is_told() -> None:
+    group = JobGroup(number=0, name="a", first_id=1, count=500)
+    with pytest.raises(DurationError, match=r"a job of a would run for .* the most is 1e\+12 s"):
+        Durations([group], {"a": parse_distribution("lognormal(9e11,10)")}, 1).seconds(group)
 
 
 def test_a_group_without_a_duration_is_told() -> None:
@@ -248,6 +268,8 @@ def test_a_plot_is_drawn(workflow: str, tmp_path: Path, capsys: pytest.CaptureFi
     (("--cluster", "1x(4c)", "--duration", "default=1", "--policy", "nope"), "no policy is called 'nope'"),
     (("--cluster", "1x(4c)", "--duration", "default=1", "--compare", ","), "nothing to compare"),
     (("--cluster", "1x(4c)", "--duration", "default=1", "--hierarchy", "nodes"), "nodes"),
+    (("--cluster", "1x(4c)", "--duration", "default=lognormal(1h,400)"), "at most 10"),
+    (("--cluster", "1x(4c)", "--duration", "default=lognormal(9e11,10)"), "a job of long would run for"),
     (("--cluster", "1x(4c)", "--duration", "default=1", "--costs", "/no/such"), "/no/such: No such file"),
     (("--cluster", "1x(4c)", "--trace", "/no/such.swf"), "/no/such.swf: No such file"),
 ])
