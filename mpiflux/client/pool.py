@@ -18,9 +18,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.client import calls, plans
-from mpiflux.client.errors import FluxError, NotConnected
+from mpiflux.client.errors import ConnectionLost, FluxError, NotConnected
 from mpiflux.client.plans import JobOptions
 from mpiflux.client.records import Message
+from mpiflux.client.session import Stream
 from mpiflux.model import requests as r
 
 if TYPE_CHECKING:
@@ -37,29 +38,42 @@ class Pool:
 
     def __init__(self, executor: Executor, workers: int | None) -> None:
         self._executor, self._connection = executor, executor._connection
-        self._name = f"executor.{os.getpid()}-{id(self):x}"
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, FluxFuture, bytes]] = deque()
         self._calls: dict[int, FluxFuture] = {}
         self._numbers = itertools.count(1)
         self._broken: BaseException | None = None
-        options = JobOptions(**{"name": "worker", "retries": RESTARTS, **executor.options})
+        self._closed = False
+        self._options = options = JobOptions(**{"name": "worker", "retries": RESTARTS, **executor.options})
         options["env"] = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
                           calls.MAIN: _main_program(), **options.get("env", {})}
         self._size = workers or self._fit(options)
-        self._results = self._connection.open_stream(
-            lambda sub, _: r.Subscribe(sub, f"{self._name}.done"), 0, lambda value, error: None,
-            convert=plans.message, resumes=False, acknowledge=False)
-        self._results.wake = lambda: executor.later(self._hear)
+        self._begun = 0
+        self._name = ""
+        self._start(FluxError("not begun"))
+
+    def _start(self, lost: FluxError) -> None:
+        """Begin with new workers, on this connection; calls that others had fail with ``lost``. Raises FluxError."""
+        with self._lock:
+            self._begun += 1
+            self._name = name = f"executor.{os.getpid()}-{id(self):x}-{self._begun}"
+            under_way = list(self._calls)
+        for number in under_way:
+            self._settle(number, None, lost)
+        with self._connection.lock:
+            self._results = results = self._connection.open_stream(
+                lambda sub, _: r.Subscribe(sub, f"{name}.done"), 0, lambda value, error: None,
+                convert=plans.message, resumes=False, acknowledge=False)
+            results.wake = lambda: self._executor.later(lambda: self._hear(results))
         # what is in the queue goes with this program, however that ends
-        self._connection.open_stream(lambda sub, _: r.Own(sub, self._name), 0, lambda value, error: None,
-                                     convert=lambda item: item, resumes=True, acknowledge=False)
-        # a call that is never answered: a worker hears by it that its executor is gone
-        self._connection.open_stream(lambda sub, _: r.Serve(sub, f"{self._name}.alive"), 0, lambda value, error: None,
+        self._connection.open_stream(lambda sub, _: r.Own(sub, name), 0, lambda value, error: None,
                                      convert=lambda item: item, resumes=False, acknowledge=False)
-        self._jobs = executor.flux.submit_many(
-            [[sys.executable, "-m", "mpiflux.client.worker", self._name]] * self._size, **options)
-        self._connection.ask(r.Drain(plans.select(self._jobs)), self._no_workers)
+        # a call that is never answered: a worker hears by it that its executor, or the connection, is gone
+        self._connection.open_stream(lambda sub, _: r.Serve(sub, f"{name}.alive"), 0, lambda value, error: None,
+                                     convert=lambda item: item, resumes=False, acknowledge=False)
+        self._jobs = self._executor.flux.submit_many(
+            [[sys.executable, "-m", "mpiflux.client.worker", name]] * self._size, **self._options)
+        self._connection.ask(r.Drain(plans.select(self._jobs)), self._no_workers(self._begun))
 
     def _fit(self, options: JobOptions) -> int:
         status = self._connection.do(plans.status())
@@ -85,6 +99,7 @@ class Pool:
             with self._lock:
                 if not self._waiting or (len(self._calls) >= AHEAD * self._size and not self._broken):
                     return
+                name = self._name
                 number, future, data = self._waiting.popleft()
                 if not self._executor.begin(future):
                     continue
@@ -95,7 +110,7 @@ class Pool:
                 continue
             try:
                 payload = plans.pack_value(calls.numbered(number, b"", data))
-                self._connection.ask(r.Push(self._name, (payload,)), self._pushed(number))
+                self._connection.ask(r.Push(name, (payload,)), self._pushed(number))
             except (FluxError, TypeError, ValueError) as error:
                 self._settle(number, None, error)
 
@@ -112,11 +127,11 @@ class Pool:
         if future is not None:
             self._executor.settle(future, value, error)
 
-    def _hear(self) -> None:
+    def _hear(self, results: Stream) -> None:
         """Results that have come."""
-        while self._results.has_items:
+        while results.has_items:
             with self._connection.lock:
-                message: Message = self._results.take()
+                message: Message = results.take()
             number, rest = calls.unnumbered(message.payload)
             kind, data = rest[:1], rest[1:]
             try:
@@ -128,24 +143,39 @@ class Pool:
                     self._settle(number, None, BrokenProcessPool(data.decode()))
             except Exception as error:
                 self._settle(number, None, error)  # the result cannot be unpickled here
-        if self._results.ended:
-            self._fail(self._results.error or NotConnected("the instance has ended"))
+        if results.ended and results is self._results:
+            self._lost(results.error or NotConnected("the instance has ended"))
         self._feed()
 
-    def _no_workers(self, value: Any, error: FluxError | None) -> None:
-        why = error or BrokenProcessPool("all workers have ended; the jobs called 'worker' say why")
-        self._executor.later(lambda: self._fail(why))
+    def _no_workers(self, begun: int) -> Callable[[Any, FluxError | None], None]:
+        def ended(value: Any, error: FluxError | None) -> None:
+            why = error or BrokenProcessPool("all workers have ended; the jobs called 'worker' say why")
+            if begun == self._begun:
+                self._executor.later(lambda: self._fail(why) if begun == self._begun else None)
+
+        return ended
+
+    def _lost(self, error: FluxError) -> None:
+        """The workers have gone with the connection; on the next one there are others for the calls that wait."""
+        while isinstance(error, ConnectionLost) and not self._closed:
+            try:
+                self._start(error)
+                return
+            except FluxError as again:
+                error = again
+        self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             self._broken = self._broken or error
-            calls = list(self._calls)
-        for number in calls:
+            under_way = list(self._calls)
+        for number in under_way:
             self._settle(number, None, error)
         self._feed()
 
     def close(self) -> None:
         """Send the workers home."""
+        self._closed = True
         try:
             self._jobs.cancel("the executor was shut down")
         except FluxError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mpiflux
+from mpiflux.client.connection import Connection
 from tests.integration.test_live import instance
 from tests.support.runs import ROOT, Place, place, until
 
@@ -36,6 +38,10 @@ def where():
 def touch(path):
     time.sleep(0.2)
     open(path, "w").close()
+
+def await_file(path):
+    while not os.path.exists(path):
+        time.sleep(0.02)
 
 class Odd(Exception):
     def __init__(self, a, b):
@@ -137,6 +143,31 @@ def test_a_callback_that_raises_ends_nothing(directory: Path, caplog: pytest.Log
 def test_no_workers_are_refused(directory: Path, workers: int) -> None:
     with pytest.raises(ValueError, match="workers"):
         mpiflux.Executor(directory, workers=workers)
+
+
+def lose(connection: Connection) -> None:
+    """What a broken connection is to a client."""
+    connection._sock.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_lost_connection(directory: Path, functions: object, place: Place) -> None:
+    place.expected.add("end")
+    with mpiflux.Executor(directory, workers=1) as pool:
+        command = pool.submit(["sh", "-c", "while ! [ -e end ]; do sleep 0.05; done; echo fin"], cwd=str(place.path))
+        until(command.running, "it runs")
+        first = pool.submit(functions.where).result(30)[0]
+        waiting = [pool.submit(functions.await_file, str(place.path / "end")) for _ in range(10)]
+        for _ in range(2):
+            waiting = [one for one in waiting if not one.done()]
+            until(waiting[0].running, "one is under way")
+            lose(pool._connection)
+            until(waiting[0].done, "it is lost")
+        place.write("end", "")
+        assert isinstance(waiting[0].exception(), mpiflux.ConnectionLost)
+        assert command.result(30).stdout == "fin\n"
+        assert waiting[-1].result(30) is None
+        assert pool.submit(functions.where).result(30)[0] != first
+        assert pool.submit(["true"]).result(30).ok
 
 
 UNFINISHED = """
