@@ -176,6 +176,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        self.session.tell(r.Leave())
         self.session.end(ConnectionLost("this connection was closed"), quietly=True)
         self._hang_up()
         if self._again is not None:

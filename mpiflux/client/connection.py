@@ -76,6 +76,13 @@ class Connection:
         except OSError:
             pass  # the thread that reads finds out, and says so
 
+    def _send_at_once(self, data: bytes) -> None:
+        """Or not at all: an instance that does not read keeps nobody from leaving."""
+        try:
+            self._sock.send(data, socket.MSG_DONTWAIT)
+        except OSError:
+            pass
+
     def _work(self) -> None:
         while True:
             try:
@@ -196,6 +203,8 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
+            self.session.send = self._send_at_once
+            self.session.tell(r.Leave())
             self.session.end(ConnectionLost("this connection was closed"), quietly=True)
         try:
             self._sock.shutdown(socket.SHUT_RDWR)

@@ -25,6 +25,9 @@ AHEAD = 16 << 20
 """Bytes that may wait for one client before more of its requests are dealt with."""
 TAKEN = 64 << 10
 """Bytes of a client's requests after which its door is told that they have been dealt with."""
+KEPT = 5.0
+"""Seconds for which the instance is kept for a client that asked for that and whose connection is lost: it may be on
+its way back."""
 
 
 class RequestError(Exception):
@@ -45,11 +48,14 @@ Handler = Callable[["Session", int, Any], Any]
 class Session:
     """A client, as the broker knows it."""
 
-    __slots__ = ("client", "endpoint", "frames", "gone", "greeted", "keep", "later", "size", "subs", "taken", "waiting")
+    __slots__ = ("client", "endpoint", "frames", "gone", "greeted", "keep", "later", "leaves", "pid", "size", "subs",
+                 "taken", "waiting")
 
     def __init__(self, endpoint: int, client: int) -> None:
-        self.endpoint, self.client = endpoint, client
+        self.endpoint, self.client, self.pid = endpoint, client, 0
         self.greeted = self.keep = self.gone = False
+        self.leaves = False
+        """It has said that it does not come back."""
         self.frames: list[bytes] = []
         """To be sent."""
         self.size = self.taken = 0
@@ -124,8 +130,10 @@ class Broker:
         self.instance, self.run_dir = instance, run_dir
         self._hold, self._node_of = hold, node_of
         self._sessions: dict[tuple[int, int], Session] = {}
+        self._lost: dict[Session, float] = {}
+        """Who kept the instance and has gone without a word, and until when that counts; 0: until that is known."""
         self._last_words: list[tuple[int, m.Message]] = []
-        self._handlers: dict[type, Handler] = {r.Unsubscribe: _unsubscribe, r.Forget: _forget}
+        self._handlers: dict[type, Handler] = {r.Unsubscribe: _unsubscribe, r.Forget: _forget, r.Leave: self._leave}
         for part in self.parts:
             self._handlers.update(part.handlers())
 
@@ -209,9 +217,12 @@ class Broker:
     def _greet(self, session: Session, hello: r.Hello) -> None:
         session.greeted = True
         session.say(r.Welcome(r.VERSION, self.instance, self.run_dir, self._node_of(session.endpoint)))
+        session.pid = hello.pid
         if hello.keep:
             session.keep = True
             self._hold(session, True)
+            for lost in [one for one in self._lost if (one.endpoint, one.pid) == (session.endpoint, session.pid)]:
+                self._let_go(lost)
 
     def drop(self, session: Session, reason: str) -> None:
         """End a session, with a reason."""
@@ -219,6 +230,7 @@ class Broker:
         session.say(r.Goodbye(reason))
         self._last_words.append((session.endpoint, m.ClientReply((session.client,), tuple(session.frames), True)))
         session.frames.clear()
+        session.leaves = True
         self._end(session)
 
     def _end(self, session: Session | None) -> None:
@@ -231,9 +243,26 @@ class Broker:
         session.waiting.clear()
         session.subs.clear()
         if session.keep:
-            self._hold(session, False)
+            self._lost[session] = 0.0
+            if session.leaves:
+                self._let_go(session)
+
+    def _leave(self, session: Session, number: int, op: r.Leave) -> None:
+        self._sessions.pop((session.endpoint, session.client), None)
+        session.leaves = True
+        session.later.clear()
+        self._end(session)
+
+    def _let_go(self, session: Session) -> None:
+        del self._lost[session]
+        self._hold(session, False)
 
     def turn(self, now: float) -> None:
+        for session, until in list(self._lost.items()):
+            if not until:
+                self._lost[session] = now + KEPT
+            elif now >= until:
+                self._let_go(session)
         for part in self.parts:
             try:
                 part.turn(now)

@@ -40,7 +40,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     program: str = ""
     pid: int = 0
     keep: bool = False
-    """The instance shall not end while this client is connected."""
+    """The instance shall not end while this client is connected, nor in the seconds after its connection was lost."""
 
 
 class After(msgspec.Struct, frozen=True):
@@ -338,6 +338,13 @@ class Forget(msgspec.Struct, frozen=True, tag="forget"):
     call: int
 
 
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """This client hangs up and does not come back: its session is over, and nothing is answered any more.
+
+    Who hangs up without a word may have lost its connection: what it asked to keep is kept for some seconds more.
+    """
+
+
 class Status(msgspec.Struct, frozen=True, tag="status"):
     """Answer: a mapping of what the instance is and has: counts, cores, uptime, clients …"""
 
@@ -349,7 +356,7 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
 Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
       | Hold | Urge | Explain | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
       | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | Own | QueueInfo | Forget
-      | Status | Sync)
+      | Leave | Status | Sync)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpiflux.instance.broker import Broker
+from mpiflux.instance.broker import KEPT, Broker
 from mpiflux.instance.broker_kvs import Keys
 from mpiflux.instance.broker_messages import GRACE, ITEM_BYTES, QUEUE_BYTES, Messages
 from mpiflux.model import messages as m
@@ -98,7 +98,7 @@ def test_every_request_has_one_who_answers_it() -> None:
     from mpiflux.instance.broker_running import Running
     from mpiflux.instance.broker_stdin import Stdins
 
-    handled = {r.Unsubscribe, r.Forget, *Messages().handlers()}
+    handled = {r.Unsubscribe, r.Forget, r.Leave, *Messages().handlers()}
     for part in (Keys, Jobs, Running, Stdins, Streams, Explaining, Whole):
         handled |= set(part.handlers(part.__new__(part)))
     assert handled == set(get_args(r.Op))
@@ -386,8 +386,34 @@ def test_who_keeps_the_instance_open_does_so_until_it_leaves() -> None:
     desk.hello(1, keep=True)
     desk.hello(2)
     assert len(desk.held) == 1
+    desk.ask(1, r.Push("q", (b"x",)))
+    desk.ask(1, r.Pull("q", ack=False))
+    desk.raw(1, r.encode(r.Call(0, r.Leave())), r.encode(r.Call(7, r.Ls())))
+    assert not desk.held and desk.take(1) == []
+    assert desk.ask(2, r.Pull("q", wait=False))[1] == b"x", "what it had goes back at once"
     desk.gone(1)
+
+
+def test_who_loses_its_connection_keeps_the_instance_for_some_seconds() -> None:
+    desk = Desk()
+    desk.hello(1, keep=True, pid=10)
+    desk.gone(1)
+    desk.broker.turn(100.0)
+    desk.broker.turn(99.0 + KEPT)
+    assert len(desk.held) == 1
+    desk.hello(2, keep=True, pid=10)
+    assert len(desk.held) == 1, "it has come back, and holds for itself"
+    desk.raw(2, r.encode(r.Call(0, r.Leave())))
+    desk.gone(2)
     assert not desk.held
+    desk.hello(3, keep=True, pid=11)
+    desk.gone(3)
+    desk.broker.turn(200.0)
+    desk.broker.turn(200.0 + KEPT)
+    assert not desk.held, "it does not come back"
+    desk.hello(4, keep=True, pid=12)
+    desk.raw(4, b"no request")
+    assert 4 in desk.closed and not desk.held, "who is shown out does not either"
 
 
 def test_the_same_for_many_is_one_message(desk: Desk) -> None:
