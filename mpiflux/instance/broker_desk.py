@@ -42,7 +42,7 @@ class Desk:
                           self._one_job)
         self._explaining = Explaining(master, self._stopped)
         self.explained = self._explaining.explained
-        streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over)
+        streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over, self._jobs.named)
         parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self._explaining,
                  self)
         self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of,

@@ -22,12 +22,17 @@ FEW = 64
 
 
 class _Stream:
-    __slots__ = ("asleep", "chosen", "finite", "names", "next", "session", "sub", "under_way", "unread")
+    __slots__ = ("asleep", "chosen", "finite", "group", "known", "names", "next", "session", "sub", "under_way",
+                 "unread")
 
     def __init__(self, session: Session, op: r.Events, chosen: Selection, since: int) -> None:
         self.session, self.sub, self.chosen = session, op.sub, chosen
         self.names = frozenset(op.names)
         self.finite = op.finite
+        self.group = "" if op.finite else op.select.name
+        """Of this name are all its jobs, also those that are submitted later."""
+        self.known = 0
+        """How many groups of that name are chosen."""
         self.next = since
         self.asleep = False
         """It has been told all that the feed had when it was last looked at, and waits for more."""
@@ -40,11 +45,14 @@ class Streams:
     """Implements :class:`mpiflux.instance.broker.DeskPart`."""
 
     def __init__(self, feed: Feed, select: Callable[[r.Select], Selection],
-                 is_over: Callable[[Selection], bool]) -> None:
-        self.feed, self._select, self._is_over = feed, select, is_over
+                 is_over: Callable[[Selection], bool],
+                 named: Callable[[str, int], list[tuple[int, int]]] = lambda name, known: []) -> None:
+        """``named`` gives the jobs of the groups of a name but for so many first ones, as ranges."""
+        self.feed, self._select, self._is_over, self._jobs_of = feed, select, is_over, named
         self._streams: dict[tuple[Session, int], _Stream] = {}
         self._wide: dict[_Stream, None] = {}
         self._by_job: dict[int, dict[_Stream, None]] = {}
+        self._named: dict[_Stream, None] = {}
         self._seen = feed.next
 
     def handlers(self) -> Mapping[type, Handler]:
@@ -60,25 +68,46 @@ class Streams:
 
         def end() -> None:
             self._streams.pop(key, None)
+            self._named.pop(stream, None)
             self._wide.pop(stream, None)
             if not self._is_wide(stream):
-                for job in chosen.ids():
-                    subscribers = self._by_job.get(job)
-                    if subscribers is not None:
-                        subscribers.pop(stream, None)
-                        if not subscribers:
-                            del self._by_job[job]
+                self._leave(stream)
 
         session.subscribe(op.sub, end)
         self._streams[key] = stream
-        if self._is_wide(stream):
-            self._wide[stream] = None
-        else:
-            for job in chosen.ids():
-                self._by_job.setdefault(job, {})[stream] = None
+        self._enter(stream)
+        if stream.group:
+            stream.known = len(self._jobs_of(stream.group, 0))
+            self._named[stream] = None
         session.reply(number, stream.next)
         self._pump(stream)
         return LATER
+
+    def _enter(self, stream: _Stream) -> None:
+        if self._is_wide(stream):
+            self._wide[stream] = None
+        else:
+            for job in stream.chosen.ids():
+                self._by_job.setdefault(job, {})[stream] = None
+
+    def _leave(self, stream: _Stream) -> None:
+        for job in stream.chosen.ids():
+            subscribers = self._by_job.get(job)
+            if subscribers is not None:
+                subscribers.pop(stream, None)
+                if not subscribers:
+                    del self._by_job[job]
+
+    def _grown(self, stream: _Stream) -> bool:
+        """Whether jobs of its name have come, which it hears of from now on."""
+        new = self._jobs_of(stream.group, stream.known)
+        if new:
+            if not self._is_wide(stream):
+                self._leave(stream)
+            stream.known += len(new)
+            stream.chosen.add(new)
+            self._enter(stream)
+        return bool(new)
 
     @staticmethod
     def _is_wide(stream: _Stream) -> bool:
@@ -98,7 +127,8 @@ class Streams:
         seen, self._seen = self._seen, self.feed.next
         if seen == self._seen or not self._streams:
             return
-        touched = dict(self._wide)
+        grown = [stream for stream in self._named if self._grown(stream)]
+        touched = {**self._wide, **dict.fromkeys(grown)}
         if self._by_job:
             for job in self.feed.jobs_since(seen, self._by_job):
                 touched.update(self._by_job[job])
@@ -110,6 +140,8 @@ class Streams:
 
     def _pump(self, stream: _Stream) -> None:
         stream.asleep = False
+        if stream.group:
+            self._grown(stream)
         while stream.unread < WINDOW:
             events, stream.next = self.feed.read(stream.next, stream.chosen, stream.names, _PAGE)
             if events:

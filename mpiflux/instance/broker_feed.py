@@ -54,6 +54,16 @@ class Selection:
         self._firsts = [first for first, _ in merged]
         self._bounds: Array | None = None
 
+    def add(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Jobs that are newer than all that it has, as ranges in order."""
+        for first, stop in ranges:
+            if self.ranges and self.ranges[-1][1] == first:
+                self.ranges[-1] = (self.ranges[-1][0], stop)
+            else:
+                self.ranges.append((first, stop))
+                self._firsts.append(first)
+        self._bounds = None
+
     @property
     def size(self) -> int:
         return sum(stop - first for first, stop in self.ranges)

@@ -140,6 +140,11 @@ class Jobs:
             return [int(number)] if int(number) < self._known else []
         return self._by_name.get(name, [])
 
+    def named(self, name: str, known: int) -> list[tuple[int, int]]:
+        """The jobs of the groups of a name, but for so many first ones, as ranges."""
+        groups = self.table.groups
+        return [(groups[number].first_id, groups[number].stop_id) for number in self._groups(name)[known:]]
+
     def selection(self, select: r.Select) -> Selection:
         """The jobs of a Select, but for its states. Raises RequestError when one does not exist."""
         if select.name:

@@ -196,6 +196,36 @@ def test_a_call_number_in_use_ends_its_client_alone(whole: Whole) -> None:
     assert isinstance(whole.ask(other, r.Ls()), r.Reply)
 
 
+def test_who_follows_a_name_hears_of_jobs_that_come_later(whole: Whole) -> None:
+    client, other = whole.hello(), whole.hello()
+    heard: list[tuple[int, str]] = []
+
+    def hear(frame: bytes) -> None:
+        whole.desk.handle(7, m.ClientRequest(other, (frame,)), 0.0)
+        whole.desk.work(0.0)
+        for _, message in whole.desk.collect():
+            if isinstance(message, m.ClientReply) and client in message.clients:
+                for one in map(r.decode_answer, message.frames):
+                    heard.extend((item[1], item[2]) for item in getattr(one, "items", ()))
+
+    whole.ask(other, group(name="followed"))
+    for names in ((), ("submit",)):
+        whole.ask(client, r.Events(1, r.Select(name="followed"), names, -1))
+        first = len(whole.table) + 1
+        for count in (2, 1, 100):
+            hear(r.encode(r.Call(0, group(name="followed", params=table(RangeColumn(0, 1, count))))))
+            hear(r.encode(r.Call(0, group(name="another"))))
+        assert [job for job, name in heard if name == "submit"] == [
+            first, first + 1, first + 3, *range(first + 5, first + 105)]
+        heard.clear()
+        whole.ask(client, r.Unsubscribe(1))
+    finite = whole.ask(client, r.Events(2, r.Select(name="followed"), (), -1, True))
+    assert isinstance(finite, r.Reply)
+    hear(r.encode(r.Call(0, group(name="followed"))))
+    assert not heard, "these are the jobs that there were when it began"
+    whole.gone(client)
+
+
 class _Careless:
     """A part with mistakes."""
 
