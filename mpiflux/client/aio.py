@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpiflux.client import plans
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
+_PAGE = 1000
+"""Records that are read at once."""
 
 
 async def connect(target: str | os.PathLike[str] | None = None, *, keep: bool = False) -> Flux:
@@ -213,6 +216,7 @@ class Service:
                  handler: Callable[[Any], Awaitable[object]]) -> None:
         self._connection, self._calls, self._handler = connection, calls, handler
         self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
@@ -224,12 +228,18 @@ class Service:
     async def _answer(self, number: int, data: bytes) -> None:
         try:
             answer = r.Answer(number, plans.pack_value(await self._handler(decode_value(data))))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # also of sys.exit, and of a task of the handler's that was cancelled: whoever called waits for an answer
+            if self._closed:
+                raise
             answer = plans.failure(number, error)
         self._connection.session.tell(answer)
 
     async def close(self) -> None:
         """Serve no more. Calls that have come and are not answered yet fail for their callers."""
+        self._closed = True
         self._calls.close()
         await self._task
         for task in list(self._running):
@@ -319,6 +329,26 @@ class Flux:
     async def job(self, ref: int | str | None = None) -> Job:
         return Job(self, (await self._do(plans.resolve(plans.own_job() if ref is None else ref)))[0])
 
+    async def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,
+                   results: Collection[str] | None = None, with_output: bool = False) -> AsyncIterator[Record]:
+        """Job records in order of id, read from the run directory by a thread; see :meth:`mpiflux.Flux.jobs`."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from mpiflux.client.flux import open_directory
+
+        await self.sync()
+        loop = asyncio.get_running_loop()
+        # one thread: it is the database's
+        with ThreadPoolExecutor(1) as thread:
+            directory = await loop.run_in_executor(thread, open_directory, self.run_dir)
+            try:
+                records = directory.jobs(name, states=states, results=results, with_output=with_output)
+                while page := await loop.run_in_executor(thread, lambda: list(itertools.islice(records, _PAGE))):
+                    for record in page:
+                        yield record
+            finally:
+                thread.submit(directory.close)
+
     async def group(self, name: str) -> Jobs:
         return Jobs(self, range(*await self._do(plans.resolve(name))))
 
@@ -356,7 +386,8 @@ class Flux:
 
     async def serve(self, name: str, handler: Callable[[Any], Awaitable[object]]) -> Service:
         """Answer calls of a service with a coroutine function; several calls at once."""
-        calls = await self._connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item)
+        calls = await self._connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item,
+                                                 resumes=True)
         return Service(self._connection, calls, handler)
 
     async def call(self, name: str, payload: object = None) -> Any:

@@ -17,7 +17,8 @@ class Service:
 
     def __init__(self, connection: Connection, name: str, handler: Callable[[Any], object], threads: int) -> None:
         self._connection, self._handler = connection, handler
-        self._calls = connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item)
+        self._calls = connection.subscribe(lambda sub, _: r.Serve(sub, name), convert=lambda item: item,
+                                           resumes=True)
         self._taking = threading.Lock()
         self._threads = [threading.Thread(target=self._work, name=f"service {name}", daemon=True)
                          for _ in range(threads)]

@@ -476,12 +476,22 @@ def answer(number: int, handler: Callable[[Any], object], data: bytes) -> r.Answ
     """What ``handler`` makes of a call: its value, or the exception that it raised."""
     try:
         return r.Answer(number, pack_value(handler(store.decode_value(data))))
-    except Exception as error:
+    except BaseException as error:
+        # also of sys.exit: whoever called waits for an answer
         return failure(number, error)
 
 
-def failure(number: int, error: Exception) -> r.Answer:
-    return r.Answer(number, error=f"{type(error).__name__}: {error}")
+MOST_SAID = 1 << 16
+"""Characters of an exception's text that travel."""
+
+
+def failure(number: int, error: BaseException) -> r.Answer:
+    """The answer of a handler that raised; its text can be sent whatever is in it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__} (its text cannot be told)"
+    return r.Answer(number, error=text[:MOST_SAID].encode("utf-8", "backslashreplace").decode())
 
 
 def queues() -> Plan[dict[str, list[int]]]:
