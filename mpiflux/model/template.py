@@ -179,6 +179,25 @@ def _piece(text: str, constants: Mapping[str, bytes], getters: Mapping[str, Gett
     return _joined(parts)
 
 
+def _directory(text: str, constants: Mapping[str, bytes], getters: Mapping[str, Getter]) -> bytes | Getter:
+    """The same for a path, where a value that is an absolute path begins anew, as for :func:`os.path.join`."""
+    plain = _piece(text, constants, getters)
+    template = parse(text)
+    if not template.fields:
+        return plain
+    first, *literals = map(_encode, template.literals)
+    pairs = list(zip(template.fields, literals, strict=True))
+
+    def path(index: int, attempt: int) -> bytes:
+        out = first
+        for name, literal in pairs:
+            value = constants[name] if name in constants else getters[name](index, attempt)
+            out = (value if value.startswith(b"/") and out.endswith(b"/") else out + value) + literal
+        return out
+
+    return path(0, 1) if isinstance(plain, bytes) else path
+
+
 def _joined(parts: list[bytes | Getter]) -> Getter:
     """A function for literal, getter, literal, …: the usual shapes without a loop."""
     first, getter, last = parts[:3]
@@ -228,8 +247,8 @@ class CompiledGroup:
             else:
                 self._env_pieces.append((_encode(name), piece))
         self._script = _piece(group.script or "", constants, getters)
-        self._files = [_piece(text, constants, getters)
-                       for text in (group.cwd, group.input, group.output, group.error)]
+        self._files = [_directory(group.cwd, constants, getters), *(
+            _piece(text, constants, getters) for text in (group.input, group.output, group.error))]
 
     def argv(self, index: int, attempt: int) -> list[bytes]:
         """The whole argument vector: for ``shell`` it is ``/bin/sh -c TEXT``. Empty for a script."""

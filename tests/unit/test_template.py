@@ -121,6 +121,16 @@ def test_undecodable_directory_survives() -> None:
     assert CompiledGroup(group(command=("{workflow.dir}",)), "/\udcff").argv(0, 1) == [b"/\xff"]
 
 
+@pytest.mark.parametrize(("cwd", "value", "made"), [
+    ("/base/{d}", "/tmp", "/tmp"), ("/base/{d}/sub", "/tmp", "/tmp/sub"), ("/base/{d}", "tmp", "/base/tmp"),
+    ("/base/{d}", "a//b", "/base/a//b"), ("/base/x{d}", "/tmp", "/base/x/tmp"), ("/base//x/{d}", "y", "/base//x/y"),
+    ("/base/{workflow.dir}/{d}", "y", "/flow/y"), ("/base/{workflow.dir}", "", "/flow"), ("/a/{{{d}}}", "b", "/a/{b}"),
+])
+def test_a_value_that_is_an_absolute_directory_begins_anew(cwd: str, value: str, made: str) -> None:
+    table = ParamTable(("d",), (ListColumn((value,)),), "zip")
+    assert CompiledGroup(group(cwd=cwd, params=table), "/flow").cwd(0, 1) == made.encode()
+
+
 def test_unknown_name_is_refused_when_compiled() -> None:
     with pytest.raises(TemplateError, match="nope"):
         CompiledGroup(group(command=("a", "{nope}")), "")
