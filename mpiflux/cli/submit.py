@@ -12,8 +12,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.cli.console import say, write_bytes
+from mpiflux.cli.fluxwords import environment, file_name, minutes, without
+from mpiflux.cli.job import exit_status
 from mpiflux.cli.live import connected
-from mpiflux.cli.parser import Parser, assignment, moment, natural, positive, seconds
+from mpiflux.cli.parser import Parser, moment, natural, positive
 from mpiflux.cli.rundir import Trouble, answered
 
 if TYPE_CHECKING:
@@ -47,30 +49,34 @@ def _options(parser: Parser, bulk: bool) -> None:
         add("command", metavar="COMMAND", nargs="+",
             help="a command with {} or {0} {1}, and its inputs: ::: a b, :::: FILE, :::+ (or lines of stdin)")
         add("--shuffle", action="store_true", help="in random order")
-        add("--dry-run", action="store_true", help="print the commands, and submit nothing")
     else:
         add("command", metavar="COMMAND", nargs="+", help="the command and its arguments; with --cc, {cc} is replaced")
         add("--cc", "--bcc", metavar="IDS", default="", help="a job for each of 0-9,12")
         add("--instance", action="store_true",
             help="COMMAND is a workflow file and options of `mpiflux run`: an instance with a rank a task runs it")
+    add("--dry-run", action="store_true", help="print the commands, and submit nothing")
     add("-n", "--ntasks", metavar="N", type=positive, default=1, help="tasks (default 1)")
     add("-c", "--cores-per-task", metavar="N", type=positive, default=1, help="cores for each task (default 1)")
     add("-g", "--gpus-per-task", metavar="N", type=natural, default=0, help="GPUs for each task")
     add("-N", "--nodes", metavar="N", type=natural, default=0, help="nodes to spread the tasks over")
     add("--exclusive", action="store_true", help="whole nodes")
-    add("-t", "--time-limit", metavar="DURATION", type=seconds, default=0.0, help="90s, 10m, 1h30m")
+    add("-t", "--time-limit", metavar="DURATION", type=minutes, default=0.0,
+        help="30s, 10m, 1h30m; a bare number is minutes, as in Flux")
     add("--urgency", metavar="N", type=natural, default=16, help="0 to 31, higher first (default 16); 0 holds the job")
     add("--dependency", metavar="KIND:ID", action="append", default=[], help="afterok, afterany or afternotok")
     add("--begin-time", metavar="TIME", type=moment, default=0.0,
         help="do not start before: 2026-11-23T08:00, or +10m from now")
     add("--job-name", metavar="NAME", default="", help="default: that of the command")
-    add("--env", metavar="NAME=VALUE", type=assignment, action="append", default=[], help="set a variable; repeatable")
+    add("--env", metavar="RULE", action="append", default=[],
+        help="NAME=VALUE sets a variable, NAME takes it from here, -NAME removes it; repeatable")
     add("--cwd", metavar="DIR", help="where it runs (default: here)")
-    add("--output", metavar="FILE", default="", help="file for stdout instead of the store; may have {job.id}")
-    add("--error", metavar="FILE", default="", help="the same for stderr")
-    add("--input", metavar="FILE", default="", help="file for stdin; - is what `mpiflux job attach` passes on")
+    add("--output", metavar="FILE", type=file_name, default="",
+        help="file for stdout instead of the store; may have {{id}} or {job.id}")
+    add("--error", metavar="FILE", type=file_name, default="", help="the same for stderr")
+    add("--input", metavar="FILE", type=file_name, default="",
+        help="file for stdin; - is what `mpiflux job attach` passes on")
     add("--mpi", choices=("none", "pmi1"), default="none", help="how the tasks of an MPI program find each other")
-    add("--wait", action="store_true", help="wait for the end; the exit status says whether all completed")
+    add("--wait", action="store_true", help="wait for the end; the exit status is the highest of the jobs")
     add("--watch", action="store_true", help="wait, and print what the jobs write, as they write it")
     add("-q", "--quiet", action="store_true", help="do not print the ids")
 
@@ -81,31 +87,54 @@ def options_for(args: Namespace) -> dict[str, Any]:
         "name": args.job_name, "tasks": args.ntasks, "cores": args.cores_per_task, "gpus": args.gpus_per_task,
         "nodes": args.nodes, "exclusive": args.exclusive, "time_limit": args.time_limit, "urgency": args.urgency,
         "after": args.dependency or None, "begin_time": args.begin_time,
-        "env": dict(args.env), "output": args.output, "error": args.error,
+        "env": args.sets, "output": args.output, "error": args.error,
         "input": args.input, "hold": args.urgency == 0, "mpi": args.mpi}
     if args.cwd is not None:
         options["cwd"] = args.cwd
     return options
 
 
+def _rules(args: Namespace, command: list[str]) -> list[str]:
+    """Read ``--env``: the variables that are set, and the command, which does not get those that are removed."""
+    try:
+        args.sets, args.removed = environment(args.env, os.environ)
+    except ValueError as error:
+        raise Trouble(str(error)) from None
+    if args.removed:
+        # not that of env
+        args.job_name = args.job_name or os.path.basename(command[0])
+    return without(command, args.removed)
+
+
 def submit(args: Namespace) -> int:
+    args.command = _rules(args, _instance(args) if args.instance else args.command)
+    if args.dry_run:
+        for cc in _ids(args) or [0]:
+            say(shlex.join(word.replace("{cc}", str(cc)) if args.cc else word for word in args.command))
+        return 0
     return connected(args, _submit)
+
+
+def _ids(args: Namespace) -> list[int]:
+    from mpiflux.model import idset
+
+    try:
+        return list(idset.decode(args.cc)) if args.cc else []
+    except ValueError as error:
+        raise Trouble(f"--cc={args.cc}: {error}") from None
 
 
 def _submit(flux: Flux, args: Namespace) -> int:
     from mpiflux.client import plans
-    from mpiflux.model import idset
 
     command: list[str] = args.command
-    if args.instance:
-        command = _instance(args)
     options = options_for(args)
     if args.cc:
         # only {cc} means something, as in Flux
         command = ["{cc}".join(map(plans.literal, word.split("{cc}"))) for word in command]
         options["env"] = {k: "{cc}".join(map(plans.literal, v.split("{cc}"))) for k, v in options["env"].items()}
         options["env"]["MPIFLUX_JOB_CC"] = "{cc}"
-        jobs = flux.submit_many(command, params={"cc": list(idset.decode(args.cc))}, **options)
+        jobs = flux.submit_many(command, params={"cc": _ids(args)}, **options)
     else:
         jobs = flux.submit_many([command], **options)
     return finish(flux, jobs, args)
@@ -129,6 +158,9 @@ def bulksubmit(args: Namespace) -> int:
         raise Trouble(str(error)) from None
     if args.shuffle:
         random.shuffle(chosen)
+    if chosen:
+        _rules(args, chosen[0])
+        chosen = [without(command, args.removed) for command in chosen]
     if args.dry_run:
         say("\n".join(map(shlex.join, chosen)))
         return 0
@@ -144,7 +176,22 @@ def finish(flux: Flux, jobs: Jobs, args: Namespace) -> int:
         say("\n".join(map(str, jobs.ids)))
     if args.watch:
         watch(flux, jobs)
-    return 0 if not (args.wait or args.watch) or jobs.wait().ok else 1
+    return 0 if not (args.wait or args.watch) or jobs.wait().ok else _highest(flux, jobs)
+
+
+def _highest(flux: Flux, jobs: Jobs) -> int:
+    """The highest exit status of jobs not all of which completed, as Flux has it."""
+    from mpiflux.client.errors import NotConnected
+    from mpiflux.model.states import Result
+
+    wanted = set(jobs.ids)
+    bad = [result.name for result in Result if result not in (Result.NONE, Result.COMPLETED, Result.LOST)]
+    try:
+        ended = [record for record in flux.jobs(results=bad) if record.id in wanted]
+    except NotConnected:
+        # the run directory is not to be seen from here
+        ended = [job.record() for job in jobs]
+    return max((exit_status({"returncode": one.returncode, "result": one.result}) for one in ended), default=1) or 1
 
 
 def watch(flux: Flux, jobs: Jobs) -> None:

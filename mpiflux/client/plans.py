@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import datetime
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -240,6 +241,9 @@ def _after(given: Any) -> tuple[r.After, ...]:
 
 
 _KINDS = {"afterok": "ok", "afterany": "any", "afternotok": "not_ok"}
+_NO_KINDS = {"after": " (a job waits for the end of others, not for their start)", "afterexcept": "", "aftercorr": "",
+             "singleton": "", "begin-time": " (say --begin-time)"}
+"""Words of Flux and Slurm that mean nothing here, each with what else to do."""
 
 
 def _after_kind(what: Any, kind: str) -> list[r.After]:
@@ -247,7 +251,12 @@ def _after_kind(what: Any, kind: str) -> list[r.After]:
         word, colon, rest = what.partition(":")
         if colon and word in _KINDS:
             kind, what = _KINDS[word], rest
-        return [r.After(kind, (int(what),)) if what.isdigit() else r.After(kind, group=what)]
+        elif (colon and word in _NO_KINDS) or what == "singleton":
+            hint = _NO_KINDS.get(word, "")
+            raise ValueError(f"dependency {what!r}: {word} is not there{hint}; there are afterok, afterany, afternotok")
+        if re.fullmatch(r"\d+(?:[:,]\d+)*", what, re.ASCII):
+            return [r.After(kind, tuple(map(int, re.split("[:,]", what))))]
+        return [r.After(kind, group=what)]
     if isinstance(what, (int, HasIds)):
         ranges = id_ranges(what)
         return [r.After(kind, tuple(job for first, stop in ranges for job in range(first, stop)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,10 +46,17 @@ def test_bulksubmit_and_submit_watch(place: Place, ranks: int) -> None:
         assert lines[:4] == ["1", "2", "3", "4"] and sorted(lines[4:]) == ["a b 1", "a b 2", "{x} 1", "{x} 2"]
         assert call("bulksubmit --dry-run", "echo", "{}", stdin="x\ny z\n").stdout == "echo x\necho 'y z'\n"
         assert "no inputs" in call("bulksubmit", "echo", ":::", status=2).stderr
-        script = "echo $MPIFLUX_JOB_CC {cc}; echo e{cc} >&2; exit 1"
-        done = call("submit --watch -q --cc=5-7", "sh", "-c", script, status=1)
+        script = "echo $MPIFLUX_JOB_CC {cc}; echo e{cc} >&2; exit $MPIFLUX_JOB_CC"
+        done = call("submit --watch -q --cc=5-7", "sh", "-c", script, status=7)
         assert sorted(done.stdout.splitlines()) == ["5 5", "6 6", "7 7"]
         assert sorted(done.stderr.splitlines()) == ["e5", "e6", "e7"]
+        assert call("submit --dry-run --cc=0-1", "echo", "{cc}", "a b").stdout == "echo 0 'a b'\necho 1 'a b'\n"
+        call("submit --watch -q", "sh", "-c", "kill -9 $$", status=137)
+        place.expected.add("job-sh.txt")
+        call("submit --wait -q --env=-HOME --env=X=1 --env=PATH --output=job-{{name}}.txt", f"--cwd={place.path}",
+             "sh", "-c", "echo ${HOME-none} $X $PATH")
+        assert (place.path / "job-sh.txt").read_text() == f"none 1 {os.environ['PATH']}\n"
+        assert "after is not there" in call("submit --dependency=after:1", "true", status=1).stderr
         fed = call("submit --input=-", "cat").stdout.strip()
         assert call(f"job attach {fed}", stdin="typed").stdout == "typed"
 
