@@ -151,13 +151,33 @@ class _GroupFact:
         return self.number + self.n * len(self.events)
 
 
+class _Submitted:
+    """The same of jobs that were submitted, of which there may be as many as jobs: their events are made when they are
+    told."""
+
+    __slots__ = ("_name", "_now", "_urgency", "_waits", "first", "n", "number")
+
+    def __init__(self, number: int, first: int, n: int, now: float, urgency: int, name: str, waits: bool) -> None:
+        self.number, self.first, self.n = number, first, n
+        self._now, self._urgency, self._name, self._waits = now, urgency, name, waits
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        submit = Event("submit", self._now, {"urgency": self._urgency, "name": self._name})
+        return (submit,) if self._waits else (submit, Event("depend", self._now, {}))
+
+    @property
+    def stop(self) -> int:
+        return self.number + self.n * (1 if self._waits else 2)
+
+
 class Feed:
     """See the module. ``next`` is the number that the next event gets."""
 
     def __init__(self) -> None:
         self.next = 1
         self._numbers: list[int] = []
-        self._facts: list[_Block | _GroupFact] = []
+        self._facts: list[_Block | _GroupFact | _Submitted] = []
         self._cache: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
         self._sent: dict[int, tuple[int, int, int]] = {}
         """(attempt, bytes of stdout, of stderr) that a running job has sent, by job."""
@@ -166,10 +186,8 @@ class Feed:
 
     def submitted(self, group: JobGroup, now: float, *, waits: bool) -> None:
         """``waits``: it cannot start yet."""
-        events = [Event("submit", now, {"urgency": group.priority, "name": group.name})]
-        if not waits:
-            events.append(Event("depend", now, {}))
-        self.jobs(group.first_id, group.count, *events)
+        if group.count:
+            self._add(_Submitted(self.next, group.first_id, group.count, now, group.priority, group.name, waits))
 
     def jobs(self, first: int, n: int, *events: Event) -> None:
         """The same events for jobs first … first+n−1."""
@@ -208,7 +226,7 @@ class Feed:
         if last.n >= _BLOCK:
             last.seal()
 
-    def _add(self, fact: _Block | _GroupFact) -> None:
+    def _add(self, fact: _Block | _GroupFact | _Submitted) -> None:
         self._facts.append(fact)
         self._numbers.append(fact.number)
         self.next = fact.stop
@@ -223,7 +241,7 @@ class Feed:
             fact = self._facts[place]
             if fact.stop <= since:
                 continue
-            if isinstance(fact, _GroupFact):
+            if not isinstance(fact, _Block):
                 upto = self._tell_group(fact, since, chosen, names, most, out)
             else:
                 upto = self._tell_records(place, fact, since, chosen, names, most, out)
@@ -241,7 +259,7 @@ class Feed:
             fact = self._facts[place]
             if fact.stop <= since:
                 continue
-            if isinstance(fact, _GroupFact):
+            if not isinstance(fact, _Block):
                 stop = fact.first + fact.n
                 found.update(job for job in wanted if fact.first <= job < stop)
             else:
@@ -250,10 +268,13 @@ class Feed:
                 found.update(job for job in ids if job in wanted)
         return found
 
-    def _tell_group(self, fact: _GroupFact, since: int, chosen: Selection, names: Collection[str], most: int,
-                    out: list[Told]) -> int:
-        width = len(fact.events)
-        wanted = [(k, event) for k, event in enumerate(fact.events) if not names or event.name in names]
+    def _tell_group(self, fact: _GroupFact | _Submitted, since: int, chosen: Selection, names: Collection[str],
+                    most: int, out: list[Told]) -> int:
+        if not chosen.overlaps(fact.first, fact.first + fact.n - 1):
+            return fact.stop
+        events = fact.events
+        width = len(events)
+        wanted = [(k, event) for k, event in enumerate(events) if not names or event.name in names]
         if not wanted:
             return fact.stop
         begin = fact.first + max(since - fact.number, 0) // width

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from mpiflux.instance.broker_feed import Selection
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.master import Master
 from mpiflux.model import requests as r
-from mpiflux.model.jobspec import Dependency, JobGroup
+from mpiflux.model.jobspec import Dependency, JobGroup, Request
+from mpiflux.model.params import ParamTable
+from mpiflux.model.retry import Retry
 from mpiflux.model.states import State
 from mpiflux.model.template import CompiledGroup, TemplateError
 from mpiflux.sched.dependencies import BEGIN, HOLD
@@ -23,6 +26,11 @@ from mpiflux.store.schema import RunError
 
 KINDS = ("ok", "any", "not_ok")
 Place = tuple[Session, int]
+_S = TypeVar("_S", ParamTable, Request, Retry)
+_NO_PARAMS = ParamTable()
+_NOTHING: dict[str, str] = {}
+_REMEMBERED = 10_000
+"""Shapes of jobs."""
 
 
 class Jobs:
@@ -35,6 +43,7 @@ class Jobs:
         self.master, self.results, self.table = master, results, master.table
         self._misfit = misfit
         self._fits: dict[tuple[object, ...], str] = {}
+        self._same: dict[object, object] = {}
         self._by_name: dict[str, list[int]] = {}
         self._known = 0
         self.closed: str | None = None
@@ -84,18 +93,32 @@ class Jobs:
         if new.hold:
             after.append(Dependency("", HOLD))
         group = JobGroup(
-            number=number, name=name, first_id=first, count=count, command=new.command, script=new.script,
-            shell=new.shell, params=new.params, env=new.env, cwd=new.cwd, input=new.input, output=new.output,
-            error=new.error, request=new.resources, time_limit=new.time_limit, retries=new.retries, retry=new.retry,
-            priority=new.urgency, begin_time=new.begin_time, after=tuple(after), mpi=new.mpi, submitted=True)
+            number=number, name=sys.intern(name), first_id=first, count=count, command=new.command, script=new.script,
+            shell=new.shell, params=self._shared(new.params), env=new.env or _NOTHING, cwd=sys.intern(new.cwd),
+            input=new.input, output=new.output, error=new.error, request=self._shared(new.resources),
+            time_limit=new.time_limit or 0.0, retries=new.retries, retry=self._shared(new.retry),
+            priority=new.urgency, begin_time=new.begin_time or 0.0, after=tuple(after), mpi=sys.intern(new.mpi),
+            submitted=True)
         self._check_templates(group)
         key = group.request.key
         why = self._fits.get(key)
         if why is None:
+            if len(self._fits) >= _REMEMBERED:
+                self._fits.clear()
             why = self._fits[key] = self._misfit(group)
         if why:
             raise RequestError("value", why)
         return group
+
+    def _shared(self, value: _S) -> _S:
+        """The same value, the same object for groups that come one by one and are alike but for their commands: rank 0
+        remembers all of them."""
+        if isinstance(value, ParamTable):
+            return value if value.columns else cast(_S, _NO_PARAMS)
+        key = value.key if isinstance(value, Request) else value
+        if len(self._same) >= _REMEMBERED:
+            self._same.clear()
+        return cast(_S, self._same.setdefault(key, value))
 
     def _check_templates(self, group: JobGroup) -> None:
         texts = [group.name, *group.command, group.script or "", group.cwd, group.input, group.output, group.error,

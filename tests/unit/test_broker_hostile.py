@@ -226,6 +226,18 @@ def test_who_follows_a_name_hears_of_jobs_that_come_later(whole: Whole) -> None:
     whole.gone(client)
 
 
+def test_jobs_submitted_one_by_one_share_what_they_have_in_common(whole: Whole) -> None:
+    client = whole.hello()
+    for word in ("a", "b"):
+        whole.ask(client, group(command=("true", word), cwd="/some/where", name="one-by-one",
+                                resources=Request(cores=2, consumables={"x": 1}), retry=Retry(backoff=1.0)))
+    first, second = whole.table.groups[-2:]
+    assert (first.command, second.command) == (("true", "a"), ("true", "b"))
+    for name in ("request", "retry", "params", "env", "cwd", "name"):
+        assert getattr(first, name) is getattr(second, name), name
+    whole.gone(client)
+
+
 class _Careless:
     """A part with mistakes."""
 
