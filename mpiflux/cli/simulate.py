@@ -55,6 +55,8 @@ def simulate(args: Namespace) -> int:
     from mpiflux.spec import WorkflowError
 
     try:
+        if args.plot is not None:
+            _check_plot(args.plot)
         machine = build(parse_cluster(args.cluster), args.ranks_per_node, cluster_consumables(args.cluster))
         workflow, behaviour, arrivals = _workload(args)
         variants = _variants(args, workflow)
@@ -73,7 +75,7 @@ def simulate(args: Namespace) -> int:
         _show(found)
         if len(found) > 1:
             say(f"\nbest: {winner.name}, done after {_time(winner.makespan)}")
-    return _plot(found, args.plot) if args.plot else 0
+    return 0 if args.plot is None else _plot(found, args.plot)
 
 
 def _workload(args: Namespace) -> tuple[Any, Any, Any]:
@@ -185,14 +187,24 @@ def _spark(curve: Any, width: int = 24) -> str:
     return "".join("▁▂▃▄▅▆▇█"[min(int(part * 8), 7)] if part > 0.001 else " " for part in parts)
 
 
+def _check_plot(path: str) -> None:
+    """Raises CannotSimulate where a picture could not be drawn: better than after hours of simulation."""
+    from mpiflux.sim.compare import CannotSimulate
+    from mpiflux.sim.plot import check_target
+
+    try:
+        check_target(path)
+    except ImportError:
+        raise CannotSimulate("--plot needs Matplotlib: install mpiflux[plot]") from None
+    except ValueError as error:
+        raise CannotSimulate(f"--plot {path}: {error}") from None
+
+
 def _plot(found: list[Statistics], path: str) -> int:
     from mpiflux.sim.plot import plot_utilisation
 
     try:
         plot_utilisation(found, path)
-    except ImportError:
-        tell("mpiflux: simulate: --plot needs Matplotlib: install mpiflux[plot]")
-        return 1
     except (OSError, ValueError) as error:
         tell(f"mpiflux: simulate: cannot draw {path}: {error}")
         return 1

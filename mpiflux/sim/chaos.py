@@ -75,6 +75,9 @@ def scenario(seed: int) -> Scenario:
         workflow = _fitting(_large(sized, workflow, min(one.memory for one in types)), machine)
     if machine.consumables:
         workflow = _fitting(_asking(named, workflow), machine)
+    each = random.Random(f"per node/{seed}")
+    if each.random() < 0.3:
+        workflow = _fitting(_per_node(each, workflow, machine, types), machine)
     scale = rng.choice((0.0, 1.0, 1.0, 20.0))
     costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
                   master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
@@ -133,6 +136,29 @@ def _large(rng: random.Random, workflow: Workflow, most: int) -> Workflow:
         msgspec.structs.replace(group, request=msgspec.structs.replace(
             group.request, memory=rng.choice((0, 0, 1, most // 10, most // 2, most))))
         for group in workflow.groups))
+
+
+def _per_node(rng: random.Random, workflow: Workflow, machine: Machine, types: tuple[NodeType, ...]) -> Workflow:
+    """Some of its groups are once or a few times on every node."""
+    cores, memory = min(one.cores for one in types), min(one.memory for one in types)
+    followed = {dependency.group for group in workflow.groups for dependency in group.after
+                if dependency.kind == "each"}
+    nodes = tuple(node.index for node in machine.nodes)
+    groups: list[JobGroup] = []
+    first = 1
+    for group in workflow.groups:
+        # whoever follows it element by element has as many
+        free = group.name not in followed and all(dependency.kind != "each" for dependency in group.after)
+        if free and rng.random() < 0.6:
+            request = Request(
+                per_node=True, cores=rng.choice((0, 0, 1, max(1, cores - 1), cores)), exclusive=rng.random() < 0.1,
+                memory=rng.choice((0, 1, memory // 2, memory - memory // 10, memory)) if memory else 0,
+                consumables=group.request.consumables)
+            group = msgspec.structs.replace(group, request=request, on=nodes,
+                                            count=len(nodes) * rng.choice((1, 1, 2, 7, 20)))
+        groups.append(msgspec.structs.replace(group, first_id=first))
+        first += group.count
+    return msgspec.structs.replace(workflow, groups=tuple(groups))
 
 
 def _fitting(workflow: Workflow, machine: Machine) -> Workflow:

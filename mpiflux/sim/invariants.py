@@ -8,6 +8,7 @@ from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import PACK, SIZE
 from mpiflux.model.states import Result
+from mpiflux.overlay import address
 from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sim.cluster import Cluster
@@ -26,6 +27,10 @@ Resource = tuple[str, int, int]
 def resources_of(r: m.ResourceSet) -> list[Resource]:
     return [(kind, share.node, number) for share in r.shares
             for kind, numbers in (("core", share.cores), ("gpu", share.gpus)) for number in numbers]
+
+
+MEMORY = "bytes of memory"
+"""Counted with what has a name."""
 
 
 class _Holders:
@@ -47,7 +52,8 @@ class _Holders:
             if other != lease or lease in self.held:
                 raise Violation(f"{' '.join(map(str, resource))} {self.what} lease {lease:#x} and {other:#x}")
         self.held[lease] = mine
-        amounts = self.named[lease] = [((share.node, name), n) for share in r.shares for name, n in share.named]
+        amounts = self.named[lease] = [((share.node, name), n) for share in r.shares
+                                       for name, n in (*share.named, (MEMORY, share.memory)) if n]
         for key, amount in amounts:
             self.used[key] += amount
             if self.totals and self.used[key] > self.totals[key]:
@@ -87,15 +93,17 @@ class Invariants(Watcher):
         self.ended: dict[tuple[int, int], int] = {}
         """How attempts really ended."""
         self.starts = self.steps = self.deaths = 0
+        self.node_of_rank: tuple[int, ...] = ()
         self.shared: dict[str, int] = {}
         """Named resources of the whole instance."""
         self._asking: list[tuple[range, dict[str, int]]] = []
 
     def watch(self, machine: Machine) -> None:
-        """Tell what named resources there are; without this they are not checked."""
-        self.shared = machine.consumables
+        """Tell what memory and named resources there are, and who is where; without this neither is checked."""
+        self.shared, self.node_of_rank = machine.consumables, machine.node_of_rank
         self.granted.totals = self.used.totals = {
-            (node.index, name): amount for node in machine.nodes for name, amount in node.resources.consumables.items()}
+            (node.index, name): amount for node in machine.nodes
+            for name, amount in (*node.resources.consumables.items(), (MEMORY, node.resources.memory))}
 
     def _check_shared(self) -> None:
         """What runs has no more of the instance's named resources than there is."""
@@ -161,6 +169,7 @@ class Invariants(Watcher):
         self.steps += 1
         self.starts += 1
         self._check_leaders(job)
+        self._check_node(executor, job)
         if job in self.running or self.parts.get(job):
             raise Violation(f"job {job} started as attempt {attempt} while "
                             f"{self.running.get(job) or self.parts[job]} runs")
@@ -226,6 +235,14 @@ class Invariants(Watcher):
                             (result == Result.COMPLETED) != (dependency.on == "ok"))):
                         raise Violation(f"job {job} started, and job {leader} before it is at {result}")
 
+    def _check_node(self, executor: int, job: int) -> None:
+        """A job that is for one node is there."""
+        for group in self.groups.values() if self.node_of_rank else ():
+            if group.on and group.first_id <= job < group.stop_id:
+                there = self.node_of_rank[address.rank_of_executor(executor)]
+                if there != group.node_of(job - group.first_id):
+                    raise Violation(f"job {job} is for node {group.node_of(job - group.first_id)} and runs on {there}")
+
     # -- at the end ----------------------------------------------------------------------------------------------
 
     def finish(self, cluster: Cluster) -> None:
@@ -275,5 +292,7 @@ def _left_in(number: int, below: object) -> list[tuple[str, object]]:
             (f"taken GPUs of {number}", pool.total_gpus - pool.free_gpus),
             (f"taken of what has a name of {number}", [
                 node.named for node in pool.states if node.named != node.spec.consumables]),
+            (f"taken memory of {number}", [
+                node.memory for node in pool.states if node.memory + node.away_memory != node.spec.memory]),
             (f"leases of {number}", below._leases),
             (f"jobs held of {number}", below.holding(frozenset()))]

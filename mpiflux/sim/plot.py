@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from mpiflux.sim.statistics import Statistics
+
+
+def check_target(path: str) -> None:
+    """Raise what :func:`plot_utilisation` would for this path, as far as can be seen before; nothing is written."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    # as it guesses from a name
+    ending = os.path.splitext(path)[1][1:].lower()
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if ending not in known:
+        raise ValueError(f"its name does not end in a format: .png, .pdf, .svg, or one of {', '.join(known)}")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no directory {folder}")
+    if os.path.isdir(path):
+        raise ValueError("it is a directory")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise ValueError("you may not write there")
 
 
 def plot_utilisation(found: Sequence[Statistics], path: str) -> None:

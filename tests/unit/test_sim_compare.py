@@ -261,6 +261,23 @@ def test_a_plot_is_drawn(workflow: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "use.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("target", "word"), [
+    ("use.nonsense", "does not end in a format: .png"), ("use", "does not end in a format"), ("", "does not end in"),
+    ("no/such/use.png", "there is no directory"), ("folder.png", "it is a directory"),
+])
+def test_a_picture_that_cannot_be_drawn_is_told_before_the_simulation(
+        workflow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str,
+        word: str) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    there = sorted(tmp_path.iterdir())
+    status, out, err = run(capsys, workflow, "--cluster", "2x(4c)", "--duration", "default=3", "--plot", target)
+    assert (status, out) == (2, "")
+    assert word in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == there
+
+
 @pytest.mark.parametrize(("argv", "word"), [
     (("--duration", "default=1", "--cluster", "nonsense"), "describes no nodes"),
     (("--cluster", "1x(4c)"), "nothing says how long jobs of long run"),
