@@ -149,6 +149,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def timeout(text: str) -> float:
+    """A duration of at least a second."""
+    value = seconds(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than a second")
+    return value
+
+
 def assignment(text: str) -> tuple[str, str]:
     """``NAME=VALUE``."""
     name, equals, value = text.partition("=")

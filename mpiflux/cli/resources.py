@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpiflux.cli.console import colourful, paint, plural, say
@@ -34,18 +34,28 @@ def resources(args: Namespace) -> None:
         nodes = owned(reader, live)
         consumables = named(reader, nodes, live)
     if args.json:
-        keys = ("ranks", "schedulers", "cores", "gpus")
+        keys = ("ranks", "schedulers", "cores", "gpus", "lost")
         say(json.dumps({**{key: meta.get(key) for key in keys}, "consumables": consumables,
                         "nodes": nodes}))
         return
     say(f"{plural(len(nodes), 'node')}, {plural(meta.get('cores', 0), 'core')}, {plural(meta.get('gpus', 0), 'GPU')}, "
         f"{plural(meta.get('ranks', 1), 'rank')}, {plural(meta.get('schedulers', 1), 'scheduler')}")
+    say_lost(meta)
     head = ["NODES", "CORES", "GPUS", "MEMORY"] + (["CORES BUSY", "GPUS BUSY"] if live else [])
     print_table([head, *alike(nodes, live)])
     if consumables:
         print_table([["NAMED", "OF", "THERE ARE", *(["IN USE"] if live else [])],
                      *([name, one["of"], f"{one['total']:,}", *([f"{one['in_use']:,}"] if live else [])]
                        for name, one in consumables.items())])
+
+
+def say_lost(meta: Mapping[str, Any]) -> None:
+    """Ranks that were lost while the run went on, and with them what is not among its resources any more."""
+    lost = meta.get("lost") or []
+    if lost:
+        all_of_them = meta.get("ranks", 0) + len(lost)
+        which = ", ".join(f"rank {one['rank']} on {one['node']} ({one['how']})" for one in lost)
+        say(f"{len(lost)} of {all_of_them} ranks lost: {which}")
 
 
 def named(reader: RunReader, nodes: list[dict[str, Any]], live: bool) -> dict[str, dict[str, Any]]:
@@ -115,6 +125,7 @@ def tree(args: Namespace) -> None:
             say(json.dumps(tree_facts(reader, args.recursive)))
             return
         say(reader.meta.get("plan") or "this run has not said what its tree is")
+        say_lost(reader.meta)
         if args.recursive:
             show_inner(reader)
 

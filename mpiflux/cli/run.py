@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds
+from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds, timeout
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
 
@@ -41,6 +41,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     group.add_argument("--fail-fast", action="store_true", help="cancel the rest when a job fails")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end the run after this long, resumable: 90s, 10m, 1h30m (default: no limit)")
+    add("--rank-timeout", metavar="DURATION", type=timeout, default=60.0,
+        help="go on without a rank that gives no sign of life for this long (default 60s, at least 1s)")
     add("--cores-per-node", metavar="N", type=declared_cores,
         help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
     add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
@@ -104,7 +106,7 @@ def start_ranks(args: Namespace, words: list[str]) -> int:
             args.parser.error(f"--hosts {args.hosts}: {error}")
     ranks = args.ranks if places is None else len(places.hosts)
     return launch([sys.executable, "-m", "mpiflux", *words], ranks, os.environ, lambda text: tell(f"mpiflux: {text}"),
-                  places)
+                  places, says_ready=places is None)
 
 
 def without_ranks(argv: list[str]) -> list[str]:
@@ -127,4 +129,5 @@ def options_of(args: Namespace) -> RunOptions:
         workflow=args.workflow, run_dir=args.run_dir, resume=args.resume, hierarchy=args.hierarchy,
         policy=args.policy, overrides=dict(args.overrides), dry_run=args.dry_run, fail_fast=args.fail_fast,
         time_limit=args.time_limit, cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node,
-        null_exec=args.exec == "null", sync_window=args.sync)
+        null_exec=args.exec == "null", sync_window=args.sync,
+        rank_timeout=args.rank_timeout)

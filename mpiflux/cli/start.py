@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, declared, declared_cores, seconds
+from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, timeout
 from mpiflux.cli.run import define_ranks, start_ranks, starts_ranks, without_ranks
 from mpiflux.instance.options import RunObserver, RunOptions
 
@@ -29,6 +29,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         help="how to show progress (default: not at all, the terminal is the program's)")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end it after this long: 90s, 10m, 1h30m (default: no limit)")
+    add("--rank-timeout", metavar="DURATION", type=timeout, default=60.0,
+        help="go on without a rank that gives no sign of life for this long (default 60s, at least 1s)")
     add("--cores-per-node", metavar="N", type=declared_cores,
         help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
     add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
@@ -57,4 +59,5 @@ def options_of(args: Namespace) -> RunOptions:
     return RunOptions(
         workflow="", initial_program=tuple(args.command), run_dir=args.run_dir, resume=args.resume,
         hierarchy=args.hierarchy, policy=args.policy, time_limit=args.time_limit,
-        cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node, sync_window=args.sync)
+        cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node, sync_window=args.sync,
+        rank_timeout=args.rank_timeout)

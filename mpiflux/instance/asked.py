@@ -43,7 +43,7 @@ class Asked:
     controller_failed: bool
     _clock: Callable[[], float]
     _over: bool
-    _doomed: set[int]
+    _doomed: dict[int, str]
     _waits: Agenda[Any]
     _urgencies: dict[int, Urgencies]
 
@@ -55,6 +55,11 @@ class Asked:
         def _later(self, verdicts: Sequence[Verdict | Elements]) -> None: ...
         def _carry_out(self, verdict: Verdict | Elements) -> None: ...
         def _end_unstarted(self, ids: Any, reason: str | Callable[[int], str], now: float) -> None: ...
+
+    @property
+    def over(self) -> bool:
+        """Every rank has been told to leave."""
+        return self._over
 
     @property
     def ending(self) -> bool:
@@ -175,6 +180,6 @@ class Asked:
             self._end_unstarted(waiting, reason, self._clock())
         if len(handed):
             out = handed.tolist()
-            self._doomed.update(out)
+            self._doomed.update(dict.fromkeys(out, reason))
             self._send(m.Cancel(tuple(out), reason))
         return len(waiting) + len(handed)

@@ -11,6 +11,9 @@ import os
 import socket
 from collections.abc import Collection
 
+_TAKEN_DOWN: list[socket.socket] = []
+"""Bells that nobody can find any more."""
+
 
 class Bell:
     """Rank ``me``'s own bell, and those of ``peers``, the other ranks of its node.
@@ -23,7 +26,9 @@ class Bell:
         self.reliable = False
         """Whether everybody rings who usually sends. Not before the first ring: ranks that share a host name need not
         share its directories."""
-        self._peers = frozenset(peers)
+        self._peers = set(peers)
+        self.gone: set[int] = set()
+        """Ranks whose process is no more, as their bell tells: nobody holds it any longer."""
         self._all_near = self._peers.issuperset(neighbours)
         self._directory, self._me = directory, me
         self._ropes: dict[int, socket.socket] = {}
@@ -45,13 +50,28 @@ class Bell:
         if rank in self._peers:
             self._send(rank, b"")
 
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The other ranks of this node that are not lost, ascending."""
+        return tuple(sorted(self._peers))
+
+    def forget(self, rank: int) -> None:
+        """A rank is lost."""
+        self._peers.discard(rank)
+        self.gone.discard(rank)
+        rope = self._ropes.pop(rank, None)
+        if rope is not None:
+            rope.close()
+
     def _send(self, rank: int, data: bytes) -> None:
         try:
             self._rope(rank).send(data)
         except BlockingIOError:
             pass  # rung often enough
-        except OSError:
+        except OSError as error:
             # not hung up yet, or its rank has left
+            if isinstance(error, ConnectionRefusedError):
+                self.gone.add(rank)
             rope = self._ropes.pop(rank, None)
             if rope is not None:
                 rope.close()
@@ -78,6 +98,12 @@ class Bell:
                     self.ring(int(data))
         except OSError:
             return
+
+    def take_down(self) -> None:
+        """The rank leaves, as all do. Whoever has not heard of that yet and still rings shall not think that this
+        process has died: the bell itself stays until the process ends."""
+        _TAKEN_DOWN.append(self._socket.dup())
+        self.close()
 
     def close(self) -> None:
         for rope in self._ropes.values():

@@ -11,15 +11,19 @@ import os
 import secrets
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import msgspec
 
 from mpiflux.instance.bell import Bell
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, socket_path
-from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
+from mpiflux.instance.keeper import Keeper
+from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.program import Program
@@ -27,30 +31,32 @@ from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
 from mpiflux.model import messages
 from mpiflux.model.environment import clean_environment
-from mpiflux.model.jobspec import PolicySpec
-from mpiflux.model.resources import NodeResources
+from mpiflux.model.tree import TreeNode
 from mpiflux.node.executors import Executors, SupervisorsFail
 from mpiflux.node.pmi import unlink_own_segments
 from mpiflux.node.topology import discover
 from mpiflux.node.zygote import Setup, Zygote, fork_zygote
 from mpiflux.overlay import address
+from mpiflux.overlay.regroup import Tree
 from mpiflux.overlay.transport import LocalTransport, Transport
 from mpiflux.sched.assembly import assemble, executors_of
+from mpiflux.sched.scheduler import Scheduler
 
+START_LIMIT = 10.0
+"""Time-outs of ranks within which all have to be up."""
+_FINALIZE_LIMIT = 60.0
+"""Seconds after which a rank no longer waits for the others to finalise MPI."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class TreeNode(msgspec.Struct, frozen=True):
-    """A scheduler of the plan, as every rank gets to know it."""
+class Fate(Enum):
+    """How a rank comes to its end."""
 
-    id: int
-    parent: int
-    children: tuple[int, ...]
-    rank: int
-    policy: PolicySpec
-    distribution: str
-    resources: tuple[NodeResources, ...]
-    consumables: dict[str, int] = {}
+    CLEAN = 0
+    SURVIVOR = 1
+    """Other ranks are lost."""
+    ORPHANED = 2
+    """Rank 0 is gone, or has taken this one for gone."""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -66,6 +72,7 @@ class Config(msgspec.Struct, frozen=True):
     """Tells instances apart, also on one machine."""
     doors: tuple[str, ...] = ()
     """By node: the path of its socket; empty where none can be made."""
+    rank_timeout: float = 60.0
 
 
 def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
@@ -106,8 +113,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
             if not launcher.rank:
                 tell(problem)
             return 3
+    start_limit = _start_limit(options, world, tell)
     try:
-        status = _run(options, make_observer, report, MPI, world, zygote)
+        status, fate = _run(options, make_observer, report, MPI, world, zygote, start_limit)
     except Exception as error:
         import traceback
 
@@ -116,12 +124,53 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
              f"{traceback.format_exc()}{where} failed: {error!r}; this is a bug worth reporting; go on with "
              "run --resume")
         if world is not None and world.size > 1:
+            if world.rank and start_limit.finished.is_set():
+                # the others go on, where the launcher lets them
+                _leave_mpi(MPI, 3, Fate.SURVIVOR)
             # the others cannot go on without this rank, and would wait for ever
             world.Abort(3)
         return 3
-    if MPI is not None:
-        MPI.Finalize()
+    finally:
+        start_limit.cancel()
+    if fate is Fate.ORPHANED and world.rank == 1 and launcher.kind != "mpiflux":
+        tell(f"rank 1 on {report.node_name} hears no more of rank 0, or was itself taken for lost: it ends; unless the "
+             "others go on, run --resume does")
+    # our own launcher does not ask for MPI to be finalised, which a rank that dies just then would hold up
+    own = launcher.kind == "mpiflux" and "MPIFLUX_JOB_ID" not in os.environ
+    if MPI is not None and not (own and fate is Fate.CLEAN):
+        _leave_mpi(MPI, status, fate)
     return status
+
+
+def _start_limit(options: RunOptions, world: Any, tell: Callable[[str], None]) -> threading.Timer:
+    """Ranks wait for each other while they start, and would do so for ever if one of them died just then."""
+    seconds = START_LIMIT * options.rank_timeout
+
+    def give_up() -> None:
+        if world is not None and not world.rank:
+            tell(f"the ranks have not come together within {seconds:g} s of their start: has one died? Start again")
+        os._exit(3)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    if world is not None and world.size > 1:
+        timer.start()
+    return timer
+
+
+def _leave_mpi(MPI: Any, status: int, fate: Fate) -> None:
+    """Finalise MPI, unless a rank has died: that would wait for it for ever."""
+    if fate is Fate.CLEAN:
+        # should one die just now
+        watchdog = threading.Timer(_FINALIZE_LIMIT, os._exit, (status,))
+        watchdog.daemon = True
+        watchdog.start()
+        MPI.Finalize()
+        watchdog.cancel()
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _look_around(options: RunOptions, launcher: Launcher, given: Grant | None) -> RankReport:
@@ -135,7 +184,7 @@ def _look_around(options: RunOptions, launcher: Launcher, given: Grant | None) -
 
 
 def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: RankReport, MPI: Any, world: Any,
-         zygote: Zygote | None) -> int:
+         zygote: Zygote | None, start_limit: threading.Timer) -> tuple[int, Fate]:
     rank = world.rank if world is not None else 0
     encoded = msgspec.msgpack.encode(report)
     prepared = None
@@ -160,11 +209,11 @@ def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: 
     if config.leave:
         if zygote is not None:
             zygote.close()
-        return config.status
+        return config.status, Fate.CLEAN
     if prepared is None:
-        return _serve(config, None, None, MPI, world, zygote)
+        return _serve(config, None, None, MPI, world, zygote, start_limit)
     try:
-        return _serve(config, prepared, prepared.observer, MPI, world, zygote)
+        return _serve(config, prepared, prepared.observer, MPI, world, zygote, start_limit)
     except Exception as error:
         prepared.observer.failed(error)
         raise
@@ -192,11 +241,11 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
     doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)
                   for index, node in enumerate(prepared.site.nodes))
     return prepared, Config(site=prepared.site, tree=tree, run_dir=prepared.run_dir, null_exec=options.null_exec,
-                            instance=instance, doors=doors)
+                            instance=instance, doors=doors, rank_timeout=options.rank_timeout)
 
 
 def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any, world: Any,
-           zygote: Zygote | None) -> int:
+           zygote: Zygote | None, start_limit: threading.Timer) -> tuple[int, Fate]:
     site = config.site
     assert site is not None
     offset = time.time() - time.monotonic()
@@ -213,6 +262,11 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
         from mpiflux.overlay.mpi import MpiTransport
 
         transport = MpiTransport(MPI, world, members)
+        start_limit.cancel()
+        if READY in os.environ:
+            from mpiflux.instance.selflaunch import say_ready
+
+            say_ready(os.environ)
         # MPICH's shared memory would stay behind when ranks are killed; all have mapped it by now
         unlink_own_segments()
     me = transport.rank
@@ -223,17 +277,36 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
             return 0
         if address.is_executor(endpoint):
             return address.rank_of_executor(endpoint)
-        return address.rank_of_control(endpoint) if address.is_control(endpoint) else rank_of_scheduler[endpoint]
+        if address.is_control(endpoint):
+            return address.rank_of_control(endpoint)
+        # what a scheduler that was retired still has sent may be for one that nobody here has heard of
+        return rank_of_scheduler.get(endpoint, me)
 
-    schedulers = {node.id: assemble(node, node.parent if node.parent >= 0 else address.MASTER,
-                                    lambda child: config.tree[child].resources, table,
-                                    lambda number: site.nodes[number].name)
-                  for node in config.tree if node.rank == me}
+    tree = {node.id: node for node in config.tree}
+
+    def make(node: TreeNode) -> Scheduler:
+        return assemble(node, node.parent if node.parent >= 0 else address.MASTER,
+                        lambda child: tree[child].resources, table, lambda number: site.nodes[number].name)
+
+    def place(node: TreeNode) -> Scheduler | None:
+        tree[node.id] = node
+        rank_of_scheduler[node.id] = node.rank
+        return make(node) if node.rank == me else None
+
+    schedulers = {node.id: make(node) for node in config.tree if node.rank == me}
     rank = Rank(transport, schedulers, rank_of, clock, _hang_bell(config, me, members))
+    keeper = Keeper(rank, config.rank_timeout, place) if transport.size > 1 else None
+    rank.keeper = keeper
     rank.catch_signals(_SIGNALS)
     master = prepared.master(observer, clock) if prepared is not None else None
     if master is not None:
         master.desk = prepared.desk(master, config.instance)
+        if keeper is not None:
+            from mpiflux.instance.lives import Lives
+
+            keeper.lives = Lives(rank, keeper, Tree(config.tree, table), master, config.rank_timeout,
+                                 [node.name for node in site.nodes],
+                                 lambda number: site.nodes[site.node_of_rank[number]].name)
     _open_door(config, rank, listener)
     if master is not None:
         prepared.announce(config.instance, config.doors)
@@ -250,12 +323,13 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     if program is not None:
         program.close()
     transport.close()
+    fate = Fate.CLEAN if keeper is None or keeper.clean else Fate.ORPHANED if keeper.orphaned else Fate.SURVIVOR
     if master is None:
-        return 0
+        return 3 if fate is Fate.ORPHANED else 0, fate
     status = int(prepared.finish(master, observer, clock()))
     if around is not None:
         around.tell(state=master.state(), status=status)
-    return status
+    return status, fate
 
 
 def _announce(config: Config, prepared: Any, observer: RunObserver | None) -> Outer | None:

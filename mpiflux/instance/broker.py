@@ -224,6 +224,11 @@ class Broker:
             for lost in [one for one in self._lost if (one.endpoint, one.pid) == (session.endpoint, session.pid)]:
                 self._let_go(lost)
 
+    def lost(self, endpoint: int) -> None:
+        """A door is no more, with all its clients."""
+        for key in [key for key in self._sessions if key[0] == endpoint]:
+            self._end(self._sessions.pop(key))
+
     def drop(self, session: Session, reason: str) -> None:
         """End a session, with a reason."""
         self._sessions.pop((session.endpoint, session.client), None)

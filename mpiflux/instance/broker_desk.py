@@ -84,6 +84,10 @@ class Desk:
     def resources(self, message: m.NewR) -> None:
         self._results.resources(message)
 
+    def lost(self, endpoint: int) -> None:
+        """A rank is lost, and with it the clients who came through its door."""
+        self._broker.lost(endpoint)
+
     def close(self) -> None:
         self._results.close()
 
@@ -104,7 +108,8 @@ class Desk:
                 "jobs": {"total": counts.total, "depend": counts.depend, "sched": counts.sched, "run": counts.run,
                          "inactive": counts.inactive, "completed": counts.completed, "failed": counts.failed,
                          "canceled": counts.canceled, "timeout": counts.timeout},
-                "groups": len(self._master.groups), "ending": self._master.ending}
+                "groups": len(self._master.groups), "ending": self._master.ending,
+                "lost_ranks": view.lost_ranks}
 
     def _gate(self, session: Session, number: int, op: r.Gate) -> dict[str, Any]:
         jobs = self._jobs

@@ -17,6 +17,10 @@ from typing import NamedTuple
 KINDS = ("hydra", "slurm", "openmpi", "prrte", "jsm", "pals", "flux", "mpiflux", "none")
 
 
+READY = "MPIFLUX_LAUNCH_READY"
+"""Below our own launcher: the descriptor through which rank 0 says that all ranks are up."""
+
+
 class Launcher(NamedTuple):
     """What the environment says. None is "it does not say"."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from mpiflux.instance.asked import Asked
 from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
 from mpiflux.instance.deadline import Deadline
-from mpiflux.instance.view import Desk, Observer, View
+from mpiflux.instance.view import Desk, Lives, Observer, View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FIELDS, FLAG_REASON
@@ -54,13 +54,14 @@ class Master(Asked):
         self.elements = Elementwise(table, self.groups)
         self.feed = Feed()
         self.desk: Desk | None = None
+        self.lives: Lives | None = None
         self.holders: set[object] = set()
         """Whose work is not over even when all jobs are: the instance goes on for them."""
         self.program_status: int | None = None
         """Exit status of the initial program, once it has ended."""
         self.controller_failed = False
-        self._doomed: set[int] = set()
-        """Jobs that were handed out and are to be cancelled: they are not tried again."""
+        self._doomed: dict[int, str] = {}
+        """Jobs that were handed out and are to be cancelled, and why: they are not tried again."""
         self._t_submit = t_submit
         """By group; grows with what is submitted."""
         self._urged = urged
@@ -190,6 +191,9 @@ class Master(Asked):
                 self.desk.explained(message)
         elif isinstance(message, m.Stopped):
             self._finish()
+        elif isinstance(message, m.Regrown):
+            if self.lives is not None:
+                self.lives.regrown(message.jobs)
         elif isinstance(message, m.Fault):
             self.observer.note(message.text)
 
@@ -305,7 +309,8 @@ class Master(Asked):
         if self.desk is not None:
             self.desk.ended(place, records, report, applied.ended)
         if self._doomed:
-            self._doomed.difference_update(applied.ended.tolist())
+            for job in applied.ended.tolist():
+                self._doomed.pop(job, None)
         if len(applied.again) and not self.view.interrupted:
             self._again(applied.again, records, now)
         verdicts: list[Verdict] = []
@@ -366,7 +371,8 @@ class Master(Asked):
         if self._doomed:
             doomed = np.isin(ids, np.fromiter(self._doomed, "i8", len(self._doomed)))
             if doomed.any():
-                self._end_unstarted(ids[doomed], "cancelled", now)
+                reasons = {job: self._doomed[job] for job in ids[doomed].tolist()}
+                self._end_unstarted(ids[doomed], reasons.__getitem__, now)
                 ids = ids[~doomed]
         failed = ids
         if lost:

@@ -34,6 +34,8 @@ class RunOptions:
     """Schedule everything and start nothing."""
     sync_window: float = 0.05
     """Seconds of finished work that a kill may lose."""
+    rank_timeout: float = 60.0
+    """Seconds after which a rank that gives no sign of life is taken for lost."""
     initial_program: tuple[str, ...] = ()
     """A command that rank 0 runs beside the jobs; the instance ends with it, and with its status."""
 

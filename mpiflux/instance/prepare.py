@@ -70,6 +70,8 @@ class Prepared:
         results = Results(master.table, master.journal, hosts, self.t_submit, self.run_dir)
 
         def misfit(group: JobGroup) -> str:
+            if master.lives is not None and (left := master.lives.misfit(group)):
+                return left
             return "\n".join(explain_misfits(self.plan, [group]))
 
         return Desk(master, results, self.kvs, instance=instance, run_dir=self.run_dir, cores=site.total_cores,
@@ -229,7 +231,7 @@ def _describe(prepared: Prepared, now: float) -> None:
              "cores": site.total_cores, "gpus": site.total_gpus, "resources": resources,
              "consumables": workflow.consumables, "plan": draw(prepared.plan),
              "tree": _tree(prepared.plan, names),
-             "schedulers": len(prepared.plan.schedulers), "cwd": os.getcwd()}
+             "schedulers": len(prepared.plan.schedulers), "lost": [], "cwd": os.getcwd()}
     journal.set_meta(**facts)
     prepared.facts = facts
     _write_facts(prepared.run_dir, facts)

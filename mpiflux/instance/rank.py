@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from mpiflux.instance.bell import Bell
@@ -27,6 +27,8 @@ TALK_WAIT = 0.0003
 """The pause between two looks meanwhile; ``epoll`` knows no shorter one than a millisecond."""
 QUIET = 5.0
 """Seconds without news after which a rank asks less often still: each look at MPI costs it 50 µs of CPU."""
+LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
+"""What concerns the lives of ranks."""
 _ALONE_WAIT = 0.5
 _NEVER = float("inf")
 
@@ -68,6 +70,7 @@ class ExecutorService(Protocol):
     def pending(self) -> bool: ...
     def retry(self) -> None: ...
     def receive(self, number: int) -> bool: ...
+    def renew(self, number: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -87,8 +90,18 @@ class Service(Protocol):
         """The rank leaves."""
 
 
+class Keeper(Service, Protocol):
+    """Who looks after the lives of ranks."""
+
+    over: bool
+    """The rank is to leave without further ado."""
+
+    def farewell(self) -> bool:
+        """Nothing runs on this rank any more; called until it is true, which is when it may leave."""
+
+
 class Rank:
-    """One rank of an instance. ``run`` returns once the master's Shutdown has come."""
+    """One rank of an instance. ``run`` returns once the master's Shutdown has come, or it has nobody to work for."""
 
     def __init__(self, transport: Transport, schedulers: Mapping[int, Scheduler], rank_of: Callable[[int], int],
                  clock: Callable[[], float], bell: Bell | None = None) -> None:
@@ -98,10 +111,13 @@ class Rank:
         self.executors: ExecutorService | None = None
         self.master: Master | None = None
         self.service: Service | None = None
+        self.keeper: Keeper | None = None
+        """Of a rank that is not alone."""
         self.done = False
         self._watched: dict[int, Callable[[int, int], None]] = {}
         self._local: deque[tuple[int, int, m.Message]] = deque()
         self._dirty: set[int] = set()
+        self._retired: set[int] = set()
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
         self._pauses = ASKING
         self._wait = self._pauses.shortest
@@ -152,6 +168,20 @@ class Rank:
         for fd in self._links:
             self._epoll.register(fd, select.EPOLLIN)
 
+    # -- when ranks are lost -------------------------------------------------------------------------------------
+
+    def replace(self, retired: Iterable[int], schedulers: Mapping[int, Scheduler], executors: Iterable[int]) -> None:
+        """Other schedulers instead of the retired ones, of whom nothing is taken any more; these executors anew."""
+        self._retired.update(retired)
+        for number in self._retired.intersection(self.schedulers):
+            del self.schedulers[number]
+        self._dirty.difference_update(self._retired)
+        self.schedulers.update(schedulers)
+        if self.executors is not None:
+            for number in executors:
+                self.executors.renew(number)
+            self._register_links()
+
     # -- messages ------------------------------------------------------------------------------------------------
 
     def deliver(self, dst: int, src: int, message: m.Message) -> None:
@@ -169,18 +199,23 @@ class Rank:
         while True:
             while local:
                 dst, src, message = local.popleft()
+                if src in self._retired:
+                    continue
                 if dst in schedulers:
                     schedulers[dst].receive(src, message, now)
                     self._dirty.add(dst)
                 elif address.is_control(dst):
                     if isinstance(message, m.Shutdown):
                         self.done = True
+                    elif isinstance(message, LIVES):
+                        if self.keeper is not None:
+                            self.keeper.handle(src, message, now)
                     elif self.service is not None:
                         self.service.handle(src, message, now)
                 elif dst == address.MASTER:
                     assert self.master is not None
                     self.master.handle(src, message, now)
-                elif self.executors is not None:
+                elif address.is_executor(dst) and self.executors is not None:
                     self.executors.post(dst, src, message)
             if self.master is not None:
                 self.master.turn(now)
@@ -197,14 +232,21 @@ class Rank:
 
     def run(self) -> None:
         """Until Shutdown has come and everything has left."""
-        while not (self.done and self.transport.idle() and not self._local):
+        keeper = self.keeper
+        while not (self.done and self.transport.idle() and not self._local) and not (keeper and keeper.over):
             self.turn()
         if self.service is not None:
             self.service.close()
+            self.service = None
         if self.executors is not None:
             self.executors.close()
+            self.executors, self._links = None, {}
+        while keeper is not None and not keeper.farewell():
+            self.turn()
+        if keeper is not None:
+            keeper.close()
         if self.bell is not None:
-            self.bell.close()
+            self.bell.take_down()
         self._epoll.close()
         signal.set_wakeup_fd(-1)
         self._signals_in.close()
@@ -250,6 +292,8 @@ class Rank:
             longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
             self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
         if busy or self._local or now >= self._next_wake():
+            if self.keeper is not None:
+                self.keeper.turn(now)
             if self.service is not None:
                 self.service.turn(now)
             self._dispatch(now)
@@ -283,6 +327,8 @@ class Rank:
     def _next_wake(self) -> float:
         """When the master or the service wants to work even if nothing happens."""
         first = self.master.next_wake() if self.master is not None else _NEVER
+        if self.keeper is not None:
+            first = min(first, self.keeper.next_wake())
         return min(first, self.service.next_wake()) if self.service is not None else first
 
 

@@ -13,9 +13,10 @@ import select
 import selectors
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from mpiflux.instance.hosts import Layout
+from mpiflux.instance.launcher import READY
 from mpiflux.model.environment import ALLOCATION_NAMES, clean_environment
 from mpiflux.model.pmi import Abort, Action, PmiServer, process_mapping
 from mpiflux.node.pmi import PmiService, kvs_name, remove_segments
@@ -47,20 +48,30 @@ NOT_EXECUTABLE = 126
 def survivors_go_on(rank: int, mpi_up: bool) -> bool:
     """Whether the other ranks go on when ``rank`` has died or failed.
 
-    ``mpi_up`` tells that every rank has at least come to MPI_Init, which cannot succeed without all of them.
+    ``mpi_up`` tells that every rank has at least come to MPI_Init, which cannot succeed without all of them, and that
+    none waits for all others since.
     Nothing goes on without rank 0.
     """
     return rank != 0 and mpi_up
 
 
+def say_ready(environ: MutableMapping[str, str]) -> None:
+    """By rank 0 of a program that :func:`launch` expects to say so: all ranks are up, and none waits for all others."""
+    fd = environ.pop(READY, "")
+    if fd.isdigit():
+        os.write(int(fd), b"1")
+        os.close(int(fd))
+
+
 def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
-           tell: Callable[[str], None], layout: Layout | None = None) -> int:
+           tell: Callable[[str], None], layout: Layout | None = None,
+           says_ready: bool = False) -> int:
     """Run ``argv`` as ``ranks`` ranks to the end and return the exit status for this process.
 
     That is rank 0's (128+N when signal N ended it), or that of the rank which brought the program down. ``tell``
     takes lines for the person. Call it from the main thread of a process that has not initialised MPI. ``layout``
-    says which rank runs on which host; without it all run here. Raises ValueError unless ``ranks`` is positive and
-    ``argv`` is not empty.
+    says which rank runs on which host; without it all run here. ``says_ready``: rank 0 calls :func:`say_ready`, and
+    whoever dies before that ends the others. Raises ValueError unless ``ranks`` is positive and ``argv`` is not empty.
     """
     if ranks < 1 or not argv:
         raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
@@ -70,7 +81,7 @@ def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
         return WRONG_USE
     if layout is None:
         layout = Layout(("localhost",) * ranks, (), frozenset({"localhost"}))
-    return _Launch(list(argv), environ, tell, layout).run()
+    return _Launch(list(argv), environ, tell, layout, says_ready).run()
 
 
 def exit_status(returncode: int) -> int:
@@ -80,7 +91,10 @@ def exit_status(returncode: int) -> int:
 
 class _Launch:
     def __init__(self, argv: list[str], environ: Mapping[str, str], tell: Callable[[str], None],
-                 layout: Layout) -> None:
+                 layout: Layout, says_ready: bool = False) -> None:
+        self.ready = not says_ready
+        self.ready_pipe: tuple[int, int] | None = None
+        """Through which rank 0 says that all are up."""
         self.argv, self.size, self.tell, self.layout = argv, len(layout.hosts), tell, layout
         self.environ = clean_environment(environ, keep=ALLOCATION_NAMES)
         self.pids: dict[int, int] = {}  # living ranks
@@ -115,12 +129,17 @@ class _Launch:
                         self._reap(rank, 0)
                     self._take_terminal()
                     self.service.close()
+                    if self.ready_pipe is not None:
+                        os.close(self.ready_pipe[0])
         finally:
             self.guard.dismiss()
             remove_segments(kvsname, len(set(self.layout.hosts)))
         return self._status()
 
     def _start_all(self) -> None:
+        if not self.ready:
+            self.ready_pipe = os.pipe2(os.O_CLOEXEC)
+            self.selector.register(self.ready_pipe[0], selectors.EVENT_READ)
         for rank in range(self.size):
             for number in self.signals.read():
                 self._on_signal(number)
@@ -137,6 +156,9 @@ class _Launch:
 
     def _start(self, rank: int) -> None:
         _, variables = self.service.open(rank)
+        if rank == 0 and self.ready_pipe is not None:
+            os.set_inheritable(self.ready_pipe[1], True)
+            variables = {**variables, READY: str(self.ready_pipe[1])}
         argv = self.layout.command(rank, self.argv, self.kvsname)
         actions = [] if rank == 0 else [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         try:
@@ -145,6 +167,8 @@ class _Launch:
                                   setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTOU])  # ignored here
         finally:
             self.service.started(rank)
+            if rank == 0 and self.ready_pipe is not None:
+                os.close(self.ready_pipe[1])
         self.pids[rank] = pid
         self.guard.watch(pid)
         if rank == 0:
@@ -165,12 +189,21 @@ class _Launch:
             if key.fd == self.signals.fd:
                 for number in self.signals.read():
                     self._on_signal(number)
+            elif self.ready_pipe is not None and key.fd == self.ready_pipe[0]:
+                self._hear_ready()
             elif self.service.serves(key.fd):  # an earlier event of this turn may have closed it
                 self._serve(key.fd)
         self._check_stuck()
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self.deadline = None
             self.on_deadline()
+
+    def _hear_ready(self) -> None:
+        assert self.ready_pipe is not None
+        fd, self.ready_pipe = self.ready_pipe[0], None
+        self.ready = bool(os.read(fd, 1))
+        self.selector.unregister(fd)
+        os.close(fd)
 
     def _status(self) -> int:
         own = self.status_before_ending
@@ -219,7 +252,9 @@ class _Launch:
             if rank == 0:
                 self._stopped()
             return
-        mpi_up = all(map(self.service.server.initialized, range(self.size)))
+        if self.ready_pipe is not None and _readable(self.ready_pipe[0]):
+            self._hear_ready()
+        mpi_up = self.ready and all(map(self.service.server.initialized, range(self.size)))
         del self.pids[rank]
         self.guard.unwatch(pid)
         self.returncodes[rank] = os.waitstatus_to_exitcode(status)
@@ -255,7 +290,7 @@ class _Launch:
             if not told_to:
                 self.tell(f"rank {rank} {how}; the others go on")
             return
-        reason = "" if told_to else f"rank {rank} {how} before MPI was up; ending the others"
+        reason = "" if told_to else f"rank {rank} {how} before all were up; ending the others"
         if returncode < 0:
             self._end(reason, exit_status(returncode))
         else:

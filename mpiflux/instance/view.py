@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mpiflux.model import messages as m
+from mpiflux.model.jobspec import JobGroup
 from mpiflux.store.jobtable import Counts
 
 
@@ -17,6 +18,16 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something a person should hear of."""
+
+
+class Lives(Protocol):
+    """Who deals with the loss of ranks."""
+
+    def regrown(self, jobs: int) -> None:
+        """The root scheduler goes on without what was lost, and with it so many jobs."""
+
+    def misfit(self, group: JobGroup) -> str | None:
+        """Why a job can never run on what is left; None when it can, or nothing was lost."""
 
 
 class Desk(Protocol):
@@ -33,6 +44,7 @@ class Desk(Protocol):
     def stdin_taken(self, message: m.StdinTaken) -> None: ...
     def resources(self, message: m.NewR) -> None: ...
     def explained(self, message: m.Explained) -> None: ...
+    def lost(self, endpoint: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -53,3 +65,4 @@ class View:
     journal_error: str | None = None
     retried: int = 0
     lost: int = 0
+    lost_ranks: int = 0

@@ -10,8 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.resources import NodeResources
+from mpiflux.model.tree import TreeNode
 
-VERSION = 2
+VERSION = 3
 """Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
 
 
@@ -390,10 +392,79 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
     puts: dict[bytes, bytes]
 
 
+# -- lives of ranks: between the control endpoints of ranks (mpiflux.instance.keeper), and to the root scheduler -------
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The sender lives. Rank 0 and every other rank tell each other now and then."""
+
+
+class Missing(msgspec.Struct, frozen=True, tag="missing"):
+    """To rank 0: these ranks are gone for certain."""
+
+    ranks: tuple[int, ...]
+
+
+class Regroup(msgspec.Struct, frozen=True, tag="regroup"):
+    """To every living rank: ranks are lost. Answered by :class:`Regrouped` once all of it is done."""
+
+    generation: int
+    """Counts the times that this happened."""
+    lost: tuple[int, ...]
+    """All ranks that are lost by now: nothing is sent to them or taken from them any more."""
+    retired: tuple[int, ...]
+    """Schedulers that are no more, in all generations."""
+    nodes: tuple[TreeNode, ...]
+    """Those that take their place."""
+    executors: tuple[int, ...]
+    """Executors on living ranks whose schedulers are retired: they start anew, with nothing left of what they ran."""
+
+
+class Regrouped(msgspec.Struct, frozen=True, tag="regrouped"):
+    """Nothing of what :class:`Regroup` retired is left on the sender."""
+
+    generation: int
+
+
+class Regrow(msgspec.Struct, frozen=True, tag="regrow"):
+    """To the root scheduler, from the master, once all ranks have regrouped. Answered by :class:`Regrown`."""
+
+    lost: tuple[int, ...]
+    """Children that are no more: what they had is lost."""
+    gained: tuple[TreeNode, ...]
+    """Children that are new."""
+    executors: tuple[int, ...]
+    """Executors that are no more: what they had is lost. Of those that start anew their ranks tell, as ever."""
+    resources: tuple[NodeResources, ...]
+    """R from now on."""
+    reason: str = ""
+
+
+class Regrown(msgspec.Struct, frozen=True, tag="regrown"):
+    """The answer: how many jobs were lost."""
+
+    jobs: int
+
+
+class Dismissed(msgspec.Struct, frozen=True, tag="dismissed"):
+    """To a rank that was taken for lost, should it live after all: end what you run, and leave."""
+
+
+class Left(msgspec.Struct, frozen=True, tag="left"):
+    """To rank 0, after :class:`Shutdown`: nothing runs on the sender any more."""
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """Every living rank has said :class:`Left`. ``clean``: none was lost, so MPI can be finalised."""
+
+    clean: bool
+
+
 Message = (Declare | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
            | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke
            | Feed | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken
-           | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
+           | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone
+           | Alive | Missing | Regroup | Regrouped | Regrow | Regrown | Dismissed | Left | Leave)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

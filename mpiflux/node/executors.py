@@ -118,6 +118,14 @@ class Executors:
             self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
+    def renew(self, number: int) -> None:
+        """Another one instead of a supervisor that lives: its schedulers are no more, and what it runs is ended.
+
+        The root scheduler may have used it too, and is told of its end as ever.
+        """
+        self._replace(number)
+        self._stillborn.pop(number, None)
+
     def close(self) -> None:
         """Hang up and wait: supervisors end what they run, and leave."""
         for link in self._links.values():

@@ -69,5 +69,11 @@ class NullExecutors:
     def receive(self, number: int) -> bool:
         return True
 
+    def renew(self, number: int) -> None:
+        """What it has of leases and jobs is no more."""
+        for held in (self._leases, self._fed):
+            for key in [key for key in held if key[0] == number]:
+                del held[key]  # type: ignore[attr-defined]  # either
+
     def close(self) -> None:
         return

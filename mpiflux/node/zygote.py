@@ -240,7 +240,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
     code = 1
     try:
         from mpiflux.node.launch import Launcher
-        from mpiflux.node.link import Link
+        from mpiflux.node.link import Link, LinkClosed
         from mpiflux.node.supervisor import Supervisor
         from mpiflux.node.topology.gpus import GPU_VARIABLES, gpu_environment
         from mpiflux.node.topology.types import Gpu
@@ -250,7 +250,11 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         frames: list[bytes] = []
         while not frames:
             select.select([sock], [], [])
-            frames = link.receive()
+            try:
+                frames = link.receive()
+            except LinkClosed:
+                # its rank has died meanwhile
+                os._exit(0)
         setup = msgspec.msgpack.decode(frames[0], type=Setup)
         base = {name: value for name, value in setup.environ.items() if os.fsdecode(name) not in GPU_VARIABLES}
         gpus = {number: Gpu(number, vendor, name, -1, "") for number, vendor, name in setup.gpus}

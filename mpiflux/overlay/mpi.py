@@ -5,6 +5,7 @@ Collectives are used while starting only, so that one dead rank cannot hang the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,17 +64,24 @@ class MpiTransport:
     """Implements :class:`mpiflux.overlay.transport.Transport`.
 
     ``members`` lists for every scheduler the ranks that it or its children and executors are on, its own first.
-    Collective over ``world``: every rank calls with the same ``members``.
+    Collective over ``world``: every rank calls with the same ``members``. Nothing here waits for another rank, not even
+    for the rest of a long message: that rank may have died in the middle of it.
     """
 
     def __init__(self, MPI: Any, world: Any, members: Mapping[int, Sequence[int]]) -> None:
         self._MPI = MPI
         self.rank, self.size = world.rank, world.size
-        self._comms: dict[int, tuple[Any, dict[int, int]]] = {}
-        self._sending: list[tuple[Any, bytes]] = []
+        self._comms: dict[int, _Comm] = {}
+        self._sending: list[tuple[Any, bytes, int]] = []
+        self._arriving: dict[tuple[int, int], deque[tuple[Any, bytearray]]] = {}
+        """What is still on its way here, by communicator and rank, in order."""
+        self._lost: set[int] = set()
+        self._failed: set[int] = set()
+        self._abandoned: list[Any] = []
+        """Requests that never end; MPI must not lose their buffers."""
         everyone = world.Dup()
         everyone.Set_errhandler(MPI.ERRORS_RETURN)
-        self._comms[EVERYBODY] = (everyone, {rank: rank for rank in range(self.size)})
+        self._comms[EVERYBODY] = _Comm(everyone, list(range(self.size)))
         everybody = world.Get_group()
         for scheduler, ranks in sorted(members.items()):
             if len(ranks) < 2 or self.rank not in ranks:
@@ -83,31 +91,100 @@ class MpiTransport:
             comm = world.Create_group(group, scheduler % 32000)
             group.Free()
             comm.Set_errhandler(MPI.ERRORS_RETURN)
-            self._comms[scheduler] = (comm, {rank: place for place, rank in enumerate(ranks)})
+            self._comms[scheduler] = _Comm(comm, list(ranks))
         everybody.Free()
         self._status = MPI.Status()
+        self._gone = {getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")}
 
     def send(self, scheduler: int, rank: int, batch: bytes) -> None:
-        comm, places = self._comms.get(scheduler, self._comms[EVERYBODY])
-        if rank not in places:
-            # an executor below a child, for a job on borrowed resources
-            comm, places = self._comms[EVERYBODY]
-        self._sending.append((comm.Isend([batch, self._MPI.BYTE], places[rank], _TAG), batch))
+        if rank in self._lost:
+            return
+        comm = self._comms.get(scheduler, self._comms[EVERYBODY])
+        if rank not in comm.places:
+            # an executor below a child, for a job on borrowed resources; or a scheduler that came when a rank was lost
+            comm = self._comms[EVERYBODY]
+        try:
+            request = comm.comm.Isend([batch, self._MPI.BYTE], comm.places[rank], _TAG)
+        except self._MPI.Exception:
+            self._failed.add(rank)
+        else:
+            self._sending.append((request, batch, rank))
 
     def poll(self) -> list[bytes]:
-        MPI, status = self._MPI, self._status
         batches: list[bytes] = []
-        for comm, _ in self._comms.values():
-            while comm.Iprobe(MPI.ANY_SOURCE, _TAG, status):
-                buffer = bytearray(status.Get_count(MPI.BYTE))
-                comm.Recv([buffer, MPI.BYTE], status.Get_source(), _TAG)
-                batches.append(bytes(buffer))
+        if self._arriving:
+            self._go_on(batches)
+        status = self._status
+        for number, comm in self._comms.items():
+            try:
+                while comm.comm.Iprobe(self._MPI.ANY_SOURCE, _TAG, status):
+                    self._receive(number, comm, batches)
+            except self._MPI.Exception as error:
+                self._look(comm, error)
         if self._sending:
-            self._sending = [pair for pair in self._sending if not pair[0].Test()]
+            self._sending = [one for one in self._sending if not self._ended(one[0], one[2])]
         return batches
+
+    def _receive(self, number: int, comm: _Comm, batches: list[bytes]) -> None:
+        """Take what was just found."""
+        place = self._status.Get_source()
+        rank = comm.ranks[place]
+        buffer = bytearray(self._status.Get_count(self._MPI.BYTE))
+        request = comm.comm.Irecv([buffer, self._MPI.BYTE], place, _TAG)
+        key = (number, rank)
+        if rank in self._lost:
+            self._abandoned.append((request, buffer))
+        elif key not in self._arriving and self._ended(request, rank):
+            batches.append(bytes(buffer))
+        else:
+            self._arriving.setdefault(key, deque()).append((request, buffer))
+
+    def _go_on(self, batches: list[bytes]) -> None:
+        for key, waiting in list(self._arriving.items()):
+            while waiting and self._ended(waiting[0][0], key[1]):
+                batches.append(bytes(waiting.popleft()[1]))
+            if not waiting:
+                del self._arriving[key]
+
+    def _ended(self, request: Any, rank: int) -> bool:
+        try:
+            return bool(request.Test())
+        except self._MPI.Exception:
+            self._failed.add(rank)
+            return False
+
+    def _look(self, comm: _Comm, error: Any) -> None:
+        """Somebody of a communicator is gone: who, and go on without."""
+        if error.Get_error_class() not in self._gone:
+            raise error
+        failed = comm.comm.Get_failed()
+        places = self._MPI.Group.Translate_ranks(failed, None, comm.comm.Get_group())
+        self._failed.update(comm.ranks[place] for place in places)
+        comm.comm.Ack_failed()
+
+    def failed(self) -> set[int]:
+        found, self._failed = self._failed - self._lost, set()
+        return found
+
+    def forget(self, rank: int) -> None:
+        self._lost.add(rank)
+        self._abandoned += [one for one in self._sending if one[2] == rank]
+        self._sending = [one for one in self._sending if one[2] != rank]
+        for key in [key for key in self._arriving if key[1] == rank]:
+            self._abandoned.append(self._arriving.pop(key))
 
     def idle(self) -> bool:
         return not self._sending
 
     def close(self) -> None:
         self._comms.clear()
+
+
+class _Comm:
+    """A communicator, and the ranks in it by their place there."""
+
+    __slots__ = ("comm", "places", "ranks")
+
+    def __init__(self, comm: Any, ranks: list[int]) -> None:
+        self.comm, self.ranks = comm, ranks
+        self.places = {rank: place for place, rank in enumerate(ranks)}

@@ -17,6 +17,12 @@ class Transport(Protocol):
     def poll(self) -> list[bytes]:
         """Batches that have arrived."""
 
+    def failed(self) -> set[int]:
+        """Ranks of which it has learnt by itself that they are gone, since this was last asked."""
+
+    def forget(self, rank: int) -> None:
+        """A rank is lost: nothing is sent to it, waited for or taken from it any more."""
+
     def idle(self) -> bool:
         """Whether everything that was sent has left."""
 
@@ -35,6 +41,12 @@ class LocalTransport:
 
     def poll(self) -> list[bytes]:
         return []
+
+    def failed(self) -> set[int]:
+        return set()
+
+    def forget(self, rank: int) -> None:
+        return
 
     def idle(self) -> bool:
         return True

@@ -34,7 +34,7 @@ class Child:
 
     def __init__(self, endpoint: int, pool: ResourcePool) -> None:
         self.endpoint = endpoint
-        self._pool = pool
+        self.pool = pool
         self._capacity: dict[tuple[object, ...], int] = {}
         self._holds: dict[tuple[int, tuple[object, ...]], bool] = {}
         self._counts: dict[tuple[object, ...], _Count] = {}
@@ -79,7 +79,7 @@ class Child:
         key = request.key
         found = self._capacity.get(key)
         if found is None:
-            found = self._capacity[key] = self._pool.capacity(request)
+            found = self._capacity[key] = self.pool.capacity(request)
         return found
 
     def capacity_of(self, group: JobGroup) -> int:
@@ -91,7 +91,7 @@ class Child:
         key = node, request.key
         found = self._holds.get(key)
         if found is None:
-            found = self._holds[key] = self._pool.fits_on(node, request)
+            found = self._holds[key] = self.pool.fits_on(node, request)
         return found
 
     def room_for(self, group: JobGroup) -> int:

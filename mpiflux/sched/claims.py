@@ -7,7 +7,7 @@ running job.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mpiflux.model.messages import NodeShare, ResourceSet
 from mpiflux.sched.placement import bits, mask_of
@@ -59,6 +59,17 @@ class Claims:
 
     def __bool__(self) -> bool:
         return bool(self._claims)
+
+    def waits_below(self, token: int) -> bool:
+        """Whether a claim of a lower token is not complete yet."""
+        return any(one < token for one in self._claims)
+
+    def drop(self, nodes: Collection[int]) -> None:
+        """These nodes are lost: nothing of them is waited for, and nothing told."""
+        for token, claim in list(self._claims.items()):
+            claim.missing = [wanted for wanted in claim.missing if wanted.node not in nodes]
+            if not any(claim.missing):
+                del self._claims[token]
 
     def add(self, token: int, shares: Sequence[NodeShare], now: float) -> None:
         self._claims[token] = _Claim(shares, now)

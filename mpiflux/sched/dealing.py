@@ -23,6 +23,7 @@ from mpiflux.sched.children import Child, Shape
 from mpiflux.sched.distribution import Pull, make
 from mpiflux.sched.explain import Fact, wants
 from mpiflux.sched.meter import Amounts, Meter
+from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
 
@@ -74,12 +75,23 @@ class Dealing:
         self._pulls = type(self.distribution) is Pull
         self._lines: dict[int, Child] = {}
         """Children with something in their line, or to be sent."""
-        keys: dict[int, tuple[object, ...]] = {}
-        for place, child in enumerate(children):
-            child.place, child.changes, child.keys = place, self._changes, keys
+        self._keys: dict[int, tuple[object, ...]] = {}
+        self._meet()
         self.again = False
         self._refused: set[tuple[int, int]] = set()
         """(group, node) of which nothing more can be started on what is borrowed, in this round of decisions."""
+
+    def _meet(self) -> None:
+        """The children are those that there are now."""
+        self._shapes.clear()
+        self._shape_of.clear()
+        self._changes.clear()
+        self._rich.clear()
+        self._rich_seen = 0
+        self._lines = {child.endpoint: child for child in self.children.values() if child.line or child.to_send}
+        for place, child in enumerate(self.children.values()):
+            child.place, child.changes, child.keys = place, self._changes, self._keys
+            child.touch()
 
     def everybody(self) -> tuple[int, ...]:
         return tuple(self.children)
@@ -205,6 +217,27 @@ class Dealing:
                 if isinstance(message, m.Report):
                     self._meter.ended(message.records)
         return actions
+
+    def regrow(self, message: m.Regrow, now: float) -> tuple[list[tuple[int, int]], list[m.Chunk]]:
+        """See :meth:`mpiflux.sched.scheduler.Below.regrow`. Only the root's children ever change."""
+        jobs: list[tuple[int, int]] = []
+        back: list[m.Chunk] = []
+        for endpoint in message.lost:
+            child = self.children.pop(endpoint)
+            jobs += child.clear()
+            back += child.line
+        for node in message.gained:
+            self.children[node.id] = Child(node.id, ResourcePool(node.resources))
+        self._meet()
+        if self.borrower is not None:
+            jobs += self.borrower.regrow([(child.endpoint, child.pool) for child in self.children.values()], message,
+                                         now)
+            # before they are sent anything to do
+            self._out += self.borrower.actions()
+        self._unmeter(back)
+        if self._meter is not None:
+            self._meter.give([job for job, _ in jobs])
+        return jobs, back
 
     def stop(self) -> None:
         if self.borrower is not None:

@@ -12,11 +12,12 @@ nothing is given ahead, that would still be there when such a place is due.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.records import SIZE
+from mpiflux.model.resources import NodeResources
 from mpiflux.model.resources import count as counted
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.claims import Claims
@@ -35,6 +36,8 @@ SLOW = 0.1
 """Jobs that take longer than this many seconds are never given ahead."""
 NOBODY = -1
 """The executor of a lease that is a gang's: it has several."""
+_GIVEN_UP = -(1 << 60)
+"""From here down are the tokens of what is taken out for good, which nobody asked for."""
 
 Action = tuple[int, m.Message]
 
@@ -75,6 +78,15 @@ class Leasing:
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
         self._claims = Claims(pool)
+        self._owned = pool.nodes
+        """What there is, less what was lost with a rank."""
+        self._first: dict[int, int] = {}
+        """Where ranks were lost: the core whose executor starts what needs no core, by node."""
+        self._drained: set[int] = set()
+        """Nodes that were lost."""
+        self._given_up = _GIVEN_UP
+        self._then: dict[int, Sequence[Action]] = {}
+        """What is to be sent when something that was given up is free, by token."""
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors
@@ -271,7 +283,7 @@ class Leasing:
         return rest
 
     def _executor(self, share: m.NodeShare) -> int:
-        return self._executor_of(share.node, share.cores[0] if share.cores else -1)
+        return self._executor_of(share.node, share.cores[0] if share.cores else self._first.get(share.node, -1))
 
     def _lease(self, shape: Shape, executor: int, r: m.ResourceSet, entry: Entry) -> tuple[int, int]:
         """(number of a new lease, number of R)."""
@@ -348,7 +360,10 @@ class Leasing:
 
     def lend(self, message: m.Borrow, now: float) -> None:
         """Free what the parent wants: nothing new starts there, what runs there ends in its own time."""
-        self._claims.add(message.token, message.shares, now)
+        self._claim(message.token, message.shares, now)
+
+    def _claim(self, token: int, shares: Sequence[m.NodeShare], now: float) -> None:
+        self._claims.add(token, shares, now)
         for number, lease in self._leases.items():
             # a gang ends by itself with its one job
             if lease.executor >= 0 and any(self._claims.wants(share) for share in lease.r.shares):
@@ -368,6 +383,46 @@ class Leasing:
             self._table.changed({share.node for share in shares})
         if self._claims:
             self._lend_freed()
+
+    # -- what is lost with a rank ----------------------------------------------------------------------------------
+
+    def regrow(self, message: m.Regrow, now: float) -> tuple[list[tuple[int, int]], list[m.Chunk]]:
+        """See :meth:`mpiflux.sched.scheduler.Below.regrow`: these executors are no more, nor are their cores."""
+        jobs = self.dismiss(message.executors, message.resources, now)
+        gone = set(message.executors)
+        self._executors = tuple(executor for executor in self._executors if executor not in gone)
+        self.give_up(_less(self._owned, message.resources), now)
+        kept = {part.node: part for part in message.resources}
+        self._owned = tuple(kept.get(part.node, part) for part in self._owned)
+        return jobs, []
+
+    def dismiss(self, executors: Sequence[int], left: Sequence[NodeResources], now: float) -> list[tuple[int, int]]:
+        """What these executors had is lost. Of nodes that are not in ``left`` nothing is given any more."""
+        self.now = now
+        jobs = [job for executor in executors if executor in self._held for job in self.lost(executor)]
+        self._first = {part.node: part.cores[0] for part in left if part.cores}
+        self._drained = {part.node for part in self._owned} - {part.node for part in left}
+        for node in self._drained:
+            self.pool.drain(node)
+        self._claims.drop(self._drained)
+        self._freed += 1
+        self._state += 1
+        if self._table is not None:
+            self._table.changed({part.node for part in self._owned})
+        return jobs
+
+    @property
+    def giving_up(self) -> bool:
+        """Whether something that was given up is still in use."""
+        return self._claims.waits_below(_GIVEN_UP)
+
+    def give_up(self, shares: Sequence[m.NodeShare], now: float, then: Sequence[Action] = ()) -> None:
+        """Take these out for good: what is free at once, the rest as it falls free. ``then`` is sent when all is."""
+        shares = [share for share in shares if share.node not in self._drained]
+        if shares:
+            self._given_up -= 1
+            self._then[self._given_up] = then
+            self._claim(self._given_up, shares, now)
 
     def balance(self, now: float) -> list[Action]:
         return []
@@ -457,7 +512,8 @@ class Leasing:
     def _lend_freed(self) -> None:
         if self._table is not None:
             self._table.changed(self._claims.nodes())
-        self._out += [(self.parent, m.Lend(token, idle)) for token, idle in self._claims.collect(self.now)]
+        for token, idle in self._claims.collect(self.now):
+            self._out += self._then.pop(token) if token in self._then else [(self.parent, m.Lend(token, idle))]
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
         return [job for held in self._held.values() for job in (held.keys() & wanted if wanted else held)]
@@ -495,3 +551,19 @@ class Leasing:
             if executor in executors or (held and (not wanted or not wanted.isdisjoint(held))):
                 self._out.append((executor, message))
         return []
+
+
+def _less(before: Sequence[NodeResources], after: Sequence[NodeResources]) -> list[m.NodeShare]:
+    """What is missing of nodes of which something is left."""
+    left = {part.node: part for part in after}
+    shares = []
+    for old in before:
+        new = left.get(old.node)
+        if new is None or new == old:
+            continue
+        shares.append(m.NodeShare(
+            old.node, tuple(sorted(set(old.cores) - set(new.cores))), tuple(sorted(set(old.gpus) - set(new.gpus))),
+            old.memory - new.memory, 0,
+            tuple((name, less) for name, amount in old.consumables.items()
+                  if (less := amount - new.consumables.get(name, 0)))))
+    return shares

@@ -36,6 +36,15 @@ class Owners:
                 parts.setdefault(child, []).append(part)
         return {child: tuple(pieces) for child, pieces in parts.items()}
 
+    def left_of(self, share: NodeShare) -> dict[int, NodeShare]:
+        """Likewise, of what may in part be nobody's any more, and only of those who have some of its cores or GPUs."""
+        mine = NodeShare(share.node, tuple(core for core in share.cores if (share.node, core) in self._cores),
+                         tuple(gpu for gpu in share.gpus if (share.node, gpu) in self._gpus), share.memory, 0,
+                         tuple(one for one in share.named if (share.node, one[0]) in self._named))
+        if not mine.cores and not mine.gpus:
+            return {}
+        return {child: part for child, part in self._split(mine).items() if part.cores or part.gpus}
+
     def _split(self, share: NodeShare) -> dict[int, NodeShare]:
         cores: dict[int, list[int]] = {}
         gpus: dict[int, list[int]] = {}

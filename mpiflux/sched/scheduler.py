@@ -62,6 +62,9 @@ class Below(Protocol):
         """A message about a part of a job that spans nodes, or a piece of output: what is to be sent; None when it
         is output of no such job."""
 
+    def regrow(self, message: m.Regrow, now: float) -> tuple[list[tuple[int, int]], list[m.Chunk]]:
+        """Ranks are lost: what is below is not what it was. What was lost, (job id, attempt); what was not sent yet."""
+
     def stop(self) -> None:
         """Start nothing more."""
 
@@ -134,6 +137,8 @@ class Scheduler:
             self._explain(message)
         elif isinstance(message, m.ExecutorLost):
             self._lost(message.executor, now)
+        elif isinstance(message, m.Regrow):
+            self._regrow(message, now)
         elif isinstance(message, m.Stop):
             self._stop(message)
         elif isinstance(message, m.Stopped):
@@ -287,6 +292,18 @@ class Scheduler:
         self._end_unstarted(self.below.lost(executor), Result.LOST, "its supervisor was killed", now)
         if executor in self._stopping:
             self._stopped_below(executor)
+
+    def _regrow(self, message: m.Regrow, now: float) -> None:
+        jobs, back = self.below.regrow(message, now)
+        for chunk in reversed(back):
+            if not self.stopped:
+                self._requeue(chunk, now)
+        self._end_unstarted(jobs, Result.LOST, message.reason, now)
+        self._out.append((self.parent, m.Regrown(len(jobs))))
+        if self.paused:
+            self._out += [(node.id, m.Pause(True)) for node in message.gained]
+        for endpoint in self._stopping.intersection((*message.lost, *message.executors)):
+            self._stopped_below(endpoint)
 
     def _end_unstarted(self, jobs: list[tuple[int, int]], result: Result, reason: str, now: float) -> None:
         if not jobs:

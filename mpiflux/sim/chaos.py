@@ -82,7 +82,7 @@ def scenario(seed: int) -> Scenario:
     costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
                   master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
                   commit=rng.choice((0.0, 0.05)), poll=2e-4 * scale, poll_longest=5e-3 * scale)
-    return Scenario(seed, machine, workflow, costs, _faults(rng, machine, workflow))
+    return Scenario(seed, machine, workflow, costs, _faults(rng, random.Random(f"ranks/{seed}"), machine, workflow))
 
 
 def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...]) -> Workflow:
@@ -194,7 +194,8 @@ def _hierarchy(rng: random.Random, machine: Machine) -> HierarchySpec:
     return HierarchySpec(levels=(LevelSpec(by="width", width=2), LevelSpec(by="core")), distribution=distribution)
 
 
-def _faults(rng: random.Random, machine: Machine, workflow: Workflow) -> list[tuple[float, str, object]]:
+def _faults(rng: random.Random, ranks: random.Random, machine: Machine,
+            workflow: Workflow) -> list[tuple[float, str, object]]:
     faults: list[tuple[float, str, object]] = []
 
     def moment() -> float:
@@ -224,6 +225,10 @@ def _faults(rng: random.Random, machine: Machine, workflow: Workflow) -> list[tu
         faults.append((60.0, "urgency", (1, total + 1, 16)))
     if rng.random() < 0.1:
         faults.append((moment(), "stop", rng.choice((0.0, 5.0))))
+    if machine.ranks > 1 and ranks.random() < 0.5:
+        faults += [(ranks.choice((ranks.uniform(0, 0.05), ranks.uniform(0, 1), ranks.uniform(0, 20))), "kill rank",
+                    (ranks.randrange(1, machine.ranks), ranks.choice((0.0, 0.01, 1.0, 10.0))))
+                   for _ in range(ranks.choice((1, 1, 2, machine.ranks)))]
     return sorted(faults, key=lambda fault: fault[0])
 
 
@@ -271,12 +276,17 @@ def _fault(cluster: Cluster, what: str, whom: object) -> None:
     if what == "kill":
         assert isinstance(whom, int)
         cluster.kill_executor(whom)
+    elif what == "kill rank":
+        assert isinstance(whom, tuple)
+        if not master.over:
+            cluster.kill_rank(*whom)
     elif what == "stall rank":
         assert isinstance(whom, tuple)
         cluster.ranks[whom[0]].stall(whom[1])
     elif what == "stall executor":
         assert isinstance(whom, tuple)
-        cluster.executors[whom[0]].stall(whom[1])
+        if whom[0] in cluster.executors:
+            cluster.executors[whom[0]].stall(whom[1])
     elif what == "cancel":
         assert isinstance(whom, tuple)
         if not master.stopping:

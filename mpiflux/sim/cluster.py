@@ -7,15 +7,17 @@ are those of :mod:`mpiflux.sched`, fed the same messages that MPI would bring th
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import Workflow
 from mpiflux.model.records import SIZE
+from mpiflux.model.tree import TreeNode
 from mpiflux.overlay import address
-from mpiflux.overlay.plan import Plan, PlannedScheduler, make_plan
+from mpiflux.overlay.plan import Plan, make_plan
+from mpiflux.overlay.regroup import Regrouping, Tree
 from mpiflux.sched.assembly import assemble
 from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
@@ -79,16 +81,67 @@ class SimRank:
         self._local: deque[Item] = deque()
         self._due = math.inf
         self._cost = 0.0
+        self.alive = True
+        self.retired: set[int] = set()
+        """Schedulers of whom nothing is taken any more."""
+        self.lost: set[int] = set()
+        """Ranks likewise."""
 
     def arrive(self, items: Sequence[Item | int]) -> None:
         """Something has come from a supervisor, which wakes the rank."""
-        self._inbox += items
+        if self.alive:
+            self._inbox += items
+            self.wake()
+
+    def arrive_by_mpi(self, src: int, items: Sequence[Item]) -> None:
+        """Something has come from another rank, which is noticed when this one looks next."""
+        if self.alive and src not in self.lost:
+            self._inbox += items
+            self.wake(self._next_look())
+
+    def die(self) -> None:
+        """With all that it hosts; what it has sent arrives."""
+        self.alive = False
+        self._inbox.clear()
+        self._local.clear()
+
+    def lose(self, ranks: Sequence[int]) -> None:
+        """Rank 0 learns that others are gone."""
+        cluster = self.cluster
+        told = cluster.regrouping.lose(ranks)
+        cluster.nodes.update((node.id, node) for node in told.nodes)
+        cluster.schedulers = [one for one in cluster.schedulers if one.number in cluster.regrouping.tree.nodes]
+        self._inbox += [(address.control(rank), address.control(0), told)
+                        for rank in sorted(cluster.regrouping.living)]
         self.wake()
 
-    def arrive_by_mpi(self, items: Sequence[Item]) -> None:
-        """Something has come by MPI, which is noticed when the rank looks next."""
-        self._inbox += items
-        self.wake(self._next_look())
+    def _control(self, src: int, message: m.Message, outgoing: dict[tuple[int, int], list[Item]],
+                 posted: dict[int, list[Item]]) -> None:
+        cluster = self.cluster
+        if isinstance(message, m.Regrouped):
+            told = cluster.regrouping.regrouped(address.rank_of_control(src), message.generation, "lost")
+            if told is not None:
+                assert self.master is not None
+                cluster.watcher.retired(self.retired, told.executors)
+                cluster.watcher.sent(address.MASTER, 0, told)
+                self._local.append((0, address.MASTER, told))
+                self.master.cancel_impossible(cluster.regrouping.impossible, cluster.now)
+            return
+        assert isinstance(message, m.Regroup)
+        self.lost.update(message.lost)
+        self.retired.update(message.retired)
+        for number in self.retired.intersection(self.schedulers):
+            del self.schedulers[number]
+        for node in message.nodes:
+            if node.rank == self.number:
+                self.schedulers[node.id] = cluster.add_scheduler(node)
+        for number in message.executors:
+            if address.rank_of_executor(number) == self.number:
+                self.links.dead.add(number)
+                posted.pop(number, None)
+                cluster.executors[number].cut_off()
+                self._replace(number, outgoing)
+        self._deliver((address.control(0), address.control(self.number), m.Regrouped(message.generation)), outgoing)
 
     def wake(self, when: float = 0.0) -> None:
         """Have a turn at ``when``, or as soon as it can."""
@@ -113,7 +166,7 @@ class SimRank:
         self.busy_until = max(self.busy_until, self.cluster.engine.now) + seconds
 
     def _turn(self, due: float) -> None:
-        if due != self._due:
+        if due != self._due or not self.alive:
             return
         engine, costs = self.cluster.engine, self.cluster.costs
         now = engine.now
@@ -128,7 +181,7 @@ class SimRank:
         for item in inbox:
             if isinstance(item, int):
                 self._replace(item, outgoing)
-            elif address.is_executor(item[1]):
+            elif address.is_executor(item[1]) or item[1] == address.control(0):
                 self._deliver(item, outgoing)
             else:
                 self._local.append(item)
@@ -151,12 +204,17 @@ class SimRank:
         while True:
             while local:
                 dst, src, message = local.popleft()
+                if src in self.retired:
+                    continue
                 scheduler = self.schedulers.get(dst)
                 if scheduler is not None:
                     watcher.received(dst, src, message)
                     self._charge(dst, self.cluster.cost_in(dst, message))
                     scheduler.receive(src, message, now)
                     dirty.add(dst)
+                elif address.is_control(dst):
+                    self._control(src, message, outgoing, posted)
+                    dirty -= self.retired
                 elif dst == address.MASTER:
                     assert self.master is not None
                     self._cost += self.cluster.cost_master(message)
@@ -197,6 +255,8 @@ class SimRank:
 
     def _post(self, number: int, src: int, message: m.Message, posted: dict[int, list[Item]]) -> None:
         links, item = self.links, (number, src, message)
+        if number not in self.cluster.executors:
+            return
         if isinstance(message, m.ExecutorLost):
             links.fences[number, src] -= 1
             return
@@ -209,6 +269,8 @@ class SimRank:
             posted.setdefault(number, []).append(item)
 
     def _replace(self, number: int, outgoing: dict[tuple[int, int], list[Item]]) -> None:
+        if number not in self.links.dead:
+            return
         self.links.dead.discard(number)
         self.cluster.start_executor(self.number, number, self.links.declared.get(number, ()))
         for src in self.links.users.get(number, ()):
@@ -233,13 +295,17 @@ class Cluster:
         self.network = Network(self.engine, delay or self._usual_delay)
         self.plan: Plan = plan or make_plan(machine.nodes, workflow.hierarchy, workflow.policy,
                                            machine.consumables)
-        self.work = [_Work() for _ in self.plan.schedulers]
+        self.work = defaultdict[int, _Work](_Work)
         self.ranks = [SimRank(self, number) for number in range(machine.ranks)]
         self.schedulers: list[Scheduler] = []
-        for planned in self.plan.schedulers:
-            scheduler = make_scheduler(planned, self.plan, machine.table)
-            self.schedulers.append(scheduler)
-            self.ranks[planned.rank].schedulers[planned.id] = scheduler
+        self.nodes: dict[int, TreeNode] = {}
+        """All schedulers that there ever were."""
+        tree = [TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources, s.consumables)
+                for s in self.plan.schedulers]
+        self.nodes.update((node.id, node) for node in tree)
+        self.regrouping = Regrouping(Tree(tree, machine.table), range(machine.ranks))
+        for node in tree:
+            self.ranks[node.rank].schedulers[node.id] = self.add_scheduler(node)
         self.executors: dict[int, SimExecutor] = {}
         for rank, numbers in enumerate(machine.executors):
             for number in numbers:
@@ -280,8 +346,8 @@ class Cluster:
     def levels(self) -> list[Level]:
         """What schedulers did, by depth."""
         levels = [Level() for _ in range(self.plan.depth)]
-        for planned, work in zip(self.plan.schedulers, self.work, strict=True):
-            level = levels[planned.depth]
+        for planned in self.plan.schedulers:
+            level, work = levels[planned.depth], self.work[planned.id]
             level.schedulers += 1
             level.busy += work.busy
             level.messages += work.messages
@@ -291,8 +357,8 @@ class Cluster:
     def dump(self) -> str:
         """Where everything is, for a person who looks for what went wrong."""
         lines = [f"t={self.now - START:.6f} {self.master.table.counts()}"]
-        for planned, scheduler in zip(self.plan.schedulers, self.schedulers, strict=True):
-            lines.append(f"{planned.name}: queued {[entry.chunk for entry in scheduler.queue][:8]}, "
+        for scheduler in self.schedulers:
+            lines.append(f"scheduler {scheduler.number}: queued {[entry.chunk for entry in scheduler.queue][:8]}, "
                          f"{_describe(scheduler.below)}")
         for number, executor in self.executors.items():
             if executor.running or executor.leases or any(executor.backlog.values()):
@@ -305,19 +371,33 @@ class Cluster:
 
     def kill_executor(self, number: int) -> None:
         """A supervisor dies now; its rank notices when it has read all that it had sent."""
-        executor = self.executors[number]
-        if executor.alive:
+        executor = self.executors.get(number)
+        if executor is not None and executor.alive:
             rank = address.rank_of_executor(number)
             executor.die()
             self.ranks[rank].links.dead.add(number)
             self.network.send(("up", number), rank, rank, self.now, self.ranks[rank].arrive, [number])
 
+    def kill_rank(self, number: int, noticed: float) -> None:
+        """A rank dies now, with its supervisors; rank 0 learns of it so many seconds later."""
+        if number in self.regrouping.living and self.ranks[number].alive:
+            self.ranks[number].die()
+            for executor in self.machine.executors[number]:
+                one = self.executors.pop(executor)
+                if one.alive:
+                    one.cut_off()
+            self.engine.at(self.now + noticed, self.ranks[0].lose, [number])
+
     # -- wiring --------------------------------------------------------------------------------------------------
 
     def start_executor(self, rank: int, number: int, declared: Sequence[Item]) -> None:
         """Put a fresh supervisor in place."""
+        def arrive(items: list[Item]) -> None:
+            if not executor.cut:
+                self.ranks[rank].arrive(items)
+
         def send(items: list[Item], when: float) -> None:
-            self.network.send(("up", number), rank, rank, when, self.ranks[rank].arrive, items)
+            self.network.send(("up", number), rank, rank, when, arrive, items)
 
         executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.watcher, send, self.quantum)
         for _, _, message in declared:
@@ -326,7 +406,14 @@ class Cluster:
         self.executors[number] = executor
 
     def to_rank(self, communicator: int, src: int, dst: int, items: list[Item], when: float) -> None:
-        self.network.send((communicator, src, dst), src, dst, when, self.ranks[dst].arrive_by_mpi, items)
+        if dst not in self.ranks[src].lost:
+            self.network.send((communicator, src, dst), src, dst, when, self.ranks[dst].arrive_by_mpi, src, items)
+
+    def add_scheduler(self, node: TreeNode) -> Scheduler:
+        """A scheduler of the tree, wired as a real instance wires it."""
+        scheduler = make_scheduler(node, self.nodes, self.machine.table)
+        self.schedulers.append(scheduler)
+        return scheduler
 
     def to_executor(self, rank: int, number: int, items: list[Item], when: float) -> None:
         # bound now: what is under way to a supervisor dies with it
@@ -337,7 +424,9 @@ class Cluster:
             return 0
         if address.is_executor(endpoint):
             return address.rank_of_executor(endpoint)
-        return self.plan.schedulers[endpoint].rank
+        if address.is_control(endpoint):
+            return address.rank_of_control(endpoint)
+        return self.nodes[endpoint].rank
 
     def _wake_master(self, when: float) -> None:
         self.engine.at(when, self.ranks[0].wake)
@@ -353,7 +442,7 @@ class Cluster:
         costs = self.costs
         cost = costs.message
         if isinstance(message, m.Report) and message.records:
-            each = costs.deal_job if self.plan.schedulers[dst].children else costs.feed_job
+            each = costs.deal_job if self.nodes[dst].children else costs.feed_job
             cost += each * (len(message.records) // SIZE)
         elif isinstance(message, m.Submit):
             cost += costs.deal_chunk * len(message.chunks)
@@ -374,14 +463,16 @@ class Cluster:
         return self.costs.message
 
 
-def make_scheduler(planned: PlannedScheduler, plan: Plan, table: dict[tuple[int, int], int]) -> Scheduler:
-    """A scheduler of the plan, wired as a real instance wires it."""
-    return assemble(planned, planned.parent if planned.parent >= 0 else address.MASTER,
-                    lambda child: plan.schedulers[child].resources, table)
+def make_scheduler(node: TreeNode, tree: Mapping[int, TreeNode], table: dict[tuple[int, int], int]) -> Scheduler:
+    """A scheduler of the tree, wired as a real instance wires it."""
+    return assemble(node, node.parent if node.parent >= 0 else address.MASTER,
+                    lambda child: tree[child].resources, table)
 
 
 def _communicator(dst: int, src: int) -> int:
     """As in the instance: the scheduler whose communicator both are in."""
+    if address.is_control(dst) or address.is_control(src):
+        return address.EVERYBODY
     if address.is_executor(src):
         return dst
     return src if address.is_executor(dst) else min(dst, src)

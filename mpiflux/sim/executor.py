@@ -130,6 +130,7 @@ class SimExecutor:
         self.busy_until = 0.0
         self.alive = True
         self._idle: dict[int, deque[_Lease]] = {}
+        self.cut = False
         self._owner_of_shape: dict[int, int] = {}
         self._moved: dict[int, float] = {}
         self._count: dict[int, int] = {}
@@ -159,6 +160,12 @@ class SimExecutor:
         """Killed: everything that it had not sent is gone, its jobs die with it."""
         self.alive = False
         self.watcher.executor_died(self.number)
+
+    def cut_off(self) -> None:
+        """The same, and nothing that it has sent arrives any more."""
+        self.cut = True
+        if self.alive:
+            self.die()
 
     def stall(self, seconds: float) -> None:
         """It gets no CPU for a while; its jobs do."""

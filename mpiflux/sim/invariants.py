@@ -217,6 +217,14 @@ class Invariants(Watcher):
             for number in [number for number, (where, _) in parts.items() if where == executor]:
                 del parts[number]
 
+    def retired(self, schedulers: set[int], executors: tuple[int, ...]) -> None:
+        # a lease's upper half is the scheduler that gave it
+        for lease in [lease for lease in self.granted.held if lease >> 32 in schedulers]:
+            self.granted.drop(lease)
+        for executor in executors:
+            for lease in self.granted_to.pop(executor, {}):
+                self.granted.drop(lease)
+
     def final(self, job: int, result: int) -> None:
         if job in self.finals:
             raise Violation(f"the end of job {job} was recorded twice: {self.finals[job]} and {result}")
@@ -288,11 +296,16 @@ def _left_in(number: int, below: object) -> list[tuple[str, object]]:
                     (f"metered of {number}", below._meter is not None and below._meter.free != below._meter.totals)]
     assert isinstance(below, Leasing)
     pool = below.pool
-    return [(f"taken cores of {number}", pool.total_cores - pool.free_cores),
-            (f"taken GPUs of {number}", pool.total_gpus - pool.free_gpus),
+    return [(f"taken cores of {number}", any(node.busy_cores for node in pool.states)),
+            (f"taken GPUs of {number}", any(node.busy_gpus for node in pool.states)),
+            (f"cores neither free nor lost of {number}", [
+                node.spec.node for node in pool.states
+                if node.cores.bit_count() + node.away_cores.bit_count() != len(node.spec.cores)]),
             (f"taken of what has a name of {number}", [
-                node.named for node in pool.states if node.named != node.spec.consumables]),
+                node.named for node in pool.states if node.up and any(
+                    node.named.get(name, 0) + node.away_named.get(name, 0) != amount
+                    for name, amount in node.spec.consumables.items())]),
             (f"taken memory of {number}", [
-                node.memory for node in pool.states if node.memory + node.away_memory != node.spec.memory]),
+                node.memory for node in pool.states if node.up and node.memory + node.away_memory != node.spec.memory]),
             (f"leases of {number}", below._leases),
             (f"jobs held of {number}", below.holding(frozenset()))]

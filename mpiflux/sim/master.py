@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import Workflow
+from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
@@ -127,6 +127,13 @@ class SimMaster:
             low, high = max(ids.start, group.first_id), min(ids.stop, group.stop_id)
             if low < high:
                 self._out.append(m.Urgency(group.number, low - group.first_id, high - group.first_id, urgency))
+
+    def cancel_impossible(self, impossible: Callable[[JobGroup], tuple[str, Sequence[int]]], now: float) -> None:
+        """End what can never run on what is left."""
+        for group in self.workflow.groups:
+            why, indices = impossible(group)
+            if indices and not self.stopping:
+                self.cancel([group.first_id + index for index in indices], why, now)
 
     def stop(self, grace: float) -> None:
         """Interrupt the run."""

@@ -30,5 +30,8 @@ class Watcher:
     def executor_died(self, executor: int) -> None:
         """With all of its leases and jobs."""
 
+    def retired(self, schedulers: set[int], executors: tuple[int, ...]) -> None:
+        """These schedulers are no more, nor what these executors had, as the root scheduler is about to hear."""
+
     def final(self, job: int, result: int) -> None:
         """The master has recorded a job's end."""

@@ -143,7 +143,7 @@ from mpi4py import MPI
 """
     done = run(3, code)
     assert done.returncode == 5
-    assert "rank 1 exited with status 5 before MPI was up" in done.stderr
+    assert "rank 1 exited with status 5 before all were up" in done.stderr
 
 
 @pytest.mark.mpi
@@ -195,7 +195,7 @@ def test_when_all_fail_at_start_rank_0_gets_to_say_why() -> None:
 def test_a_rank_killed_before_mpi_is_up_ends_the_others() -> None:
     done = run(2, RANK + "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(1000)")
     assert done.returncode == 128 + signal.SIGKILL
-    assert done.stderr == "mpiflux: rank 1 died of SIGKILL before MPI was up; ending the others\n"
+    assert done.stderr == "mpiflux: rank 1 died of SIGKILL before all were up; ending the others\n"
 
 
 def test_death_of_rank_0_ends_the_others_with_kill_if_need_be() -> None:

@@ -64,3 +64,33 @@ def test_who_rings_too_often_or_a_rank_that_left_is_not_held_up(tmp_path: Path) 
 def test_without_a_directory_there_is_no_bell(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         Bell(str(tmp_path / "nowhere"), 1, {2}, {2})
+
+
+def test_whose_bell_nobody_holds_any_more_is_gone(tmp_path: Path) -> None:
+    """A process that was killed takes no path away; one that left in order does, and one that comes later has none."""
+    one = Bell(str(tmp_path), 1, {2, 3, 4}, set())
+    killed, late = Bell(str(tmp_path), 2, {1}, set()), Bell(str(tmp_path), 4, {1}, set())
+    one.ring(2)
+    one.ring(3)
+    assert one.gone == set() and one.peers == (2, 3, 4)
+    killed._socket.close()
+    late._socket.close()
+    for rank in (2, 3, 4):
+        one.ring(rank)
+    # the last was never rung while it was there
+    assert one.gone == {2, 4}
+    one.forget(2)
+    one.ring(2)
+    assert one.gone == {4} and one.peers == (3, 4)
+    one.close()
+    for rank in (2, 4):
+        os.unlink(tmp_path / f"bell-{rank}")
+
+
+def test_a_bell_that_was_taken_down_is_no_sign_of_death(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2}, {2}), Bell(str(tmp_path), 2, {1}, {1})
+    one.ring(2)
+    two.take_down()
+    one.ring(2)
+    assert one.gone == set() and os.listdir(tmp_path) == ["bell-1"]
+    one.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, Workflow
-from mpiflux.model.messages import NodeShare, Report, ResourceSet
+from mpiflux.model.messages import NodeShare, Regroup, Report, ResourceSet
 from mpiflux.model.records import PACK
 from mpiflux.model.states import Result
+from mpiflux.overlay.regroup import Regrouping
 from mpiflux.sim.chaos import play, scenario
 from mpiflux.sim.cluster import START, Cluster, Deadlock
 from mpiflux.sim.costs import Costs
@@ -42,8 +45,8 @@ def test_trouble_is_made() -> None:
     """What the seeds of this file stand for is varied enough to mean something."""
     made = [scenario(seed) for seed in range(200)]
     kinds = [what for one in made for _, what, _ in one.faults]
-    assert {kind: kinds.count(kind) > 10 for kind in ("kill", "cancel", "stop", "stall rank", "stall executor")} == \
-        dict.fromkeys(("kill", "cancel", "stop", "stall rank", "stall executor"), True)
+    wanted = ("kill", "cancel", "stop", "stall rank", "stall executor", "kill rank")
+    assert {kind: kinds.count(kind) > 10 for kind in wanted} == dict.fromkeys(wanted, True)
     groups = [group for one in made for group in one.workflow.groups]
     assert sum(bool(group.after) for group in groups) > 20
     assert sum(bool(group.retries) for group in groups) > 50
@@ -55,6 +58,21 @@ def test_without_fences_the_race_is_found() -> None:
     with pytest.raises((Violation, Deadlock)):
         for seed in range(300):
             play(seed, fences=False)
+
+
+def test_if_the_root_went_on_before_all_ranks_have_regrouped_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of schedulers that are no more would still run where they are tried again."""
+    lose = Regrouping.lose
+
+    def hasty(self: Regrouping, ranks: Collection[int]) -> Regroup:
+        told = lose(self, ranks)
+        self._awaited = {0}
+        return told
+
+    monkeypatch.setattr(Regrouping, "lose", hasty)
+    with pytest.raises((Violation, Deadlock)):
+        for seed in range(600):
+            play(seed)
 
 
 # -- the invariants bite -----------------------------------------------------------------------------------------

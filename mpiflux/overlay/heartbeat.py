@@ -1,0 +1,58 @@
+"""Who has not been heard of for too long. Ranks tell each other that they live several times within the time-out.
+
+A rank that was itself stopped for a while, by a signal or with its machine, has heard nobody meanwhile and blames
+nobody for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+BEATS = 6
+"""Signs of life within a time-out."""
+
+
+class Heartbeat:
+    """``peers`` are expected to be heard at least every ``timeout`` seconds from ``now`` on, and for the first time
+    within ``first``: whoever dies while it starts has no bell yet that could tell."""
+
+    def __init__(self, peers: Iterable[int], timeout: float, now: float, first: float = math.inf) -> None:
+        self.timeout, self.period = timeout, timeout / BEATS
+        self._heard = dict.fromkeys(peers, now - max(timeout - first, 0.0))
+        self._looked = self._next = now
+
+    @property
+    def next(self) -> float:
+        """When :meth:`beat` wants to be called."""
+        return self._next
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """Who is still expected to be heard."""
+        return tuple(self._heard)
+
+    def heard(self, rank: int, now: float) -> None:
+        """Somebody has given a sign of life; of those that are not expected to, that means nothing."""
+        if rank in self._heard:
+            self._heard[rank] = now
+
+    def forget(self, rank: int) -> None:
+        """Expect no more signs of it."""
+        self._heard.pop(rank, None)
+
+    def beat(self, now: float) -> bool:
+        """Whether it is time to tell the peers that we live. Call it whenever :attr:`next` has come."""
+        away = now - self._looked - self.period
+        self._looked = now
+        if away > self.period:
+            self._heard = {rank: heard + away for rank, heard in self._heard.items()}
+        if now < self._next:
+            return False
+        self._next = now + self.period
+        return True
+
+    def silent(self, now: float) -> list[int]:
+        """Who was not heard for longer than the time-out; ask after :meth:`beat`."""
+        limit = now - self.timeout
+        return [rank for rank, heard in self._heard.items() if heard < limit]
