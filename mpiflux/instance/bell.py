@@ -11,6 +11,8 @@ import os
 import socket
 from collections.abc import Collection
 
+from mpiflux.node.zygote import BELL
+
 _TAKEN_DOWN: list[socket.socket] = []
 """Bells that nobody can find any more."""
 
@@ -121,4 +123,4 @@ def _datagrams() -> socket.socket:
 
 
 def _path(directory: str, rank: int) -> str:
-    return f"{directory}/bell-{rank}"
+    return f"{directory}/{BELL}{rank}"

@@ -14,14 +14,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import msgspec
 
 from mpiflux.instance.bell import Bell
-from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, socket_path
+from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
 from mpiflux.instance.keeper import Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
@@ -295,7 +295,8 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
 
     schedulers = {node.id: make(node) for node in config.tree if node.rank == me}
     rank = Rank(transport, schedulers, rank_of, clock, _hang_bell(config, me, members))
-    keeper = Keeper(rank, config.rank_timeout, place) if transport.size > 1 else None
+    keeper = Keeper(rank, config.rank_timeout, place, lambda lost: _inherit_door(config, rank, lost)) \
+        if transport.size > 1 else None
     rank.keeper = keeper
     rank.catch_signals(_SIGNALS)
     master = prepared.master(observer, clock) if prepared is not None else None
@@ -351,20 +352,34 @@ def _listener(config: Config, me: int, zygote: Zygote | None) -> socket.socket |
     site = config.site
     assert site is not None
     node = site.node_of_rank[me]
+    path = config.doors[node]
+    if zygote is not None and path:
+        zygote.tidy(os.path.dirname(path))
     if site.nodes[node].ranks[0] != me:
         return None
-    path = config.doors[node]
     try:
-        listener = listen(path)
+        return listen(path)
     except NoDoor as error:
         return error
-    if zygote is not None:
-        zygote.tidy(os.path.dirname(path))
-    return listener
+
+
+def _inherit_door(config: Config, rank: Rank, lost: Collection[int]) -> None:
+    """Open the door of this node again, if a lost rank has held it and this is the first one that is left."""
+    site, me = config.site, rank.transport.rank
+    assert site is not None
+    node = site.node_of_rank[me]
+    first, *others = site.nodes[node].ranks
+    if first not in lost or rank.service is not None or next(one for one in others if one not in lost) != me:
+        return
+    try:
+        listener: socket.socket | NoDoor = listen_again(config.doors[node])
+    except NoDoor as error:
+        listener = error
+    _open_door(config, rank, listener)
 
 
 def _open_door(config: Config, rank: Rank, listener: socket.socket | NoDoor | None) -> None:
-    """The first rank of each node lets clients in."""
+    """Let clients in."""
     site, me = config.site, rank.transport.rank
     assert site is not None
     node = site.node_of_rank[me]

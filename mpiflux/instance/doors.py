@@ -1,9 +1,9 @@
 """The door of a node: the unix socket through which processes of the same user talk to the instance.
 
 The first rank of each node opens it, in a directory that only the user may enter, and checks the uid of whoever
-connects. It cuts what clients send into frames, passes them on to the broker on rank 0, and writes back what the
-broker says; what the frames mean is the broker's business. Whatever a client does harms that client alone: it is
-dropped, with a reason where it still reads.
+connects. Where that rank is lost the next one of the node opens it again at the same place. It cuts what clients send
+into frames, passes them on to the broker on rank 0, and writes back what the broker says; what the frames mean is the
+broker's business. Whatever a client does harms that client alone: it is dropped, with a reason where it still reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Protocol
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
 from mpiflux.model.frames import LIMIT, BadFrame, Unpacker, pack
-from mpiflux.node.zygote import remove_directory
+from mpiflux.node.zygote import is_deserted, remove_directory
 from mpiflux.overlay import address
 
 HELLO_LIMIT = 4096
@@ -108,6 +108,8 @@ class Door:
         self._fresh: dict[int, _Client] = {}
         """Clients with frames to be passed on this turn."""
         self._next = 0
+        self.ours = True
+        """Not when this rank was taken for lost, and another one may have opened the door anew."""
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         _raise_limit()
         loop.watch(self._listener.fileno(), _IN, self._accept)
@@ -161,7 +163,8 @@ class Door:
         for client in list(self._by_fd.values()):
             self._cut(client)
         os.close(self._spare)
-        remove_directory(os.path.dirname(self.path))
+        if self.ours:
+            remove_directory(os.path.dirname(self.path))
 
     # -- connections -----------------------------------------------------------------------------------------------
 
@@ -329,8 +332,17 @@ def listen(path: str) -> socket.socket:
         raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or /tmp "
                      "may be written to, with a short path; set TMPDIR to one")
     remove_stale(os.path.dirname(os.path.dirname(path)))
+    return _try(_listen, path)
+
+
+def listen_again(path: str) -> socket.socket:
+    """The same for a door that a rank which is lost has held. Raises NoDoor."""
+    return _try(_listen_again, path)
+
+
+def _try(make: Callable[[str], socket.socket], path: str) -> socket.socket:
     try:
-        return _listen(path)
+        return make(path)
     except OSError as error:
         raise NoDoor(f"no client can connect on this node: {path}: {error.strerror}; set TMPDIR to a local directory "
                      "that you may write to") from None
@@ -343,16 +355,31 @@ def _listen(path: str) -> socket.socket:
         found = os.lstat(directory)
         if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise OSError(errno.EPERM, "others may enter the directory")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            listener.bind(path)
-            os.chmod(path, 0o600)
-            listener.listen(4096)
-        except BaseException:
-            listener.close()
-            raise
+        return _bind(path)
     except BaseException:
         remove_directory(directory)
+        raise
+
+
+def _listen_again(path: str) -> socket.socket:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        return _listen(path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    return _bind(path)
+
+
+def _bind(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(4096)
+    except BaseException:
+        listener.close()
         raise
     return listener
 
@@ -372,7 +399,8 @@ def remove_stale(base: str) -> None:
                 probe.settimeout(0.2)
                 probe.connect(path)
         except ConnectionRefusedError:
-            remove_directory(f"{base}/{name}")
+            if is_deserted(f"{base}/{name}"):
+                remove_directory(f"{base}/{name}")
         except OSError:
             continue
 

@@ -41,10 +41,12 @@ class Lives(Protocol):
 class Keeper:
     """Implements :class:`mpiflux.instance.rank.Keeper` for a rank that is not alone.
 
-    ``place(node)`` notes on which rank a new scheduler is, and makes it if that is this one.
+    ``place(node)`` notes on which rank a new scheduler is, and makes it if that is this one. ``inherit(lost)`` opens
+    the door of the node here if a lost rank has held it.
     """
 
-    def __init__(self, rank: Rank, timeout: float, place: Callable[[TreeNode], Scheduler | None]) -> None:
+    def __init__(self, rank: Rank, timeout: float, place: Callable[[TreeNode], Scheduler | None],
+                 inherit: Callable[[Collection[int]], None]) -> None:
         self.over = False
         self.orphaned = False
         """Rank 0 is gone, or has taken this rank for gone."""
@@ -52,7 +54,7 @@ class Keeper:
         """No rank was lost: MPI can be finalised."""
         self.lives: Lives | None = None
         """On rank 0."""
-        self._rank, self._place = rank, place
+        self._rank, self._place, self._inherit = rank, place, inherit
         self._me = rank.transport.rank
         now = rank.clock()
         peers = (0,) if self._me else range(1, rank.transport.size)
@@ -98,14 +100,17 @@ class Keeper:
             if self.lives is not None:
                 self.lives.missing(gone, silent)
         elif 0 in gone or silent:
-            self._orphan()
+            self._orphan(replaced=0 not in gone)
         elif news := gone - self._told:
             self._told |= news
             self._tell(0, m.Missing(tuple(news)))
 
-    def _orphan(self) -> None:
+    def _orphan(self, replaced: bool) -> None:
+        """There is nobody to work for. ``replaced``: others may go on, without this rank."""
         # when all is over rank 0 may be the first to leave
         self.orphaned, self.clean, self.over = not self._leaving, False, True
+        if self._rank.service is not None:
+            self._rank.service.ours = not replaced
 
     # -- being told ----------------------------------------------------------------------------------------------
 
@@ -116,7 +121,7 @@ class Keeper:
         elif isinstance(message, m.Regroup):
             self._regroup(message)
         elif isinstance(message, m.Dismissed):
-            self._orphan()
+            self._orphan(replaced=True)
         elif isinstance(message, m.Leave):
             self.clean, self._may_leave = message.clean, True
         elif self.lives is not None:
@@ -133,6 +138,7 @@ class Keeper:
             self.forget(lost)
         mine = [number for number in message.executors if address.rank_of_executor(number) == self._me]
         made = {node.id: scheduler for node in message.nodes if (scheduler := self._place(node)) is not None}
+        self._inherit(message.lost)
         rank.replace(message.retired, made, mine)
         self._tell(0, m.Regrouped(message.generation))
 
@@ -153,9 +159,6 @@ class Keeper:
             self._leaving = True
             self._tell(0, m.Left())
         return self._may_leave and self._rank.transport.idle()
-
-    def close(self) -> None:
-        return
 
     def _tell(self, rank: int, message: m.Message) -> None:
         self._rank.deliver(address.control(rank), address.control(self._me), message)

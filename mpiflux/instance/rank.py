@@ -77,6 +77,9 @@ class ExecutorService(Protocol):
 class Service(Protocol):
     """Something else that a rank does in its loop, such as serving clients."""
 
+    ours: bool
+    """No other rank may have taken it over, as happens to one that was taken for lost."""
+
     def handle(self, src: int, message: m.Message, now: float) -> None:
         """A message to the rank itself."""
 
@@ -90,8 +93,12 @@ class Service(Protocol):
         """The rank leaves."""
 
 
-class Keeper(Service, Protocol):
+class Keeper(Protocol):
     """Who looks after the lives of ranks."""
+
+    def handle(self, src: int, message: m.Message, now: float) -> None: ...
+    def turn(self, now: float) -> None: ...
+    def next_wake(self) -> float: ...
 
     over: bool
     """The rank is to leave without further ado."""
@@ -238,13 +245,15 @@ class Rank:
         if self.service is not None:
             self.service.close()
             self.service = None
+        if keeper is not None and keeper.over and self.bell is not None:
+            # whoever is the last of the node to leave takes the directory away
+            self.bell.take_down()
+            self.bell = None
         if self.executors is not None:
             self.executors.close()
             self.executors, self._links = None, {}
         while keeper is not None and not keeper.farewell():
             self.turn()
-        if keeper is not None:
-            keeper.close()
         if self.bell is not None:
             self.bell.take_down()
         self._epoll.close()

@@ -22,6 +22,8 @@ from mpiflux.node import proctree, spawn
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _END_WAIT = 30.0
 _TIDY = b"tidy "
+BELL = "bell-"
+"""How the names of ranks' bells in a door's directory begin."""
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -67,7 +69,8 @@ class Zygote:
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
 
     def tidy(self, path: str) -> None:
-        """Have this directory and the sockets in it taken away when the rank is gone, however it went."""
+        """Have this directory and the sockets in it taken away when the rank is gone, however it went, unless another
+        rank of the node still uses it."""
         self.control.send(_TIDY + os.fsencode(path))
 
     def close(self, patience: float = 10.0) -> None:
@@ -215,9 +218,22 @@ class _Zygote:
         time.sleep(0.01)
         self.supervisors.clear()
         self.end_orphans()
-        if self.tidy:
-            remove_directory(os.fsdecode(self.tidy))
+        if self.tidy and is_deserted(path := os.fsdecode(self.tidy)):
+            remove_directory(path)
         os._exit(0)
+
+
+def is_deserted(path: str) -> bool:
+    """Whether no rank holds a bell (:mod:`mpiflux.instance.bell`) in a door's directory any more."""
+    for name in os.listdir(path) if os.path.isdir(path) else ():
+        if name.startswith(BELL):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.connect(f"{path}/{name}")
+                    return False
+                except OSError:
+                    continue
+    return True
 
 
 def remove_directory(path: str) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
@@ -29,9 +30,9 @@ class Death(NamedTuple):
     """How many attempts have begun when that happens."""
 
 
-def begin(place: Place, flow: object, *options: str) -> tuple[MpiRun, Run]:
+def begin(place: Place, flow: object, *options: str, env: Mapping[str, str] | None = None) -> tuple[MpiRun, Run]:
     place.expected.add("marks")
-    return place.begin(flow, "--ranks", "4", "--cores-per-node", "8", *options)  # type: ignore[arg-type]
+    return place.begin(flow, "--ranks", "4", "--cores-per-node", "8", *options, env=env)  # type: ignore[arg-type]
 
 
 def attempts(place: Place) -> list[str]:
@@ -91,6 +92,26 @@ def test_a_run_goes_on_without_ranks_that_were_killed(place: Place, death: Death
         assert done.stderr.count(f"rank {one} died of SIGKILL; the others go on") == 1
     assert done.stderr.count("lost (its process is gone)") in range(1, len(death.ranks) + 1)
     assert f"{len(death.ranks)} of 4 ranks lost" in place.call("resources", run.directory.name).stdout
+
+
+def test_the_door_of_a_node_outlives_the_rank_that_held_it(place: Place) -> None:
+    place.write("sitecustomize.py", """
+import os
+if "MPIFLUX_LAUNCH_RANK" in os.environ:
+    os.environ["SLURMD_NODENAME"] = "n" + str(int(os.environ["MPIFLUX_LAUNCH_RANK"]) // 2)
+""")
+    ask = "echo {job.id} {job.attempt} >>marks; python -m mpiflux kvs put seen.$MPIFLUX_NODE yes"
+    flow = {"jobs": {"a": FLOW["jobs"]["a"],
+                     "ask": {"command": ask, "shell": True, "per": "node", "after": "a"}}}
+    running, run = begin(place, flow, env={"PYTHONPATH": f"{ROOT}:{place.path}"})
+    with running:
+        begun(place, running, 12)
+        os.kill(rank_pids(running)[2], signal.SIGKILL)
+        done = running.wait()
+        nothing_left(running)
+    assert done.returncode == 0, done.stderr
+    assert [one["node"] for one in run.meta()["lost"]] == ["n1"]
+    assert place.call("kvs", "ls", "seen", "--run-dir", run.directory.name).stdout.split() == ["seen.n0", "seen.n1"]
 
 
 def test_a_rank_that_was_taken_for_dead_ends_when_it_comes_back(place: Place) -> None:
