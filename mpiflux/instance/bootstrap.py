@@ -22,7 +22,7 @@ import msgspec
 
 from mpiflux.instance.bell import Bell
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
-from mpiflux.instance.keeper import Keeper
+from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
@@ -445,5 +445,6 @@ def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offse
     environ = _environ(config, me)
     raw = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
     gpus = tuple((number, vendor, name) for number, (vendor, name, _, _) in enumerate(node.gpus))
-    setups = [Setup(number, node.name, raw, node.cpus, gpus, offset, config.instance) for number in numbers]
+    setups = [Setup(number, node.name, raw, node.cpus, gpus, offset, config.instance,
+                    config.rank_timeout * FENCE if rank.keeper is not None else 0.0) for number in numbers]
     return Executors(zygote, setups, rank.deliver)

@@ -21,6 +21,9 @@ from mpiflux.sched.scheduler import Scheduler
 
 FIRST = 20.0
 """Seconds within which rank 0 expects the first sign of life of every other rank."""
+FENCE = 2 / 3
+"""The part of the time-out after which a rank that hears nothing of rank 0 ends what it runs, as do supervisors that
+hear nothing of their rank: a beat or more before rank 0 gives the rank up, and runs the same again elsewhere."""
 LISTEN = 1.0
 """Seconds between two looks whether the other ranks of the node are there."""
 
@@ -59,7 +62,8 @@ class Keeper:
         now = rank.clock()
         peers = (0,) if self._me else range(1, rank.transport.size)
         # rank 0 has more to do than others before it says anything
-        self._heartbeat = Heartbeat(peers, timeout, now) if self._me else Heartbeat(peers, timeout, now, FIRST)
+        self._heartbeat = Heartbeat(peers, timeout, now, patience=timeout * FENCE) if self._me else \
+            Heartbeat(peers, timeout, now, FIRST)
         self._next_listen = now + LISTEN
         self._told: set[int] = set()
         """Ranks that rank 0 was told to be missing."""
@@ -77,6 +81,8 @@ class Keeper:
         if self._heartbeat.next <= now and self._heartbeat.beat(now):
             for rank in self._heartbeat.peers:
                 self._tell(rank, m.Alive())
+            if self._rank.executors is not None:
+                self._rank.executors.beat(address.control(self._me))
         gone = self._rank.transport.failed()
         if self._rank.bell is not None and self._rank.bell.gone:
             gone |= self._rank.bell.gone

@@ -118,6 +118,15 @@ class Executors:
             self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
+    def beat(self, src: int) -> None:
+        """Tell all supervisors that their rank lives."""
+        for number, link in self._links.items():
+            try:
+                if not link.backlog:
+                    link.send(m.encode([(number, src, m.Alive())]))
+            except LinkClosed:
+                continue
+
     def renew(self, number: int) -> None:
         """Another one instead of a supervisor that lives: its schedulers are no more, and what it runs is ended.
 

@@ -69,6 +69,9 @@ class NullExecutors:
     def receive(self, number: int) -> bool:
         return True
 
+    def beat(self, src: int) -> None:
+        """There is nobody to be told that the rank lives."""
+
     def renew(self, number: int) -> None:
         """What it has of leases and jobs is no more."""
         for held in (self._leases, self._fed):

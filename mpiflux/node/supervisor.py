@@ -35,6 +35,7 @@ from mpiflux.node.outbox import Outbox
 from mpiflux.node.outputs import Outputs
 from mpiflux.node.outside import Outside
 from mpiflux.node.parallel import Parallel
+from mpiflux.node.patience import Patience
 from mpiflux.node.spawn import kill_group
 from mpiflux.node.stdin import Inputs
 
@@ -61,9 +62,11 @@ _NEVER = float("inf")
 
 
 class Supervisor:
-    """See the module's text. ``run`` returns when the rank says so or is gone."""
+    """See the module's text. ``run`` returns when the rank says so, is gone, or has been silent for ``patience``
+    seconds (0: however long)."""
 
-    def __init__(self, link: Link, launcher: Launcher, number: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, link: Link, launcher: Launcher, number: int, clock: Callable[[], float] = time.time,
+                 patience: float = 0.0) -> None:
         self.link, self.launcher, self.number, self.clock = link, launcher, number, clock
         self.groups: dict[int, Group] = {}
         self.leases: dict[int, Lease] = {}
@@ -90,6 +93,7 @@ class Supervisor:
         self.due = 0.0
         """When :meth:`timers` has something to do, or earlier."""
         self.done = False
+        self.patience = Patience(patience, clock())
         self.stopping: set[int] = set()
         """Schedulers that wait to hear that nothing runs any more."""
         self.outside = Outside()
@@ -158,6 +162,8 @@ class Supervisor:
             outputs.send_pieces(now)
         if now >= self.sweep_at:
             self.sweep(now)
+        if now >= self.patience.next and self.patience.over(now):
+            self.done = True
         if outbox.oldest and now >= outbox.oldest + FLUSH:
             outbox.flush()
         self.due = min(
@@ -168,6 +174,7 @@ class Supervisor:
             outputs.next_live if outputs.streams else _NEVER,
             outbox.oldest + FLUSH if outbox.oldest else _NEVER,
             self.sweep_at,
+            self.patience.next,
             now + _IDLE,
         )
 
@@ -180,6 +187,8 @@ class Supervisor:
         self.accept(self.link.receive(), now)
 
     def accept(self, frames: list[bytes], now: float) -> None:
+        if frames:
+            self.patience.heard(now)
         for frame in frames:
             for _dst, src, message in m.decode(frame):
                 self.handle(src, message, now)

@@ -41,6 +41,8 @@ class Setup(msgspec.Struct, frozen=True):
     """Unix time minus the monotonic clock, in seconds, read once: so that a clock set back harms nothing."""
     instance: str = ""
     """Tells instances apart, also on one machine."""
+    patience: float = 0.0
+    """Seconds without a sign of life of the rank after which its jobs are ended; 0: however long."""
 
 
 class Zygote:
@@ -277,7 +279,8 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         node = tuple(gpus.values())
         launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),
                             setup.node_name)
-        supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
+        supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset,
+                                setup.patience)
         supervisor.parallel.instance = setup.instance or supervisor.parallel.instance
         supervisor.accept(frames[1:], supervisor.clock())
         supervisor.run()

@@ -15,10 +15,12 @@ BEATS = 6
 
 class Heartbeat:
     """``peers`` are expected to be heard at least every ``timeout`` seconds from ``now`` on, and for the first time
-    within ``first``: whoever dies while it starts has no bell yet that could tell."""
+    within ``first``: whoever dies while it starts has no bell yet that could tell. ``patience``, if it is not the same
+    as ``timeout``, is how long a peer may be silent."""
 
-    def __init__(self, peers: Iterable[int], timeout: float, now: float, first: float = math.inf) -> None:
-        self.timeout, self.period = timeout, timeout / BEATS
+    def __init__(self, peers: Iterable[int], timeout: float, now: float, first: float = math.inf,
+                 patience: float = 0.0) -> None:
+        self.timeout, self.period = patience or timeout, timeout / BEATS
         self._heard = dict.fromkeys(peers, now - max(timeout - first, 0.0))
         self._looked = self._next = now
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support import procs
 from tests.support.mpi import MpiRun, installed_stack
 from tests.support.runs import ROOT, Place, Run, until
 
@@ -115,17 +116,23 @@ if "MPIFLUX_LAUNCH_RANK" in os.environ:
 
 
 def test_a_rank_that_was_taken_for_dead_ends_when_it_comes_back(place: Place) -> None:
-    running, run = begin(place, FLOW, "--hierarchy", "2x2", "--rank-timeout", "2s")
+    """What it ran is ended before that, by its supervisors, so that nothing runs beside its successor."""
+    command = "echo {job.id} {job.attempt} >>marks; exec sleep $(({job.attempt} == 1 ? 8 : 0))"
+    flow = {"jobs": {"a": {"command": command, "shell": True, "parameters": {"i": {"range": 8}}}}}
+    running, run = begin(place, flow, "--hierarchy", "4", "--rank-timeout", "3s")
     with running:
         begun(place, running, 8)
-        pids = rank_pids(running)
-        os.kill(pids[3], signal.SIGSTOP)
-        running.wait_for("is lost (no sign of life for 2 s)")
-        os.kill(pids[3], signal.SIGCONT)
+        stopped = rank_pids(running)[3]
+        os.kill(stopped, signal.SIGSTOP)
+        asleep = [p for p in procs.descendants(stopped, procs.everyone()) if p.comm == "sleep" and not p.zombie]
+        running.wait_for("is lost (no sign of life for 3 s)")
+        assert asleep and not [p for p in procs.descendants(stopped, procs.everyone()) if p in asleep and not p.zombie]
+        os.kill(stopped, signal.SIGCONT)
         done = running.wait()
         nothing_left(running)
     assert done.returncode == 0, done.stderr
-    assert max(as_undisturbed(place, run)) == 2
+    assert Counter(job["attempts"] for job in run.jobs()) == {1: 6, 2: 2}
+    assert set(Counter(attempts(place)).values()) == {1}
     assert "rank 3 exited with status 3; the others go on" in done.stderr
 
 
