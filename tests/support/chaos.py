@@ -189,7 +189,7 @@ def _notice(hit: list[tuple[Fault, float]], directory: Path, gone: float) -> Non
     for fault, when in hit:
         if fault.kind in ENDS_ALL:
             fault.noticed = gone - when
-        elif fault.target in lost:
+        elif fault.kind != "pause" and fault.target in lost:
             fault.noticed = lost[fault.target] - when
 
 
@@ -257,12 +257,31 @@ def _inject(fault: Fault, rng: random.Random, running: MpiRun, hierarchy: str) -
     if not targets:
         return False
     fault.target, one = rng.choice(targets)
+    if fault.kind == "supervisor":
+        return _replaced(fault, one)
     if fault.kind != "pause":
         return _signal(one, signal.SIGKILL)
     if not _signal(one, signal.SIGSTOP):
         return False
     time.sleep(1.0)
     return _signal(one, signal.SIGCONT)
+
+
+def _replaced(fault: Fault, one: procs.Process) -> bool:
+    """Kill a supervisor, and wait for another to take its place."""
+    before = {other.pid for other in _below({one.parent}, procs.everyone())}
+    began = time.monotonic()
+    if not _signal(one, signal.SIGKILL):
+        return False
+    while time.monotonic() < began + 5.0:
+        table = procs.everyone()
+        if {other.pid for other in _below({one.parent}, table)} - before:
+            fault.noticed = time.monotonic() - began
+            break
+        if one.parent not in table:
+            break
+        time.sleep(0.002)
+    return True
 
 
 def _signal(one: procs.Process, number: int) -> bool:
