@@ -17,7 +17,7 @@ Deliver = Callable[[int, int, m.Message], None]
 MOST_STILLBORN = 5
 
 
-class SupervisorsFail(Exception):
+class SupervisorsFail(RuntimeError):
     """No supervisor can live on this node."""
 
 
@@ -51,7 +51,10 @@ class Executors:
         return dict(self._pids)
 
     def _start(self, number: int) -> None:
-        sock, self._pids[number] = self._zygote.supervisor(self._pids.get(number, 0))
+        try:
+            sock, self._pids[number] = self._zygote.supervisor(self._pids.get(number, 0))
+        except RuntimeError as error:
+            raise SupervisorsFail(f"{self._setups[number].node_name}: {error}") from None
         link = self._links[number] = Link(sock)
         link.send(msgspec.msgpack.encode(self._setups[number]))
         for frame in self._declared.get(number, ()):

@@ -82,6 +82,12 @@ def test_tutorial(tmp_path):
     assert sum(line.startswith("mpiflux") for line in ran) >= 9
 
 
+def test_reliability(tmp_path):
+    ran = run_page("docs/reliability.md", tmp_path, {})
+    assert sum(line.endswith("--resume") for line in ran) == 1
+    assert [(tmp_path / f"result.{i}").read_text() for i in range(4)] == ["computed by attempt 1\n"] * 4
+
+
 def test_simulate(tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "log.swf").write_text("1 0 -1 60 8 -1 -1 8 90 -1 1 1 1 -1 1 1 -1 -1\n"
@@ -98,7 +104,8 @@ def test_every_example_is_valid(workflow, tmp_path):
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
-    for page in ("README.md", "docs/tutorial.md", "docs/architecture.md", "jobscripts/README.md"):
+    for page in ("README.md", "docs/tutorial.md", "docs/architecture.md", "docs/reliability.md",
+                 "jobscripts/README.md"):
         here = ROOT / page
         for target in re.findall(r"\]\(([^)#:]+)\)", here.read_text()):
             assert (here.parent / target).exists(), f"{page} links to {target}"
