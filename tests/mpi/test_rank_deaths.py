@@ -144,7 +144,7 @@ def test_ranks_that_are_stopped_for_less_than_the_time_out_are_waited_for(place:
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for rank in (0, 2):
                 os.kill(pids[rank], number)
-            time.sleep(2)
+            time.sleep(1.2)
         done = running.wait()
     assert done.returncode == 0, done.stderr
     assert as_undisturbed(place, run) == [1] * JOBS
