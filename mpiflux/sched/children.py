@@ -13,6 +13,7 @@ from heapq import heappush
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
+from mpiflux.model.resources import NodeResources
 from mpiflux.sched.pool import ResourcePool
 
 LOOKAHEAD = 0.25
@@ -62,6 +63,11 @@ class Child:
         """Who of its siblings changed, in order; shared by all."""
         self.keys: dict[int, tuple[object, ...]] = {}
         """Shapes by group; shared by all."""
+
+    @property
+    def nodes(self) -> tuple[NodeResources, ...]:
+        """What it has of which nodes."""
+        return self._pool.nodes
 
     def touch(self) -> None:
         """What it has or gets done is not what it was."""

@@ -21,7 +21,7 @@ from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.children import Child, Shape
 from mpiflux.sched.distribution import Pull, make
-from mpiflux.sched.explain import Fact, wants
+from mpiflux.sched.explain import Fact, narrowest, too_much, used_up, wants
 from mpiflux.sched.meter import Amounts, Meter
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
@@ -360,9 +360,14 @@ class Dealing:
         able = [child for child in self.children.values()
                 if (child.capacity(request) if node < 0 else child.holds(node, request))]
         if not able:
-            why = "more than any scheduler below has: it starts on what they lend"
+            much = too_much(request, [child.nodes for child in self.children.values()])
+            why = f"more{' ' * bool(much)}{much} than any scheduler below has: it starts on what they lend"
+        elif self._meter is not None and (short := used_up(group, self._meter.free, self._meter.totals)):
+            why = f"and it waits for {short}"
         else:
             why = "and the schedulers below that can hold it have as much as they can take"
+            few = narrowest(request, [node for child in able for node in child.nodes])
+            why += f": {few} is what there is least of" if few else ""
         return [(f"it asks for {wants(group)}, {why}", 0.0)]
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:

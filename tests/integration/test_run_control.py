@@ -154,8 +154,8 @@ def test_explain_says_what_holds_a_job_up(place: Place) -> None:
         until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
         gates = [explain(f"gate.{i}") for i in range(6)]
         assert sum("it runs" in gate for gate in gates) == 2
-        assert any("of 1 core here, 0 are free" in gate and "the next job of its group, gate, from 1" in gate
-                   for gate in gates)
+        assert any("free here: 0 of 1 cores: it waits for cores" in gate
+                   and "the next job of its group, gate, from 1" in gate for gate in gates)
         assert "it waits for sim[3]" in explain("post.3") and "12 of its 12 jobs" in explain("last")
         assert "may start at" in explain("tomorrow") and "urgency is 0" in explain("held")
         assert "tried again after a wait, at" in explain("again")

@@ -122,7 +122,7 @@ def test_promises_are_kept(name: str, options: dict[str, int], workload: Workloa
 
 
 def test_a_place_that_is_due_at_once_is_used_at_once() -> None:
-    """Nine tasks find six cores on node 2 and three on node 3, beside a place for three that is held there from 1 s on."""
+    """Nine tasks find six cores on node 2 and three on node 3, beside a place held there for three from 1 s on."""
     jobs = [TrialJob(0.0, 1.0, 1.0, Request(tasks=2, cores=4)),
             TrialJob(0.0, 1.0, 1.0, Request(nodes=3, tasks=9)),
             TrialJob(0.0, 1.0, 1.0, Request(), on=(0,)),

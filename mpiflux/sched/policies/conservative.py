@@ -64,7 +64,8 @@ class Conservative(Policy):
             if at == first and jobs > queued - queue.jobs:
                 queue.take(entry, plan.start(entry))
             jobs -= queued - queue.jobs
-            at += self._admit(queue, plan, entry, places, jobs - (at - first), self.queue_depth - blocked - (at - first))
+            waiting = at - first
+            at += self._admit(queue, plan, entry, places, jobs - waiting, self.queue_depth - blocked - waiting)
             blocked += at - first
             passed[kind] = at
         for kind in passed:
