@@ -48,6 +48,8 @@ class Asked:
     _urgencies: dict[int, Urgencies]
 
     if TYPE_CHECKING:
+        @property
+        def is_stopping(self) -> bool: ...
         def _send(self, message: m.Message) -> None: ...
         def _declare(self, group: JobGroup) -> None: ...
         def _await_begin(self, group: JobGroup) -> None: ...
@@ -59,7 +61,7 @@ class Asked:
     @property
     def ending(self) -> bool:
         """Nothing new is started any more."""
-        return self._over or bool(self.view.interrupted)
+        return self._over or self.is_stopping
 
     def now(self) -> float:
         return self._clock()

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from mpiflux.instance.bell import Bell
+from mpiflux.instance.deadline import allocation_end
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, socket_path
 from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
@@ -52,6 +53,7 @@ class TreeNode(msgspec.Struct, frozen=True):
     distribution: str
     resources: tuple[NodeResources, ...]
     consumables: dict[str, int] = {}
+    name: str = ""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -77,7 +79,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
-    options = dataclasses.replace(options, allocation_end=launcher.job_end_time or 0.0)
+    end = allocation_end(os.environ, time.time())
+    options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble, notes=end.notes)
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given)
     if problem:
@@ -189,7 +192,7 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
     if prepared.journal is None:
         return prepared, Config(leave=True)
     tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources,
-                          s.consumables)
+                          s.consumables, s.name)
                  for s in prepared.plan.schedulers)
     instance = secrets.token_hex(4)
     doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)

@@ -43,7 +43,8 @@ class Master(Asked):
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
-                 t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = ()) -> None:
+                 t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
+                 waits: Sequence[tuple[float, Any]] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -71,6 +72,12 @@ class Master(Asked):
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
         now = clock()
+        self._resting: set[int] = set()
+        """Of those, the ones that an earlier instance tried: their groups are handed out without them."""
+        for when, ids in waits:
+            if when > now:
+                self._waits.add(when, ids)
+                self._resting.update(ids.tolist())
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
         self._cores_of: dict[tuple[int, int], int] = {}
@@ -81,6 +88,8 @@ class Master(Asked):
         self._stop_by = 0.0
         self._next_beat = now
         self._over = False
+        self._broken = False
+        """A part of the instance, such as a user's policy, cannot go on."""
 
     # -- begin and end -------------------------------------------------------------------------------------------
 
@@ -130,12 +139,19 @@ class Master(Asked):
         counts = self.table.counts()
         if self.view.interrupted:
             return 128 + self.view.interrupted
+        if self._broken:
+            return 3
         if self.program_status is not None:
             return self.program_status
         return 0 if counts.completed == counts.total and not self.controller_failed else 1
 
+    @property
+    def is_stopping(self) -> bool:
+        """Nothing more is started; the run can be resumed."""
+        return self._broken or bool(self.view.interrupted)
+
     def state(self) -> str:
-        return "interrupted" if self.view.interrupted else "finished"
+        return "interrupted" if self.is_stopping else "finished"
 
     # -- the rank's side -----------------------------------------------------------------------------------------
 
@@ -190,6 +206,12 @@ class Master(Asked):
                 self.desk.explained(message)
         elif isinstance(message, m.Stopped):
             self._finish()
+        elif isinstance(message, m.Fault) and message.fatal:
+            if not self.is_stopping:
+                self.observer.error(f"{message.text}. No more jobs are started and those that run are ended; mend it "
+                                    "or choose another, and go on with run --resume")
+                self._broken = True
+                self._stop(now)
         elif isinstance(message, m.Fault):
             self.observer.note(message.text)
 
@@ -207,6 +229,7 @@ class Master(Asked):
                 self._later(self.dependencies.begun(number))
         if self._waits.next <= now:
             for ids in self._waits.due(now):
+                self._resting.difference_update(ids.tolist())
                 self._hand_out(self.table.here(ids))
         if self._stop_by and now > self._stop_by:
             self._finish()
@@ -224,7 +247,7 @@ class Master(Asked):
             self.view.journal_error = self.journal.error
             if self.journal.error:
                 self.observer.note(self.journal.error)
-        if not self.view.interrupted and not self._over:
+        if not self.is_stopping and not self._over:
             if self.deadline.passed(now):
                 self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
                 self.signalled(signal.SIGTERM, now)
@@ -261,7 +284,7 @@ class Master(Asked):
         if not self._over:
             self._over = True
             if self.desk is not None:
-                self.desk.farewell("the run was interrupted" if self.view.interrupted else "the run is over")
+                self.desk.farewell("the run was interrupted" if self.is_stopping else "the run is over")
                 self._out += self.desk.collect()
             self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
@@ -269,10 +292,13 @@ class Master(Asked):
         """INT and TERM once: stop starting, end what runs, resumable. Twice: at once."""
         if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             return
-        if self.view.interrupted:
+        if self.is_stopping:
             self._finish()
             return
         self.view.interrupted = number
+        self._stop(now)
+
+    def _stop(self, now: float) -> None:
         self._verdicts.clear()
         self._waits.clear()
         self._begins.clear()
@@ -306,7 +332,7 @@ class Master(Asked):
             self.desk.ended(place, records, report, applied.ended)
         if self._doomed:
             self._doomed.difference_update(applied.ended.tolist())
-        if len(applied.again) and not self.view.interrupted:
+        if len(applied.again) and not self.is_stopping:
             self._again(applied.again, records, now)
         verdicts: list[Verdict] = []
         for group, (completed, *others) in applied.groups.items():
@@ -402,6 +428,7 @@ class Master(Asked):
         self._failed_fast = reason
         self._verdicts.clear()
         self._waits.clear()
+        self._resting.clear()
         n = len(self.table)
         nobodys = (self.table.state[:n] != State.INACTIVE) & (self.table.owner[:n] == NOBODY)
         self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())
@@ -419,7 +446,7 @@ class Master(Asked):
                 self._carry_out(elements)
             return
         group = self.groups[verdict.group]
-        chunks = self.table.unfinished(group.number)
+        chunks = self._unfinished(group)
         if group.after and chunks:
             now = self._clock()
             self.journal.append_group_event(group.number, now, "depend")
@@ -430,12 +457,26 @@ class Master(Asked):
         if chunks:
             self._send(m.Submit(tuple(chunks)))
 
+    def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
+        """What is to be handed out of a group that is released."""
+        chunks = self.table.unfinished(group.number)
+        if not self._resting:
+            return chunks
+        ids = np.fromiter((group.first_id + index for chunk in chunks
+                           for index in range(chunk.start, chunk.stop, chunk.step)), "i8")
+        return self.table.chunks(np.sort(self._awake(ids)))
+
+    def _awake(self, ids: Any) -> Any:
+        """Without those that are to wait before they are tried again."""
+        return ids[~np.isin(ids, np.fromiter(self._resting, "i8", len(self._resting)))] if self._resting else ids
+
     def _carry_out_elements(self, verdict: Elements) -> None:
         group, now = self.groups[verdict.group], self._clock()
         ids = self.elements.waiting(verdict.ids)
         if verdict.refused:
             self._end_unstarted(ids, lambda job: verdict.reason(job - group.first_id), now)
             return
+        ids = self._awake(ids)
         depended = ids[self.table.state[ids - 1] == State.DEPEND]
         if len(depended):
             chunks = self.table.chunks(depended)

@@ -277,10 +277,12 @@ class ExecutorLost(msgspec.Struct, frozen=True, tag="executor_lost"):
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
-    """Something broke that a person should hear of."""
+    """Something broke that a person should hear of. ``rank``: where, or -1."""
 
     text: str
     rank: int
+    fatal: bool = False
+    """The run cannot go on."""
 
 
 # -- clients: between a rank's door and the broker beside the master ---------------------------------------------------

@@ -20,9 +20,10 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.children import Child, Shape
-from mpiflux.sched.distribution import Pull, make
+from mpiflux.sched.distribution import Assignment, Pull, make
 from mpiflux.sched.explain import Fact, narrowest, too_much, used_up, wants
 from mpiflux.sched.meter import Amounts, Meter
+from mpiflux.sched.own import blame, check_split, is_own
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
 
@@ -62,6 +63,7 @@ class Dealing:
         self._meter = meter
         self._bare = bare if bare is not None else catalog
         self.distribution = make(distribution)
+        self._is_own = is_own(self.distribution)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
         self._shapes: dict[tuple[object, ...], Shape] = {}
@@ -147,9 +149,19 @@ class Dealing:
             heap[:] = sorted(one for one in heap if one[2] == one[3].version)
             able = [one[3] for one in heap]
         taken = 0
-        for receiver, chunk in self.distribution.split(entry.chunk, group, able):
+        for receiver, chunk in self._split(entry.chunk, group, able):
             taken += self._hand(self.children[receiver.endpoint], chunk)
         return taken
+
+    def _split(self, chunk: m.Chunk, group: JobGroup, able: list[Child]) -> list[Assignment]:
+        if not self._is_own:
+            return self.distribution.split(chunk, group, able)
+        try:
+            given = self.distribution.split(chunk, group, able)
+            check_split(self.distribution, chunk, given, able)
+        except Exception as error:
+            raise blame("distribution", self.distribution, error) from error
+        return given
 
     def _hand(self, child: Child, chunk: m.Chunk) -> int:
         """Give a child jobs of its own; how many."""
@@ -369,6 +381,18 @@ class Dealing:
             few = narrowest(request, [node for child in able for node in child.nodes])
             why += f": {few} is what there is least of" if few else ""
         return [(f"it asks for {wants(group)}, {why}", 0.0)]
+
+    def could_start(self, entry: Entry) -> bool:
+        """Whether a child that can hold it has nothing of its shape to wait for."""
+        declared = self.catalog.declared[entry.chunk.group].group
+        if declared.on or (self._meter is not None and used_up(declared, self._meter.free, self._meter.totals)):
+            return False
+        group = self._bare.group(entry.chunk.group) if entry.chunk.group in self._bare.declared else declared
+        return any(child.outstanding_of(group) < child.capacity(group.request) and not child.line
+                   for child in self.children.values())
+
+    def own(self) -> object | None:
+        return self.distribution if self._is_own else None
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""

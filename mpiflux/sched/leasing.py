@@ -406,6 +406,17 @@ class Leasing:
     def lacks(self, entry: Entry) -> list[Fact]:
         return [(missing(self.catalog.group(entry.chunk.group), self.pool), 0.0)]
 
+    def could_start(self, entry: Entry) -> bool:
+        """Whether it would fit into what is free, and no place is held for anybody."""
+        if self._table is not None and self._table.booked:
+            return False
+        group = self.catalog.group(entry.chunk.group)
+        node = group.node_of(entry.chunk.start)
+        return self.pool.fits_now(group.request) if node < 0 else False
+
+    def own(self) -> object | None:
+        return None
+
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         return []
 

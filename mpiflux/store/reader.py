@@ -126,6 +126,12 @@ class RunReader:
         self._load()
         return self._records
 
+    def latest(self, ids: Array) -> Array:
+        """The record of the last ended attempt of each of these jobs, which must have one."""
+        batch, pos = self.table.batch[ids - 1], self.table.pos[ids - 1]
+        found: Array = self._records[self._first[batch] + pos]
+        return found
+
     def widths(self) -> tuple[Array, Array]:
         """How many cores and how many GPUs each of :attr:`records` had; 0 for what never started."""
         records = self.records
