@@ -239,9 +239,10 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
     """The life of a supervisor, from its fork to its end."""
     code = 1
     try:
+        from mpiflux.node import burst
         from mpiflux.node.launch import Launcher
         from mpiflux.node.link import Link
-        from mpiflux.node.supervisor import Supervisor
+        from mpiflux.node.supervisor import FLUSH, YOUNG, Supervisor
         from mpiflux.node.topology.gpus import GPU_VARIABLES, gpu_environment
         from mpiflux.node.topology.types import Gpu
 
@@ -258,6 +259,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         launcher = Launcher(base, setup.cpus_of_core, lambda numbers: gpu_environment([gpus[n] for n in numbers], node),
                             setup.node_name)
         supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset)
+        supervisor.burst = burst.build(supervisor, setup.clock_offset, YOUNG, FLUSH)
         supervisor.parallel.instance = setup.instance or supervisor.parallel.instance
         supervisor.accept(frames[1:], supervisor.clock())
         supervisor.run()
