@@ -32,7 +32,7 @@ class Asked:
     journal: Journal
     table: JobTable
     observer: Observer
-    groups: list[JobGroup]
+    groups: Sequence[JobGroup]
     dependencies: Dependencies
     elements: Elementwise
     deadline: Deadline
@@ -70,7 +70,6 @@ class Asked:
         """A group that comes while the instance runs. Its number and first id are the next ones."""
         now = self._clock()
         self.table.add_group(group)
-        self.groups.append(group)
         self.journal.append_group(group, now)
         self.feed.submitted(group, now, waits=bool(group.after))
         self._declare(group)

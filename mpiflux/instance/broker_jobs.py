@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -44,7 +45,8 @@ class Jobs:
         self._misfit = misfit
         self._fits: dict[tuple[object, ...], str] = {}
         self._same: dict[object, object] = {}
-        self._by_name: dict[str, list[int]] = {}
+        self._by_name: dict[str, array.array[int]] = {}
+        """Numbers of groups."""
         self._known = 0
         self.closed: str | None = None
         """Why no jobs are taken; None while they are."""
@@ -153,15 +155,18 @@ class Jobs:
 
     # -- choosing --------------------------------------------------------------------------------------------------
 
-    def _groups(self, name: str) -> list[int]:
+    def _groups(self, name: str) -> Sequence[int]:
         """Numbers of the groups of a name, or ``#number``."""
         for group in self.table.groups[self._known:]:
-            self._by_name.setdefault(group.name, []).append(group.number)
+            numbers = self._by_name.get(group.name)
+            if numbers is None:
+                numbers = self._by_name[group.name] = array.array("q")
+            numbers.append(group.number)
         self._known = len(self.table.groups)
         number = name[1:]
         if name.startswith("#") and number.isascii() and number.isdigit() and len(number) < 20:
             return [int(number)] if int(number) < self._known else []
-        return self._by_name.get(name, [])
+        return self._by_name.get(name, ())
 
     def named(self, name: str, known: int) -> list[tuple[int, int]]:
         """The jobs of the groups of a name, but for so many first ones, as ranges."""
@@ -228,7 +233,7 @@ class Jobs:
     def _hold(self, session: Session, number: int, op: r.Hold) -> int:
         chosen = self.selection(op.select)
         n = 0
-        for group in list(self.table.groups):
+        for group in list(self.table.groups.current()):
             ranges = list(chosen.cut(group.first_id, group.stop_id))
             if not ranges:
                 continue
@@ -248,7 +253,7 @@ class Jobs:
         if not len(ids):
             return 0
         n = 0
-        for group in list(self.table.groups[self.table.group_of(int(ids[0])):]):
+        for group in list(self.table.groups.current(self.table.group_of(int(ids[0])))):
             mine = ids[(ids >= group.first_id) & (ids < group.stop_id)]
             if len(mine):
                 bounds = [0, *(np.flatnonzero(np.diff(mine) != 1) + 1).tolist(), len(mine)]

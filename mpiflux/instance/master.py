@@ -26,6 +26,7 @@ from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.urgency import Urgencies
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.eventlog import ELEMENTS, Event
+from mpiflux.store.groups import Instead
 from mpiflux.store.jobtable import NOBODY, Applied, JobTable
 from mpiflux.store.journal import Journal
 
@@ -49,9 +50,9 @@ class Master(Asked):
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
         """Why nothing is tried again any more."""
-        self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
+        self.groups: Sequence[JobGroup] = Instead(workflow.groups, table.groups)
         """Of the workflow file, and then those that were submitted."""
-        self.dependencies = Dependencies(self.groups, self._outcome)
+        self.dependencies = Dependencies(self.groups, self._outcome, self._past)
         self.elements = Elementwise(table, self.groups)
         self.feed = Feed()
         self.desk: Desk | None = None
@@ -67,6 +68,9 @@ class Master(Asked):
         self._urged = urged
         """Changes of urgency that an earlier instance was asked for."""
         self._urgencies: dict[int, Urgencies] = {}
+        self._ended_groups: list[int] = []
+        """Those that were submitted, of which schedulers have not been told yet that they are over."""
+        self._of_file = len(workflow.groups)
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
@@ -115,6 +119,8 @@ class Master(Asked):
             if completed or any(others):
                 for verdict in self.dependencies.ended(group.number, completed, sum(others)):
                     self._carry_out(verdict)
+                if group.submitted and self.table.is_over(group.number):
+                    self._ended_groups.append(group.number)
 
     def _note_held(self) -> None:
         for group in self.groups:
@@ -240,6 +246,7 @@ class Master(Asked):
         if now >= self._next_beat:
             self._next_beat = now + _BEAT
             self._beat(now)
+            self._forget()
 
     def _beat(self, now: float) -> None:
         self.view.counts, self.view.now = self.table.counts(), now
@@ -256,6 +263,17 @@ class Master(Asked):
                                    "run --resume")
                 self.signalled(signal.SIGTERM, now)
         self.observer.progress(self.view)
+
+    def _forget(self) -> None:
+        """Jobs that are submitted one by one are a group each: who schedules and starts them is to keep nothing of
+        those that are over."""
+        over, self._ended_groups = self._ended_groups, []
+        if over and not self._over:
+            for group in over:
+                self.dependencies.drop(group)
+                self.table.groups.over(group)
+                self._urgencies.pop(group, None)
+            self._send(m.Forget(tuple(over)))
 
     def _withhold(self, now: float) -> None:
         """Start no more jobs of groups that could not finish in time."""
@@ -340,6 +358,8 @@ class Master(Asked):
             if not_completed:
                 self._note_failures(applied.ended, applied.results)
             verdicts += self.dependencies.ended(group, completed, not_completed)
+            if group >= self._of_file and self.table.is_over(group):
+                self._ended_groups.append(group)
         if self.dependencies.wants_jobs:
             verdicts += self.dependencies.jobs_ended(
                 zip(applied.ended.tolist(), applied.results.tolist(), strict=True))
@@ -506,6 +526,12 @@ class Master(Asked):
 
     def _outcome(self, job: int) -> int:
         return int(self.table.result[job - 1])
+
+    def _past(self, name: str) -> tuple[JobGroup, int, int]:
+        """A group that is over, as ``#number``, and how many of its jobs completed and did not."""
+        number = int(name[1:])
+        completed, *others = self.table.group_ended(number)
+        return self.groups[number], completed, sum(others)
 
     def close(self, t_end: float) -> None:
         """Commit everything. Raises JournalError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ class Prepared:
     journal: Journal | None = None
     table: JobTable | None = None
     kvs: Kvs = field(default_factory=Kvs)
-    t_submit: list[float] = field(default_factory=list)
+    t_submit: array.array[float] = field(default_factory=lambda: array.array("d"))
     """By group."""
     urged: list[Urgency] = field(default_factory=list)
     waits: list[tuple[float, Any]] = field(default_factory=list)
@@ -202,8 +203,8 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
         resumed.table.add_group(group)
         journal.append_group(group, now)
         resumed.t_submit.append(now)
-    prepared.kvs, prepared.t_submit, prepared.urged = resumed.kvs, resumed.t_submit, resumed.urged
-    prepared.waits = resumed.waits
+    prepared.kvs, prepared.urged, prepared.waits = resumed.kvs, resumed.urged, resumed.waits
+    prepared.t_submit = array.array("d", resumed.t_submit)
     if len(resumed.lost):
         data = resumed.lost.tobytes()
         place = journal.append_results(data, b"", {})

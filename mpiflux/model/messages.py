@@ -65,6 +65,13 @@ class Declare(msgspec.Struct, frozen=True, tag="declare"):
     output_limit: int = 16 << 20
 
 
+class Forget(msgspec.Struct, frozen=True, tag="forget"):
+    """All jobs of these groups have ended: nobody is sent anything of theirs again, and who was told of them forgets
+    them."""
+
+    groups: tuple[int, ...]
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Work for a scheduler."""
 
@@ -392,10 +399,10 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
     puts: dict[bytes, bytes]
 
 
-Message = (Declare | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
-           | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke
-           | Feed | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken
-           | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
+Message = (Declare | Forget | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
+           | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke | Feed
+           | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken | ClientReady
+           | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):

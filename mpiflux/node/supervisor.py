@@ -220,6 +220,9 @@ class Supervisor:
             self.idle.setdefault(message.shape, []).append(lease)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = Group(message, self.launcher.base)
+        elif isinstance(message, m.Forget):
+            for group in message.groups:
+                self.groups.pop(group, None)
         elif isinstance(message, m.Cancel):
             self.cancel(message, now)
         elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):

@@ -206,6 +206,21 @@ class Dealing:
         child.sent(self._bare.group(chunk.group), chunk)
         child.to_send.append(chunk)
 
+    def forget(self, groups: Sequence[int]) -> None:
+        """See :meth:`mpiflux.sched.scheduler.Below.forget`."""
+        for child in self.children.values():
+            known = tuple(group for group in groups if (child.endpoint, group) in self._declared)
+            if known:
+                self._declared.difference_update([(child.endpoint, group) for group in known])
+                self._out.append((child.endpoint, m.Forget(known)))
+            # what children were sent last is looked up again when it is forgotten
+            child.keys.clear()
+        self._shape_of.clear()
+        if self.borrower is not None:
+            self.borrower.own.forget(groups)
+        if self._bare is not self.catalog:
+            self._bare.forget(groups)
+
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
         """Of a job that runs on what was borrowed."""
         return None if self.borrower is None else self._noted(self.borrower.own.part(src, message, now))
@@ -283,8 +298,8 @@ class Dealing:
         if not rich or now < rich[0][3].recall_after:
             return []
         excess, child = -rich[0][0], rich[0][3]
-        group = self._bare.group(child.group)
-        if group.on:
+        group = child.latest
+        if group is None or group.on:
             # it would come back to the same child
             return []
         shape = self._shape(group)
@@ -298,8 +313,8 @@ class Dealing:
 
     def _note_rich(self) -> None:
         for child in dict.fromkeys(self._changes[self._rich_seen:]):
-            if child.group >= 0:
-                latest = self._bare.group(child.group)
+            latest = child.latest
+            if latest is not None:
                 excess = child.outstanding_of(latest) - max(child.capacity_of(latest), 1)
                 if excess > 0:
                     heappush(self._rich, (-excess, child.place, child.version, child))

@@ -34,6 +34,9 @@ def place_in_line(queue: WorkQueue, policy: Policy, entry: Entry, index: int, ca
         facts = [(f"the first in {where}", 0.0)]
     mine = entry.chunk.group
     for place in getattr(policy, "reservations", ()):
+        if place.group not in catalog.declared:
+            # it was cancelled, and the policy has not looked since
+            continue
         name = catalog.group(place.group).name
         whose = f"the next job of its group, {name}" if place.group == mine else (
             f"a job of {name}, which nothing may delay")

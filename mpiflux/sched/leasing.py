@@ -12,7 +12,7 @@ nothing is given ahead, that would still be there when such a place is due.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
@@ -357,6 +357,16 @@ class Leasing:
         if (executor, group) not in self._declared:
             self._declared.add((executor, group))
             self._out.append((executor, self.catalog.declared[group]))
+
+    def forget(self, groups: Sequence[int]) -> None:
+        for executor in self._executors:
+            known = tuple(group for group in groups if (executor, group) in self._declared)
+            if known:
+                self._declared.difference_update([(executor, group) for group in known])
+                self._out.append((executor, m.Forget(known)))
+        for group in groups:
+            self._shape_of.pop(group, None)
+            self._seconds.pop(group, None)
 
     # -- messages ------------------------------------------------------------------------------------------------
 

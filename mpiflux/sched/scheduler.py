@@ -68,6 +68,9 @@ class Below(Protocol):
         """A message about a part of a job that spans nodes, or a piece of output: what is to be sent; None when it
         is output of no such job."""
 
+    def forget(self, groups: Sequence[int]) -> None:
+        """All jobs of these groups have ended: tell those below who know them."""
+
     def stop(self) -> None:
         """Start nothing more."""
 
@@ -145,6 +148,10 @@ class Scheduler:
                             self.queue.push(piece, urgency)
         elif isinstance(message, m.Declare):
             self.catalog.add(message)
+        elif isinstance(message, m.Forget):
+            self.below.forget(message.groups)
+            self.catalog.forget(message.groups)
+            return
         elif isinstance(message, m.Cancel):
             self._cancel(message, now)
         elif isinstance(message, m.Recall):

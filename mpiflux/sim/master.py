@@ -155,6 +155,10 @@ class SimMaster:
             self.watcher.final(job, result)
         if len(applied.again) and not self.stopping:
             self._again(applied.again, records, now)
+        over = tuple(group for group in applied.groups
+                     if sum(self.table.group_ended(group)) == self.table.groups[group].count)
+        if over and not self.over:
+            self._out.append(m.Forget(over))
         for group, (completed, *others) in applied.groups.items():
             for verdict in self.dependencies.ended(group, completed, sum(others)):
                 self._verdicts.append((now + self.commit, verdict))

@@ -91,8 +91,8 @@ class RunReader:
         self.runs = len(self._meta)
         """How many instances have written here: 1 and one for each resumption."""
         rows = self._db.query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
-        self.groups: list[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
-        self.t_submit: list[float] = [t for _, t in rows]
+        self.groups: Sequence[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
+        self.t_submit: Sequence[float] = [t for _, t in rows]
         self.by_name = {group.name: group for group in reversed(self.groups)}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ class Resumed:
 
     table: JobTable
     """Ended jobs are INACTIVE for good; attempts and used retries count on. Owners: nobody."""
-    groups: list[JobGroup]
-    t_submit: list[float]
+    groups: Sequence[JobGroup]
+    t_submit: Sequence[float]
     kvs: Kvs
     urged: list[Urgency]
     """Changes of urgency that were asked for, in order."""
