@@ -15,6 +15,7 @@ from mpiflux.instance.broker import LATER, Handler, RequestError, Session
 from mpiflux.instance.broker_check import check_group
 from mpiflux.instance.broker_feed import Selection
 from mpiflux.instance.broker_results import Results
+from mpiflux.instance.broker_ties import Ties
 from mpiflux.instance.master import Master
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
@@ -40,9 +41,9 @@ class Jobs:
     ``misfit`` says why a group fits nowhere, or nothing; ``cwd`` is where jobs run that name no directory.
     """
 
-    def __init__(self, master: Master, results: Results, misfit: Callable[[JobGroup], str]) -> None:
+    def __init__(self, master: Master, results: Results, misfit: Callable[[JobGroup], str], ties: Ties) -> None:
         self.master, self.results, self.table = master, results, master.table
-        self._misfit = misfit
+        self._misfit, self._ties = misfit, ties
         self._fits: dict[tuple[object, ...], str] = {}
         self._same: dict[object, object] = {}
         self._by_name: dict[str, array.array[int]] = {}
@@ -71,6 +72,7 @@ class Jobs:
                                           f"{f': {self.closed}' if self.closed else ''} (`mpiflux queue enable`)")
         if not 0 < len(op.groups) <= r.MAX_GROUPS:
             raise RequestError("request", f"{len(op.groups)} groups in one request; from 1 to {r.MAX_GROUPS} may be")
+        self._ties.check(op.tie)
         groups: list[JobGroup] = []
         index, first = len(self.table.groups), len(self.table) + 1
         for new in op.groups:
@@ -82,6 +84,8 @@ class Jobs:
         for new, group in zip(op.groups, groups, strict=True):
             self.results.t_submit.append(self.master.now())
             self.master.submit(group, held=new.hold)
+        if op.tie:
+            self._ties.add(op.tie, groups[0].first_id, groups[-1].stop_id)
         return [[group.number, group.first_id, group.count] for group in groups]
 
     def _group(self, new: r.NewGroup, number: int, first: int) -> JobGroup:
