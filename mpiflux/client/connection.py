@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
@@ -127,12 +127,16 @@ class Connection:
             return True
         return False
 
-    def do(self, plan: Plan[T], timeout: float | None = None) -> T:
-        """Carry out a plan. Raises FluxError, and TimeoutError after ``timeout`` seconds."""
+    def do(self, plan: Plan[T], timeout: float | None = None, *, after: Sequence[r.Op] = ()) -> T:
+        """Carry out a plan; tell ``after``, in the same breath, before it. Raises FluxError, and TimeoutError after
+        ``timeout`` seconds."""
         slot = _Slot()
         with self._lock:
             self._check()
-            number = self.session.call(plan.op, slot.done)
+            if after:
+                number = self._together(after, plan.op, slot)
+            else:
+                number = self.session.call(plan.op, slot.done)
         try:
             if not slot.ready.wait(timeout) and self._leave(plan, number, slot):
                 raise TimeoutError(f"no answer within {timeout:g} s")
@@ -145,6 +149,20 @@ class Connection:
         if plan.taken is not None:
             self.tell(plan.taken(slot.value))
         return plan.convert(slot.value)
+
+    def _together(self, ops: Sequence[r.Op], op: r.Op, slot: _Slot) -> int:
+        """Tell some things and ask another with one write: who hears them wakes up once."""
+        session, frames = self.session, list[bytes]()
+        send, session.send = session.send, frames.append
+        try:
+            for one in ops:
+                session.tell(one)
+            number = session.call(op, slot.done)
+        finally:
+            session.send = send
+            if frames:
+                send(b"".join(frames))
+        return number
 
     def _leave(self, plan: Plan[T], number: int, slot: _Slot) -> bool:
         """Wait no more; False when the answer has just come."""

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import threading
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -145,13 +146,14 @@ class Executor(BaseExecutor):
     first function, and unless said otherwise there are as many as fit. The instance stays open while the executor
     does. ``target`` is as for :func:`mpiflux.connect`.
 
-    A program that ends without :meth:`shutdown` waits for what it has submitted. One that is killed leaves its
-    commands to run, as jobs do; its functions end with it. Across a lost connection commands go on; functions that were
-    under way fail with ConnectionLost, those that waited are called.
+    A program that ends without :meth:`shutdown` waits for what it has submitted. Where it is killed its functions end
+    with it, and its commands are cancelled some seconds later, unless ``keep_jobs`` asks that they run on, as jobs that
+    nobody has. Across a lost connection commands go on; functions that were under way fail with ConnectionLost, those
+    that waited are called.
     """
 
     def __init__(self, target: str | os.PathLike[str] | None = None, *, workers: int | None = None,
-                 **options: Any) -> None:
+                 keep_jobs: bool = False, **options: Any) -> None:
         calls.check_not_loading()
         if workers is not None and workers < 1:
             raise ValueError(f"workers: {workers}; at least one process is needed to call functions")
@@ -162,6 +164,11 @@ class Executor(BaseExecutor):
             raise NotConnected(f"{found.run_dir}: {found.why or 'there is no live instance'}")
         self._connection = Connection(found.socket, keep=True)
         self.flux = Flux(self._connection)
+        self._tie = ""
+        if not keep_jobs:
+            self._tie = tie = f"executor.{uuid.uuid4().hex}"
+            self._connection.open_stream(lambda sub, _: r.Tie(sub, tie), 0, lambda value, error: None,
+                                         convert=lambda item: item, resumes=True, acknowledge=False)
         self._workers = workers
         self._pool: Pool | None = None
         self._lock = threading.Condition()
@@ -289,7 +296,7 @@ class Executor(BaseExecutor):
     def _submit(self, batch: list[tuple[FluxFuture, Command, JobOptions]]) -> bool:
         try:
             groups = tuple(plans.new_group(command, options) for _, command, options in batch)
-            ranges = self._connection.do(plans.submit(groups))
+            ranges = self._connection.do(plans.submit(groups, self._tie))
         except FluxError as error:
             if len(batch) == 1:
                 self.settle(batch[0][0], error=error)

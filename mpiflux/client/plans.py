@@ -85,9 +85,9 @@ class JobOptions(TypedDict, total=False):
 # -- submitting --------------------------------------------------------------------------------------------------
 
 
-def submit(groups: tuple[r.NewGroup, ...]) -> Plan[list[tuple[int, int]]]:
+def submit(groups: tuple[r.NewGroup, ...], tie: str = "") -> Plan[list[tuple[int, int]]]:
     """(first id, count) of each group."""
-    return Plan(r.Submit(groups), lambda value: [(first, count) for _, first, count in value])
+    return Plan(r.Submit(groups, tie), lambda value: [(first, count) for _, first, count in value])
 
 
 def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PARAMS, *,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Calls under way for each worker: the one that it makes, and those that wait for it. They cannot be cancelled."""
+_TOGETHER = 1 << 16
+"""Bytes of a call from which on it travels alone."""
 RESTARTS = 1000
 """How often a worker that a function took down is started again."""
 
@@ -95,11 +97,13 @@ class Pool:
 
     def _feed(self) -> None:
         """Hand out calls while there are too few under way."""
+        payloads: list[bytes] = []
+        numbers: list[int] = []
         while True:
             with self._lock:
-                if not self._waiting or (len(self._calls) >= AHEAD * self._size and not self._broken):
-                    return
                 name = self._name
+                if not self._waiting or (len(self._calls) >= AHEAD * self._size and not self._broken):
+                    break
                 number, future, data = self._waiting.popleft()
                 if not self._executor.begin(future):
                     continue
@@ -110,16 +114,30 @@ class Pool:
                 continue
             try:
                 payload = plans.pack_value(calls.numbered(number, b"", data))
-                self._connection.ask(r.Push(name, (payload,)), self._pushed(number))
-            except (FluxError, TypeError, ValueError) as error:
+            except ValueError as error:
                 self._settle(number, None, error)
+                continue
+            if len(payload) > _TOGETHER:
+                self._push(name, [number], [payload])
+            else:
+                numbers.append(number)
+                payloads.append(payload)
+        if numbers:
+            self._push(name, numbers, payloads)
 
-    def _pushed(self, number: int) -> Callable[[Any, FluxError | None], None]:
+    def _push(self, name: str, numbers: list[int], payloads: list[bytes]) -> None:
         def pushed(value: Any, error: FluxError | None) -> None:
             if error is not None:
-                self._executor.later(lambda: self._settle(number, None, error))
+                self._executor.later(lambda: fail(error))
 
-        return pushed
+        def fail(error: BaseException) -> None:
+            for number in numbers:
+                self._settle(number, None, error)
+
+        try:
+            self._connection.ask(r.Push(name, tuple(payloads)), pushed)
+        except (FluxError, TypeError, ValueError) as error:
+            fail(error)
 
     def _settle(self, number: int, value: Any, error: BaseException | None) -> None:
         with self._lock:

@@ -30,13 +30,13 @@ def work(name: str) -> int:
     connection.ask(r.Ask(f"{name}.alive", b"\xc0"), lambda value, error: os._exit(0))
     here = f"worker job {os.environ.get('MPIFLUX_JOB_ID', '?')} on {os.uname().nodename}"
     try:
+        told: tuple[r.Op, ...] = ()
         while True:
-            item, value, lost = connection.do(plans.pull_again(name))
+            item, value, lost = connection.do(plans.pull_again(name), after=told)
             number, data = calls.unnumbered(value)
             kind, answer = (calls.BROKEN, _LOST) if lost else _call(data, here)
             # the result before the item is done with: between the two, it is rather told twice than not
-            connection.tell(r.Publish(f"{name}.done", plans.pack_value(calls.numbered(number, kind, answer))))
-            connection.tell(r.Done(item))
+            told = (r.Publish(f"{name}.done", plans.pack_value(calls.numbered(number, kind, answer))), r.Done(item))
     except FluxError:
         return 0
     finally:

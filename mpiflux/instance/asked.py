@@ -32,7 +32,7 @@ class Asked:
     journal: Journal
     table: JobTable
     observer: Observer
-    groups: list[JobGroup]
+    groups: Sequence[JobGroup]
     dependencies: Dependencies
     elements: Elementwise
     deadline: Deadline
@@ -48,6 +48,8 @@ class Asked:
     _urgencies: dict[int, Urgencies]
 
     if TYPE_CHECKING:
+        @property
+        def is_stopping(self) -> bool: ...
         def _send(self, message: m.Message) -> None: ...
         def _declare(self, group: JobGroup) -> None: ...
         def _await_begin(self, group: JobGroup) -> None: ...
@@ -64,7 +66,7 @@ class Asked:
     @property
     def ending(self) -> bool:
         """Nothing new is started any more."""
-        return self._over or bool(self.view.interrupted)
+        return self._over or self.is_stopping
 
     def now(self) -> float:
         return self._clock()
@@ -73,7 +75,6 @@ class Asked:
         """A group that comes while the instance runs. Its number and first id are the next ones."""
         now = self._clock()
         self.table.add_group(group)
-        self.groups.append(group)
         self.journal.append_group(group, now)
         self.feed.submitted(group, now, waits=bool(group.after))
         self._declare(group)

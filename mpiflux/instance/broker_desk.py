@@ -14,6 +14,7 @@ from mpiflux.instance.broker_messages import Messages
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.broker_running import Running
 from mpiflux.instance.broker_stdin import Stdins
+from mpiflux.instance.broker_ties import Ties
 from mpiflux.instance.master import Master
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
@@ -35,7 +36,8 @@ class Desk:
                        "nodes": list(results.hosts)}
         self._started, self._why = True, ""
         """Whether jobs are started, and why the queue was disabled or stopped."""
-        self._jobs = Jobs(master, results, misfit)
+        ties = Ties(master.table, master.cancel)
+        self._jobs = Jobs(master, results, misfit, ties)
         self._running = Running(master.table, results, master.reach, self._jobs.chosen)
         self._stdins = Stdins(master.table, master.reach, master.cancel)
         self._keys = Keys(kvs, master.journal.put_kvs, self._job_key, self._job_ls, self._job_watch,
@@ -43,7 +45,7 @@ class Desk:
         self._explaining = Explaining(master, self._stopped)
         self.explained = self._explaining.explained
         streams = Streams(master.feed, self._jobs.selection, self._jobs.is_over, self._jobs.named)
-        parts = (self._jobs, self._running, self._stdins, streams, self._keys, Messages(), self._explaining,
+        parts = (self._jobs, ties, self._running, self._stdins, streams, self._keys, Messages(), self._explaining,
                  self)
         self._broker = Broker(parts, instance=instance, run_dir=run_dir, hold=self._hold, node_of=node_of,
                               note=note)

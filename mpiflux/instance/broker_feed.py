@@ -9,14 +9,14 @@ the facts before it, and ``read(since)`` gives the same events whenever it is ca
 from __future__ import annotations
 
 import bisect
-import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mpiflux.instance.broker_facts import WIDTH, Archive, Block, Fact, GroupFact, Submitted
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import FIELDS, FLAG_STREAMED
 from mpiflux.store.eventlog import Event, Record, attempt_begin, attempt_end, attempt_events
@@ -27,10 +27,13 @@ RECORD = np.dtype(list(FIELDS))
 STARTED, FINAL, TOLD, DEPENDED = 1, 2, 4, 8
 """Flags of a record: it says that the attempt runs; that it was the job's last; that its start was told before; that
 the job's dependencies are met, and nothing else."""
-WIDTH = 8
-"""Numbers that a record takes: alloc, start, output, exception, finish, release, and clean or retry."""
-_BLOCK = 4096
+_FULL = 4096
+"""Records from which on a block is compressed."""
 _DECOMPRESSED = 16
+_LOOSE = 512
+"""Facts that are kept as they are; of more, half are made one archive."""
+
+_T = TypeVar("_T")
 
 Told = tuple[int, int, str, float, dict[str, Any]]
 """(number, job, name, timestamp, context)."""
@@ -105,80 +108,17 @@ class Selection:
         return inside
 
 
-class _Block:
-    """Facts of one kind with consecutive numbers."""
-
-    __slots__ = ("flags", "high", "low", "n", "number", "pieces", "reasons", "sealed", "sent")
-
-    def __init__(self, number: int) -> None:
-        self.number, self.n = number, 0
-        self.low, self.high = 1 << 62, 0
-        self.pieces: list[bytes] = []
-        self.flags: list[bytes] = []
-        self.reasons: dict[tuple[int, int], str] = {}
-        self.sent: dict[tuple[int, int], tuple[int, int]] = {}
-        """Bytes of stdout and of stderr that an attempt had sent before its record, by (job, attempt)."""
-        self.sealed = b""
-
-    def seal(self) -> None:
-        self.sealed = zlib.compress(b"".join(self.flags) + b"".join(self.pieces), 1)
-        self.pieces, self.flags = [], []
-
-    def data(self) -> tuple[bytes, bytes]:
-        """(flags, records)."""
-        if not self.sealed:
-            if len(self.pieces) > 1:
-                self.pieces, self.flags = [b"".join(self.pieces)], [b"".join(self.flags)]
-            return self.flags[0], self.pieces[0]
-        both = zlib.decompress(self.sealed)
-        return both[:self.n], both[self.n:]
-
-    @property
-    def stop(self) -> int:
-        return self.number + self.n * WIDTH
-
-
-class _GroupFact:
-    """Something that is the same for every job of a range: two numbers a job, ``events`` for each."""
-
-    __slots__ = ("events", "first", "n", "number")
-
-    def __init__(self, number: int, first: int, n: int, events: tuple[Event, ...]) -> None:
-        self.number, self.first, self.n, self.events = number, first, n, events
-
-    @property
-    def stop(self) -> int:
-        return self.number + self.n * len(self.events)
-
-
-class _Submitted:
-    """The same of jobs that were submitted, of which there may be as many as jobs: their events are made when they are
-    told."""
-
-    __slots__ = ("_name", "_now", "_urgency", "_waits", "first", "n", "number")
-
-    def __init__(self, number: int, first: int, n: int, now: float, urgency: int, name: str, waits: bool) -> None:
-        self.number, self.first, self.n = number, first, n
-        self._now, self._urgency, self._name, self._waits = now, urgency, name, waits
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        submit = Event("submit", self._now, {"urgency": self._urgency, "name": self._name})
-        return (submit,) if self._waits else (submit, Event("depend", self._now, {}))
-
-    @property
-    def stop(self) -> int:
-        return self.number + self.n * (1 if self._waits else 2)
-
-
 class Feed:
     """See the module. ``next`` is the number that the next event gets."""
 
     def __init__(self) -> None:
         self.next = 1
         self._numbers: list[int] = []
-        self._facts: list[_Block | _GroupFact | _Submitted] = []
-        self._cache: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
+        self._facts: list[Fact | Archive] = []
+        self._packed = 0
+        """So many of them are archives, or large blocks that need not be in one."""
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        """What was uncompressed last, by its first event's number: (flags, records) of a block, facts of an archive."""
         self._sent: dict[int, tuple[int, int, int]] = {}
         """(attempt, bytes of stdout, of stderr) that a running job has sent, by job."""
 
@@ -187,12 +127,12 @@ class Feed:
     def submitted(self, group: JobGroup, now: float, *, waits: bool) -> None:
         """``waits``: it cannot start yet."""
         if group.count:
-            self._add(_Submitted(self.next, group.first_id, group.count, now, group.priority, group.name, waits))
+            self._add(Submitted(self.next, group.first_id, group.count, now, group.priority, group.name, waits))
 
     def jobs(self, first: int, n: int, *events: Event) -> None:
         """The same events for jobs first … first+n−1."""
         if n:
-            self._add(_GroupFact(self.next, first, n, events))
+            self._add(GroupFact(self.next, first, n, events))
 
     def output(self, job: int, attempt: int, stream: int, stop: int) -> None:
         """A running job has sent its stdout (1) or stderr (2) up to byte ``stop``."""
@@ -207,8 +147,8 @@ class Feed:
         if not n:
             return
         last = self._facts[-1] if self._facts else None
-        if not isinstance(last, _Block) or last.sealed or last.stop != self.next:
-            last = _Block(self.next)
+        if not isinstance(last, Block) or last.sealed or last.stop != self.next:
+            last = Block(self.next)
             self._add(last)
         ids = records["id"]
         last.low, last.high = min(last.low, int(ids.min())), max(last.high, int(ids.max()))
@@ -223,52 +163,81 @@ class Feed:
         last.flags.append(flags.astype("u1").tobytes())
         last.n += n
         self.next = last.stop
-        if last.n >= _BLOCK:
+        if last.n >= _FULL:
             last.seal()
 
-    def _add(self, fact: _Block | _GroupFact | _Submitted) -> None:
+    def _add(self, fact: Fact) -> None:
         self._facts.append(fact)
         self._numbers.append(fact.number)
         self.next = fact.stop
+        if len(self._facts) - self._packed > _LOOSE:
+            self._archive(self._packed, self._packed + _LOOSE // 2)
+
+    def _archive(self, start: int, stop: int) -> None:
+        """Compress old facts, but for blocks that are compressed already."""
+        packed: list[Fact | Archive] = []
+        loose: list[Fact] = []
+        for fact in self._facts[start:stop]:
+            if isinstance(fact, Archive) or (isinstance(fact, Block) and fact.sealed):
+                packed += [Archive(loose), fact] if loose else [fact]
+                loose = []
+            else:
+                loose.append(fact)
+        if loose:
+            packed.append(Archive(loose))
+        self._facts[start:stop] = packed
+        self._numbers[start:stop] = [fact.number for fact in packed]
+        self._packed = start + len(packed)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, since: int, chosen: Selection, names: Collection[str], most: int) -> tuple[list[Told], int]:
         """Events from number ``since`` on, about ``most`` of them, and the number to go on from."""
         out: list[Told] = []
-        at = max(bisect.bisect(self._numbers, since) - 1, 0)
-        for place in range(at, len(self._facts)):
-            fact = self._facts[place]
-            if fact.stop <= since:
-                continue
-            if not isinstance(fact, _Block):
+        for fact in self._since(since):
+            if not isinstance(fact, Block):
                 upto = self._tell_group(fact, since, chosen, names, most, out)
             else:
-                upto = self._tell_records(place, fact, since, chosen, names, most, out)
+                upto = self._tell_records(fact, since, chosen, names, most, out)
             if upto < fact.stop:
                 return out, upto
             if len(out) >= most:
                 return out, fact.stop
         return out, max(self.next, since)
 
-    def jobs_since(self, since: int, wanted: Collection[int]) -> set[int]:
-        """Those of the ``wanted`` jobs that something happened to from number ``since`` on."""
-        found: set[int] = set()
+    def _since(self, since: int) -> Iterator[Fact]:
+        """The facts from the one on that has event number ``since``."""
         at = max(bisect.bisect(self._numbers, since) - 1, 0)
         for place in range(at, len(self._facts)):
             fact = self._facts[place]
-            if fact.stop <= since:
-                continue
-            if not isinstance(fact, _Block):
+            for one in self._uncompressed(fact.number, fact.facts) if isinstance(fact, Archive) else (fact,):
+                if one.stop > since:
+                    yield one
+
+    def _uncompressed(self, key: int, make: Callable[[], _T]) -> _T:
+        found: _T | None = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = make()
+            if len(self._cache) > _DECOMPRESSED:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(key)
+        return found
+
+    def jobs_since(self, since: int, wanted: Collection[int]) -> set[int]:
+        """Those of the ``wanted`` jobs that something happened to from number ``since`` on."""
+        found: set[int] = set()
+        for fact in self._since(since):
+            if not isinstance(fact, Block):
                 stop = fact.first + fact.n
                 found.update(job for job in wanted if fact.first <= job < stop)
             else:
                 skip = max(since - fact.number, 0) // WIDTH
-                ids = np.frombuffer(self._data(place, fact)[1], RECORD)["id"][skip:].tolist()
+                ids = np.frombuffer(self._data(fact)[1], RECORD)["id"][skip:].tolist()
                 found.update(job for job in ids if job in wanted)
         return found
 
-    def _tell_group(self, fact: _GroupFact | _Submitted, since: int, chosen: Selection, names: Collection[str],
+    def _tell_group(self, fact: GroupFact | Submitted, since: int, chosen: Selection, names: Collection[str],
                     most: int, out: list[Told]) -> int:
         if not chosen.overlaps(fact.first, fact.first + fact.n - 1):
             return fact.stop
@@ -286,11 +255,11 @@ class Feed:
                 out += [(number + k, job, *event) for k, event in wanted if number + k >= since]
         return fact.stop
 
-    def _tell_records(self, place: int, fact: _Block, since: int, chosen: Selection, names: Collection[str],
+    def _tell_records(self, fact: Block, since: int, chosen: Selection, names: Collection[str],
                       most: int, out: list[Told]) -> int:
         if not chosen.overlaps(fact.low, fact.high):
             return fact.stop
-        flags, data = self._data(place, fact)
+        flags, data = self._data(fact)
         records = np.frombuffer(data, RECORD)
         skip = max(since - fact.number, 0) // WIDTH
         picked = np.flatnonzero(chosen.mask(records["id"][skip:])) + skip
@@ -308,17 +277,8 @@ class Feed:
                     out.append((number + k, record.id, *event))
         return fact.stop
 
-    def _data(self, place: int, fact: _Block) -> tuple[bytes, bytes]:
-        if not fact.sealed:
-            return fact.data()
-        found = self._cache.get(place)
-        if found is None:
-            found = self._cache[place] = fact.data()
-            if len(self._cache) > _DECOMPRESSED:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(place)
-        return found
+    def _data(self, fact: Block) -> tuple[bytes, bytes]:
+        return self._uncompressed(fact.number, fact.data) if fact.sealed else fact.data()
 
 
 def _events_of(record: Record, flags: int, reason: str) -> list[tuple[int, Event]]:

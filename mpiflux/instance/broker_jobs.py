@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from mpiflux.instance.broker import LATER, Handler, RequestError, Session
 from mpiflux.instance.broker_check import check_group
 from mpiflux.instance.broker_feed import Selection
 from mpiflux.instance.broker_results import Results
+from mpiflux.instance.broker_ties import Ties
 from mpiflux.instance.master import Master
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
@@ -39,12 +41,13 @@ class Jobs:
     ``misfit`` says why a group fits nowhere, or nothing; ``cwd`` is where jobs run that name no directory.
     """
 
-    def __init__(self, master: Master, results: Results, misfit: Callable[[JobGroup], str]) -> None:
+    def __init__(self, master: Master, results: Results, misfit: Callable[[JobGroup], str], ties: Ties) -> None:
         self.master, self.results, self.table = master, results, master.table
-        self._misfit = misfit
+        self._misfit, self._ties = misfit, ties
         self._fits: dict[tuple[object, ...], str] = {}
         self._same: dict[object, object] = {}
-        self._by_name: dict[str, list[int]] = {}
+        self._by_name: dict[str, array.array[int]] = {}
+        """Numbers of groups."""
         self._known = 0
         self.closed: str | None = None
         """Why no jobs are taken; None while they are."""
@@ -69,6 +72,7 @@ class Jobs:
                                           f"{f': {self.closed}' if self.closed else ''} (`mpiflux queue enable`)")
         if not 0 < len(op.groups) <= r.MAX_GROUPS:
             raise RequestError("request", f"{len(op.groups)} groups in one request; from 1 to {r.MAX_GROUPS} may be")
+        self._ties.check(op.tie)
         groups: list[JobGroup] = []
         index, first = len(self.table.groups), len(self.table) + 1
         for new in op.groups:
@@ -80,6 +84,8 @@ class Jobs:
         for new, group in zip(op.groups, groups, strict=True):
             self.results.t_submit.append(self.master.now())
             self.master.submit(group, held=new.hold)
+        if op.tie:
+            self._ties.add(op.tie, groups[0].first_id, groups[-1].stop_id)
         return [[group.number, group.first_id, group.count] for group in groups]
 
     def _group(self, new: r.NewGroup, number: int, first: int) -> JobGroup:
@@ -153,15 +159,18 @@ class Jobs:
 
     # -- choosing --------------------------------------------------------------------------------------------------
 
-    def _groups(self, name: str) -> list[int]:
+    def _groups(self, name: str) -> Sequence[int]:
         """Numbers of the groups of a name, or ``#number``."""
         for group in self.table.groups[self._known:]:
-            self._by_name.setdefault(group.name, []).append(group.number)
+            numbers = self._by_name.get(group.name)
+            if numbers is None:
+                numbers = self._by_name[group.name] = array.array("q")
+            numbers.append(group.number)
         self._known = len(self.table.groups)
         number = name[1:]
         if name.startswith("#") and number.isascii() and number.isdigit() and len(number) < 20:
             return [int(number)] if int(number) < self._known else []
-        return self._by_name.get(name, [])
+        return self._by_name.get(name, ())
 
     def named(self, name: str, known: int) -> list[tuple[int, int]]:
         """The jobs of the groups of a name, but for so many first ones, as ranges."""
@@ -228,7 +237,7 @@ class Jobs:
     def _hold(self, session: Session, number: int, op: r.Hold) -> int:
         chosen = self.selection(op.select)
         n = 0
-        for group in list(self.table.groups):
+        for group in list(self.table.groups.current()):
             ranges = list(chosen.cut(group.first_id, group.stop_id))
             if not ranges:
                 continue
@@ -248,7 +257,7 @@ class Jobs:
         if not len(ids):
             return 0
         n = 0
-        for group in list(self.table.groups[self.table.group_of(int(ids[0])):]):
+        for group in list(self.table.groups.current(self.table.group_of(int(ids[0])))):
             mine = ids[(ids >= group.first_id) & (ids < group.stop_id)]
             if len(mine):
                 bounds = [0, *(np.flatnonzero(np.diff(mine) != 1) + 1).tolist(), len(mine)]

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,10 @@ from mpiflux.store.reader import RunReader, open_run
 from mpiflux.store.schema import RunError
 
 RECORD = np.dtype(list(FIELDS))
-RECENT_BYTES = 64 << 20
+RECENT_BYTES = 16 << 20
 """Records and output that are kept at hand."""
+_REPORT = 512
+"""Bytes of memory that a report takes beside these."""
 
 Done = Callable[[Any], None]
 """Gets what a reading gave: a value, or the RunError that it raised."""
@@ -46,8 +48,8 @@ class _Recent:
 class Results:
     """Job records by id. ``hosts`` are the names of the instance's nodes; ``t_submit`` is by group number."""
 
-    def __init__(self, table: JobTable, journal: Journal, hosts: Sequence[str], t_submit: list[float],
-                 run_dir: str) -> None:
+    def __init__(self, table: JobTable, journal: Journal, hosts: Sequence[str],
+                 t_submit: MutableSequence[float], run_dir: str) -> None:
         self.table, self.journal, self.hosts, self.t_submit = table, journal, hosts, t_submit
         self._run_dir = run_dir
         self._recent: deque[_Recent] = deque()
@@ -65,10 +67,10 @@ class Results:
     def ended(self, place: tuple[int, int], n: int, report: m.Report) -> None:
         """A report was journaled at ``place``."""
         self._recent.append(_Recent(place, n, report.records, report.output, report.reasons))
-        self._bytes += len(report.records) + len(report.output)
+        self._bytes += _REPORT + len(report.records) + len(report.output)
         while self._bytes > RECENT_BYTES:
             old = self._recent.popleft()
-            self._bytes -= len(old.records) + len(old.output)
+            self._bytes -= _REPORT + len(old.records) + len(old.output)
 
     def resources(self, message: m.NewR) -> None:
         self._where[message.sched, message.r_id] = describe.where(message.r, self.hosts)

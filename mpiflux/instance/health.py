@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
+from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.node.topology import discover
 
 _SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cephfs", "cifs", "fuse.glusterfs", "panfs", "pvfs2"}
@@ -77,7 +78,8 @@ def _mpi(launcher: Launcher) -> tuple[Any, dict[str, Any], list[str]]:
     problem = unsuited(launcher, library)
     if problem:
         return None, facts, [problem]
-    world = mpi.start(MPI)
+    with short_values(os.environ):
+        world = mpi.start(MPI)
     facts["world"] = world.size
     problem = mismatch(launcher, world.size, library)
     return (None, facts, [problem]) if problem else (world, facts, [])

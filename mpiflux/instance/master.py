@@ -26,6 +26,7 @@ from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.urgency import Urgencies
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.eventlog import ELEMENTS, Event
+from mpiflux.store.groups import Instead
 from mpiflux.store.jobtable import NOBODY, Applied, JobTable
 from mpiflux.store.journal import Journal
 
@@ -43,14 +44,15 @@ class Master(Asked):
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
-                 t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = ()) -> None:
+                 t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
+                 waits: Sequence[tuple[float, Any]] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
         """Why nothing is tried again any more."""
-        self.groups: list[JobGroup] = [*workflow.groups, *table.groups[len(workflow.groups):]]
+        self.groups: Sequence[JobGroup] = Instead(workflow.groups, table.groups)
         """Of the workflow file, and then those that were submitted."""
-        self.dependencies = Dependencies(self.groups, self._outcome)
+        self.dependencies = Dependencies(self.groups, self._outcome, self._past)
         self.elements = Elementwise(table, self.groups)
         self.feed = Feed()
         self.desk: Desk | None = None
@@ -67,11 +69,20 @@ class Master(Asked):
         self._urged = urged
         """Changes of urgency that an earlier instance was asked for."""
         self._urgencies: dict[int, Urgencies] = {}
+        self._ended_groups: list[int] = []
+        """Those that were submitted, of which schedulers have not been told yet that they are over."""
+        self._of_file = len(workflow.groups)
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
         now = clock()
+        self._resting: set[int] = set()
+        """Of those, the ones that an earlier instance tried: their groups are handed out without them."""
+        for when, ids in waits:
+            if when > now:
+                self._waits.add(when, ids)
+                self._resting.update(ids.tolist())
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
         self._cores_of: dict[tuple[int, int], int] = {}
@@ -82,6 +93,8 @@ class Master(Asked):
         self._stop_by = 0.0
         self._next_beat = now
         self._over = False
+        self._broken = False
+        """A part of the instance, such as a user's policy, cannot go on."""
 
     # -- begin and end -------------------------------------------------------------------------------------------
 
@@ -107,6 +120,8 @@ class Master(Asked):
             if completed or any(others):
                 for verdict in self.dependencies.ended(group.number, completed, sum(others)):
                     self._carry_out(verdict)
+                if group.submitted and self.table.is_over(group.number):
+                    self._ended_groups.append(group.number)
 
     def _note_held(self) -> None:
         for group in self.groups:
@@ -131,12 +146,19 @@ class Master(Asked):
         counts = self.table.counts()
         if self.view.interrupted:
             return 128 + self.view.interrupted
+        if self._broken:
+            return 3
         if self.program_status is not None:
             return self.program_status
         return 0 if counts.completed == counts.total and not self.controller_failed else 1
 
+    @property
+    def is_stopping(self) -> bool:
+        """Nothing more is started; the run can be resumed."""
+        return self._broken or bool(self.view.interrupted)
+
     def state(self) -> str:
-        return "interrupted" if self.view.interrupted else "finished"
+        return "interrupted" if self.is_stopping else "finished"
 
     # -- the rank's side -----------------------------------------------------------------------------------------
 
@@ -194,6 +216,12 @@ class Master(Asked):
         elif isinstance(message, m.Regrown):
             if self.lives is not None:
                 self.lives.regrown(message.jobs)
+        elif isinstance(message, m.Fault) and message.fatal:
+            if not self.is_stopping:
+                self.observer.error(f"{message.text}. No more jobs are started and those that run are ended; mend it "
+                                    "or choose another, and go on with run --resume")
+                self._broken = True
+                self._stop(now)
         elif isinstance(message, m.Fault):
             self.observer.note(message.text)
 
@@ -211,6 +239,7 @@ class Master(Asked):
                 self._later(self.dependencies.begun(number))
         if self._waits.next <= now:
             for ids in self._waits.due(now):
+                self._resting.difference_update(ids.tolist())
                 self._hand_out(self.table.here(ids))
         if self._stop_by and now > self._stop_by:
             self._finish()
@@ -221,6 +250,7 @@ class Master(Asked):
         if now >= self._next_beat:
             self._next_beat = now + _BEAT
             self._beat(now)
+            self._forget()
 
     def _beat(self, now: float) -> None:
         self.view.counts, self.view.now = self.table.counts(), now
@@ -228,7 +258,7 @@ class Master(Asked):
             self.view.journal_error = self.journal.error
             if self.journal.error:
                 self.observer.note(self.journal.error)
-        if not self.view.interrupted and not self._over:
+        if not self.is_stopping and not self._over:
             if self.deadline.passed(now):
                 self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
                 self.signalled(signal.SIGTERM, now)
@@ -237,6 +267,17 @@ class Master(Asked):
                                    "run --resume")
                 self.signalled(signal.SIGTERM, now)
         self.observer.progress(self.view)
+
+    def _forget(self) -> None:
+        """Jobs that are submitted one by one are a group each: who schedules and starts them is to keep nothing of
+        those that are over."""
+        over, self._ended_groups = self._ended_groups, []
+        if over and not self._over:
+            for group in over:
+                self.dependencies.drop(group)
+                self.table.groups.over(group)
+                self._urgencies.pop(group, None)
+            self._send(m.Forget(tuple(over)))
 
     def _withhold(self, now: float) -> None:
         """Start no more jobs of groups that could not finish in time."""
@@ -265,7 +306,7 @@ class Master(Asked):
         if not self._over:
             self._over = True
             if self.desk is not None:
-                self.desk.farewell("the run was interrupted" if self.view.interrupted else "the run is over")
+                self.desk.farewell("the run was interrupted" if self.is_stopping else "the run is over")
                 self._out += self.desk.collect()
             self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
@@ -273,10 +314,13 @@ class Master(Asked):
         """INT and TERM once: stop starting, end what runs, resumable. Twice: at once."""
         if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             return
-        if self.view.interrupted:
+        if self.is_stopping:
             self._finish()
             return
         self.view.interrupted = number
+        self._stop(now)
+
+    def _stop(self, now: float) -> None:
         self._verdicts.clear()
         self._waits.clear()
         self._begins.clear()
@@ -311,7 +355,7 @@ class Master(Asked):
         if self._doomed:
             for job in applied.ended.tolist():
                 self._doomed.pop(job, None)
-        if len(applied.again) and not self.view.interrupted:
+        if len(applied.again) and not self.is_stopping:
             self._again(applied.again, records, now)
         verdicts: list[Verdict] = []
         for group, (completed, *others) in applied.groups.items():
@@ -319,6 +363,8 @@ class Master(Asked):
             if not_completed:
                 self._note_failures(applied.ended, applied.results)
             verdicts += self.dependencies.ended(group, completed, not_completed)
+            if group >= self._of_file and self.table.is_over(group):
+                self._ended_groups.append(group)
         if self.dependencies.wants_jobs:
             verdicts += self.dependencies.jobs_ended(
                 zip(applied.ended.tolist(), applied.results.tolist(), strict=True))
@@ -408,6 +454,7 @@ class Master(Asked):
         self._failed_fast = reason
         self._verdicts.clear()
         self._waits.clear()
+        self._resting.clear()
         n = len(self.table)
         nobodys = (self.table.state[:n] != State.INACTIVE) & (self.table.owner[:n] == NOBODY)
         self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())
@@ -425,7 +472,7 @@ class Master(Asked):
                 self._carry_out(elements)
             return
         group = self.groups[verdict.group]
-        chunks = self.table.unfinished(group.number)
+        chunks = self._unfinished(group)
         if group.after and chunks:
             now = self._clock()
             self.journal.append_group_event(group.number, now, "depend")
@@ -436,12 +483,26 @@ class Master(Asked):
         if chunks:
             self._send(m.Submit(tuple(chunks)))
 
+    def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
+        """What is to be handed out of a group that is released."""
+        chunks = self.table.unfinished(group.number)
+        if not self._resting:
+            return chunks
+        ids = np.fromiter((group.first_id + index for chunk in chunks
+                           for index in range(chunk.start, chunk.stop, chunk.step)), "i8")
+        return self.table.chunks(np.sort(self._awake(ids)))
+
+    def _awake(self, ids: Any) -> Any:
+        """Without those that are to wait before they are tried again."""
+        return ids[~np.isin(ids, np.fromiter(self._resting, "i8", len(self._resting)))] if self._resting else ids
+
     def _carry_out_elements(self, verdict: Elements) -> None:
         group, now = self.groups[verdict.group], self._clock()
         ids = self.elements.waiting(verdict.ids)
         if verdict.refused:
             self._end_unstarted(ids, lambda job: verdict.reason(job - group.first_id), now)
             return
+        ids = self._awake(ids)
         depended = ids[self.table.state[ids - 1] == State.DEPEND]
         if len(depended):
             chunks = self.table.chunks(depended)
@@ -471,6 +532,12 @@ class Master(Asked):
 
     def _outcome(self, job: int) -> int:
         return int(self.table.result[job - 1])
+
+    def _past(self, name: str) -> tuple[JobGroup, int, int]:
+        """A group that is over, as ``#number``, and how many of its jobs completed and did not."""
+        number = int(name[1:])
+        completed, *others = self.table.group_ended(number)
+        return self.groups[number], completed, sum(others)
 
     def close(self, t_end: float) -> None:
         """Commit everything. Raises JournalError."""

@@ -30,6 +30,10 @@ class RunOptions:
     gpus_per_node: int | None = None
     allocation_end: float = 0.0
     """Unix seconds when the batch system ends all this; 0: it does not say."""
+    trouble: str = ""
+    """What is wrong with the environment, so that nothing can be started."""
+    notes: tuple[str, ...] = ()
+    """What a person should hear about it."""
     null_exec: bool = False
     """Schedule everything and start nothing."""
     sync_window: float = 0.05

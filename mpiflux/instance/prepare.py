@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import shutil
@@ -47,9 +48,10 @@ class Prepared:
     journal: Journal | None = None
     table: JobTable | None = None
     kvs: Kvs = field(default_factory=Kvs)
-    t_submit: list[float] = field(default_factory=list)
+    t_submit: array.array[float] = field(default_factory=lambda: array.array("d"))
     """By group."""
     urged: list[Urgency] = field(default_factory=list)
+    waits: list[tuple[float, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """What ``instance.json`` says."""
     observer: Logged | None = None
@@ -61,7 +63,7 @@ class Prepared:
                         ranks=len(self.site.node_of_rank), clock=clock,
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
-                        t_submit=self.t_submit, urged=self.urged)
+                        t_submit=self.t_submit, urged=self.urged, waits=self.waits)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:
@@ -104,7 +106,7 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     """Check everything, make the run directory, open the journal. Raises RunError."""
     checked = check(options, site, _refusals(options))
     prepared = Prepared(options, checked.workflow, site, checked.plan)
-    info = _info(prepared, notes, checked.misfits)
+    info = _info(prepared, [*notes, *options.notes], checked.misfits)
     if options.dry_run:
         observer.dry_run(info)
     if checked.misfits:
@@ -125,6 +127,8 @@ def _refusals(options: RunOptions) -> list[str]:
     run_dir = os.path.abspath(options.run_dir or "")
     if not is_text(run_dir):
         return [not_text(run_dir)]
+    if options.trouble:
+        return [options.trouble]
     if options.dry_run:
         return []
     if not options.run_dir:
@@ -201,7 +205,8 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
         resumed.table.add_group(group)
         journal.append_group(group, now)
         resumed.t_submit.append(now)
-    prepared.kvs, prepared.t_submit, prepared.urged = resumed.kvs, resumed.t_submit, resumed.urged
+    prepared.kvs, prepared.urged, prepared.waits = resumed.kvs, resumed.urged, resumed.waits
+    prepared.t_submit = array.array("d", resumed.t_submit)
     if len(resumed.lost):
         data = resumed.lost.tobytes()
         place = journal.append_results(data, b"", {})

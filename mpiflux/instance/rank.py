@@ -25,6 +25,8 @@ TALK = 0.02
 again when it has come."""
 TALK_WAIT = 0.0003
 """The pause between two looks meanwhile; ``epoll`` knows no shorter one than a millisecond."""
+PATROL = 5.0
+"""Seconds after which schedulers are asked whether a user's policy lets them idle."""
 QUIET = 5.0
 """Seconds without news after which a rank asks less often still: each look at MPI costs it 50 µs of CPU."""
 LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
@@ -131,6 +133,7 @@ class Rank:
         self._wait = self._pauses.shortest
         self._talk_until = 0.0
         self._busy_at = 0.0
+        self._patrol_at = 0.0
         self._epoll = select.epoll()
         self._links: dict[int, int] = {}
         self._signals_in, self._signals_out = socket.socketpair()
@@ -301,7 +304,12 @@ class Rank:
         else:
             longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
             self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
-        if busy or self._local or now >= self._next_wake():
+        if now >= self._patrol_at:
+            self._patrol_at = now + PATROL
+            for number, scheduler in self.schedulers.items():
+                for dst, message in scheduler.patrol(now):
+                    self.deliver(dst, number, message)
+        if busy or self._local or self._outgoing or now >= self._next_wake():
             if self.keeper is not None:
                 self.keeper.turn(now)
             if self.service is not None:

@@ -67,6 +67,13 @@ class Declare(msgspec.Struct, frozen=True, tag="declare"):
     output_limit: int = 16 << 20
 
 
+class Forget(msgspec.Struct, frozen=True, tag="forget"):
+    """All jobs of these groups have ended: nobody is sent anything of theirs again, and who was told of them forgets
+    them."""
+
+    groups: tuple[int, ...]
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Work for a scheduler."""
 
@@ -279,10 +286,12 @@ class ExecutorLost(msgspec.Struct, frozen=True, tag="executor_lost"):
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
-    """Something broke that a person should hear of."""
+    """Something broke that a person should hear of. ``rank``: where, or -1."""
 
     text: str
     rank: int
+    fatal: bool = False
+    """The run cannot go on."""
 
 
 # -- clients: between a rank's door and the broker beside the master ---------------------------------------------------
@@ -460,7 +469,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     clean: bool
 
 
-Message = (Declare | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
+Message = (Declare | Forget | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
            | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke
            | Feed | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken
            | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone

@@ -82,6 +82,16 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Answer: a list of [group number, first id, count]; all groups or none."""
 
     groups: tuple[NewGroup, ...]
+    tie: str = ""
+    """Of whom they are: see :class:`Tie`. Nothing: nobody's, and they run whoever comes and goes."""
+
+
+class Tie(msgspec.Struct, frozen=True, tag="tie"):
+    """Subscribe to having the jobs that are submitted with this name as their ``tie``: what has not ended of them is
+    cancelled some seconds after the last who had them has gone. There are no items."""
+
+    sub: int
+    name: str
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -353,10 +363,9 @@ class Sync(msgspec.Struct, frozen=True, tag="sync"):
     """Answer: null, once everything so far is on disk."""
 
 
-Op = (Submit | Cancel | Signal | Follow | Stdin | Gate
-      | Hold | Urge | Explain | Info | Resolve | Eventlog | Drain | Events | Taken | Unsubscribe | Get | Ls
-      | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer | Ask | Push | Pull | Done | Own | QueueInfo | Forget
-      | Leave | Status | Sync)
+Op = (Submit | Tie | Cancel | Signal | Follow | Stdin | Gate | Hold | Urge | Explain | Info | Resolve | Eventlog
+      | Drain | Events | Taken | Unsubscribe | Get | Ls | Txn | Fence | Watch | Publish | Subscribe | Serve | Answer
+      | Ask | Push | Pull | Done | Own | QueueInfo | Forget | Leave | Status | Sync)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -250,6 +250,11 @@ class CompiledGroup:
         self._files = [_directory(group.cwd, constants, getters), *(
             _piece(text, constants, getters) for text in (group.input, group.output, group.error))]
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether arguments and variables are the same for every element."""
+        return not self._argv_pieces and not self._env_pieces
+
     def argv(self, index: int, attempt: int) -> list[bytes]:
         """The whole argument vector: for ``shell`` it is ``/bin/sh -c TEXT``. Empty for a script."""
         out = self._argv.copy()

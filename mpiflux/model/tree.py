@@ -23,3 +23,5 @@ class TreeNode(msgspec.Struct, frozen=True):
     """R. Of a scheduler with children: the union of theirs."""
     consumables: dict[str, int] = {}
     """Named resources of the instance; only the root has them."""
+    name: str = ""
+    """As the plan calls it; of those that take the place of others the same."""

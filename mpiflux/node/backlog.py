@@ -75,6 +75,15 @@ class Backlog:
         self.moved = now
         return span.group, index, span.attempt
 
+    def advance(self, jobs: int, now: float) -> None:
+        """The first ``jobs``, all of the first span, have been taken."""
+        span = self.spans[0]
+        span.next += jobs * span.step
+        if span.next >= span.stop:
+            self.spans.popleft()
+        self.count -= jobs
+        self.moved = now
+
     def put_back(self, job: Waiting) -> None:
         """Let a job that was taken be the next one again."""
         self.spans.appendleft(Span(job.group, job.chunk()))

@@ -29,7 +29,8 @@ class Executors:
         self._setups = {setup.number: setup for setup in setups}
         self._links: dict[int, Link] = {}
         self._pids: dict[int, int] = {}
-        self._declared: dict[int, list[bytes]] = {}
+        self._declared: dict[int, dict[int, bytes]] = {}
+        """What each executor was told of groups that have not ended, for one that takes its place."""
         self._schedulers: dict[int, set[int]] = {}
         """Who has used an executor, to be told when it is lost."""
         self._outgoing: dict[int, list[tuple[int, int, m.Message]]] = {}
@@ -57,7 +58,7 @@ class Executors:
             raise SupervisorsFail(f"{self._setups[number].node_name}: {error}") from None
         link = self._links[number] = Link(sock)
         link.send(msgspec.msgpack.encode(self._setups[number]))
-        for frame in self._declared.get(number, ()):
+        for frame in self._declared.get(number, {}).values():
             link.send(frame)
 
     def post(self, number: int, src: int, message: m.Message) -> None:
@@ -66,7 +67,11 @@ class Executors:
             self._fences[number, src] -= 1
             return
         if isinstance(message, m.Declare):
-            self._declared.setdefault(number, []).append(m.encode([(number, src, message)]))
+            self._declared.setdefault(number, {})[message.group.number] = m.encode([(number, src, message)])
+        elif isinstance(message, m.Forget):
+            known = self._declared.get(number, {})
+            for group in message.groups:
+                known.pop(group, None)
         elif self._fences.get((number, src)):
             return
         self._schedulers.setdefault(number, set()).add(src)

@@ -77,6 +77,9 @@ class Group:
         """Its jobs read what clients write to them."""
         self.files = bool((spec.input and not self.reads) or spec.output or spec.error)
         self._cwd = None if "{" in spec.cwd else self.compiled.cwd(0, 1)
+        self.fixed_cwd = self._cwd is not None
+        self.constant = self.compiled.is_constant
+        """All its jobs have the same arguments and variables but for the numbers of the job."""
         self.programs: dict[tuple[bytes, bytes], bytes] = {}
         """Where commands were found, by (name, directory); only what was found is kept."""
         self.argv: list[bytes] = []
@@ -103,10 +106,13 @@ class Launcher:
         self.cpus_of_core = cpus_of_core
         self.gpu_environment = gpu_environment
         self.node_name = node_name
-        self._allowed = frozenset(os.sched_getaffinity(0))
-        self._bound = self._allowed
+        self.allowed = frozenset(os.sched_getaffinity(0))
+        """CPUs that this process may use."""
+        self.bound = self.allowed
+        """Those it is bound to now."""
         self._default_policy = os.sched_getscheduler(0) == os.SCHED_OTHER
-        self._behind = False
+        self.behind = False
+        """See :meth:`stay_behind`."""
         self._places: dict[NodeShare, Place] = {}
 
     def place(self, share: NodeShare) -> Place:
@@ -157,7 +163,7 @@ class Launcher:
     def _start_tasks(self, group: Group, place: Place, index: int, attempt: int, argv: list[bytes], cwd: bytes,
                      fds: tuple[int, int, int], team: Team | None) -> list[int]:
         try:
-            env = place.environments.get(group.number) or self._environment(group, place)
+            env = self.environment(group, place)
             env.set_number(_ID, group.first_id + index)
             env.set_number(_INDEX, index)
             env.set_number(_ATTEMPT, attempt)
@@ -169,13 +175,13 @@ class Launcher:
                 group.argv = argv
         except ValueError as error:
             raise CannotStart(126, f"cannot be executed: {error}") from None
-        program = argv[0] if b"/" in argv[0] else self._program(group, argv[0], cwd)
+        program = self.program(group, argv[0], cwd)
         if team is not None:
             return self._start_team(group, place, index, attempt, program, cwd, fds, team)
         pids: list[int] = []
         for cpus in place.cpus:
-            if (cpus or self._allowed) != self._bound:
-                self._bind(cpus or self._allowed)
+            if (cpus or self.allowed) != self.bound:
+                self._bind(cpus or self.allowed)
             pids.append(self._spawn(group, program, env, fds, cwd, 0))
         return pids
 
@@ -184,8 +190,8 @@ class Launcher:
         pids: list[int] = []
         try:
             for task, cpus in enumerate(place.cpus):
-                if (cpus or self._allowed) != self._bound:
-                    self._bind(cpus or self._allowed)
+                if (cpus or self.allowed) != self.bound:
+                    self._bind(cpus or self.allowed)
                 pid = 0
                 env = self._task_environment(group, self.place(slice_of(place.share, task)), team.variables(task))
                 for number, value in enumerate((group.first_id + index, index, attempt, team.first + task, task)):
@@ -211,14 +217,21 @@ class Launcher:
         mine = _entries({os.fsencode(name): os.fsencode(value) for name, value in own.items()})
         return Environment(list({**group.variables, **place.variables, **mine}.values()), _NUMBERS, group.varying)
 
-    def _environment(self, group: Group, place: Place) -> Environment:
+    def environment(self, group: Group, place: Place) -> Environment:
+        """That of jobs of one task of this group on these resources."""
+        found = place.environments.get(group.number)
+        if found is not None:
+            return found
         if len(place.environments) >= _ENVIRONMENTS_KEPT:
             place.environments.clear()
         constants = {**group.variables, **place.variables}
         env = place.environments[group.number] = Environment(list(constants.values()), _NUMBERS, group.varying)
         return env
 
-    def _program(self, group: Group, name: bytes, cwd: bytes) -> bytes:
+    def program(self, group: Group, name: bytes, cwd: bytes) -> bytes:
+        """The file that a command's first word stands for. Raises CannotStart."""
+        if b"/" in name:
+            return name
         found = group.programs.get((name, cwd))
         if found is None:
             try:
@@ -245,7 +258,7 @@ class Launcher:
         """Bind ourselves: the child inherits it, which costs a tenth of binding it from inside."""
         try:
             os.sched_setaffinity(0, cpus)
-            self._bound = cpus
+            self.bound = cpus
         except OSError as error:
             raise CannotStart(126, f"cannot bind to CPUs {sorted(cpus)}: {error.strerror}; "
                                    "did the node's cgroup shrink?") from None
@@ -256,20 +269,20 @@ class Launcher:
         Good where there is one job at a time: without it each start of a process takes two switches to us and back. Bad
         where there are several, as the next start would wait for the core of the last.
         """
-        if on is self._behind or not self._default_policy:
+        if on is self.behind or not self._default_policy:
             return
         try:
             os.sched_setscheduler(0, os.SCHED_BATCH if on else os.SCHED_OTHER, os.sched_param(0))
         except OSError:
             return
-        self._behind = on
+        self.behind = on
         self.spawner.reset_policy(on)
 
     def unbind(self) -> None:
         """Run anywhere again, so that we do not wait for a core whose job is busy."""
-        if self._bound is not self._allowed:
+        if self.bound is not self.allowed:
             try:
-                self._bind(self._allowed)
+                self._bind(self.allowed)
             except CannotStart:
                 pass  # the next job's own binding tells
 

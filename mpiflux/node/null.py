@@ -27,6 +27,9 @@ class NullExecutors:
     def post(self, number: int, src: int, message: m.Message) -> None:
         if isinstance(message, m.Declare):
             self._firsts[message.group.number] = message.group.first_id
+        elif isinstance(message, m.Forget):
+            for group in message.groups:
+                self._firsts.pop(group, None)
         elif isinstance(message, m.Grant):
             self._leases.setdefault((number, message.shape), []).append((message.lease, message.r_id))
         elif isinstance(message, m.Feed):

@@ -34,14 +34,14 @@ class Report:
         self.reasons[job] = why.reason
         self.count(shape, group, 0.0)
 
-    def count(self, shape: int, group: int, seconds: float) -> None:
-        """One job of a shape and a group is over."""
+    def count(self, shape: int, group: int, seconds: float, jobs: int = 1) -> None:
+        """So many jobs of a shape and a group are over; they took so many seconds in all."""
         key = (shape, group)
         done = self.done.get(key)
         if done is None:
-            self.done[key] = [1, seconds]
+            self.done[key] = [jobs, seconds]
         else:
-            done[0] += 1
+            done[0] += jobs
             done[1] += seconds
 
     def message(self) -> m.Report:

@@ -40,21 +40,29 @@ class Outside:
         except BlockingIOError:
             return
         for at in range(0, len(data), _INFO):
-            number = int.from_bytes(data[at:at + 4], "little")
-            if number != signal.SIGCHLD:
-                self._at, self._number = time.monotonic(), number
+            self.note(int.from_bytes(data[at:at + 4], "little"))
+
+    def note(self, number: int) -> None:
+        """This signal has come."""
+        if number != signal.SIGCHLD:
+            self._at, self._number = time.monotonic(), number
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing came lately, so that what ends with an exit code has ended by itself."""
+        return time.monotonic() - self._at >= WINDOW
 
     def killed(self, returncode: int) -> str:
         """Why a job that ended with this code did not fail by itself; empty when it did.
 
         One that died of such a signal is given a moment: ours may be on its way.
         """
-        if time.monotonic() - self._at >= WINDOW:
+        if self.quiet:
             died_of = -returncode if returncode < 0 else returncode - 128
             if died_of not in SIGNALS:
                 return ""
             self._wait()
-            if time.monotonic() - self._at >= WINDOW:
+            if self.quiet:
                 return ""
         return REASON.format(signal.Signals(self._number).name)
 

@@ -186,6 +186,10 @@ class Strays:
         self._suspects: dict[int, frozenset[Key]] = {}
         """Jobs that a stray without a mark may belong to, by its pid."""
 
+    def fileno(self) -> int:
+        """The list of our children, to be read; −1 where the kernel has none."""
+        return self._fd
+
     def none(self, known: int) -> bool:
         """Whether all our children, running or not yet waited for, are the ``known`` ones.
 

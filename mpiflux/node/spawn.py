@@ -88,6 +88,12 @@ class Environment:
             self._digits.append(memoryview(buffer).cast("B")[len(name) + 1:])
             self.array[place] = ctypes.cast(buffer, ctypes.c_char_p)
 
+    @property
+    def addresses(self) -> tuple[int, tuple[int, ...]]:
+        """Where the array is, and where the digits of the first three numbers are."""
+        digits = tuple(ctypes.addressof(buffer) + len(buffer) - _DIGITS for buffer in self._buffers[:3])
+        return ctypes.addressof(self.array), digits
+
     def set_number(self, position: int, value: int) -> None:
         """Give the ``position``-th of ``numbers`` a value of at most 20 digits."""
         text = b"%d\0" % value

@@ -27,6 +27,7 @@ from mpiflux.model.records import (
 from mpiflux.model.states import Result
 from mpiflux.node import proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
+from mpiflux.node.burst import Burst
 from mpiflux.node.capture import Pipes
 from mpiflux.node.job import Job
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, open_files
@@ -105,6 +106,7 @@ class Supervisor:
         self.outputs = Outputs(self.epoll, self.outbox)
         self.inputs = Inputs(self.epoll, self.outbox)
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.burst: Burst | None = None
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -166,17 +168,36 @@ class Supervisor:
             self.done = True
         if outbox.oldest and now >= outbox.oldest + FLUSH:
             outbox.flush()
-        self.due = min(
+        self.due = self.next_due(now)
+
+    def next_due(self, now: float) -> float:
+        oldest = self.outbox.oldest
+        return min(self.due_of_jobs(), now + STALE if self.backlog else _NEVER, oldest + FLUSH if oldest else _NEVER,
+                   now + _IDLE)
+
+    def due_of_jobs(self) -> float:
+        """When something is to be done for jobs that run, or have run."""
+        young = self.young
+        while young and young[0].ended:
+            young.popleft()
+        return min(
             young[0].t_start + YOUNG if young else _NEVER,
             self.deadlines[0][0] if self.deadlines else _NEVER,
-            now + STALE if self.backlog else _NEVER,
             self.short_at if self.short else _NEVER,
-            outputs.next_live if outputs.streams else _NEVER,
-            outbox.oldest + FLUSH if outbox.oldest else _NEVER,
+            self.outputs.next_live if self.outputs.streams else _NEVER,
             self.sweep_at,
             self.patience.next,
-            now + _IDLE,
         )
+
+    def keep_time(self, now: float) -> bool:
+        """:meth:`timers` within a burst, whose jobs they do not know; False when there is more to do than that."""
+        if now >= self.due_of_jobs():
+            return False
+        self.return_stale(now)
+        if self.outbox.urgent or (self.outbox.oldest and now >= self.outbox.oldest + FLUSH):
+            self.outbox.flush()
+        self.due = self.next_due(now)
+        return True
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -208,6 +229,9 @@ class Supervisor:
             self.idle.setdefault(message.shape, []).append(lease)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = Group(message, self.launcher.base)
+        elif isinstance(message, m.Forget):
+            for group in message.groups:
+                self.groups.pop(group, None)
         elif isinstance(message, m.Cancel):
             self.cancel(message, now)
         elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):
@@ -267,18 +291,30 @@ class Supervisor:
             return
         while self.idle:
             shape, leases = self.idle.popitem()
+            for lease in [lease for lease in leases if lease.revoked]:
+                leases.remove(lease)
+                self.end_lease(lease)
+            backlog = self.backlog.get(shape)
+            if leases and backlog is not None and self.burst is not None and self.burst.run(shape, leases, backlog):
+                if self.outbox.congested:
+                    return
+                continue
             for lease in leases:
                 backlog = self.backlog.get(shape)
-                if backlog is None or lease.revoked:
+                if backlog is None:
                     self.end_lease(lease)
-                    continue
-                now = self.clock()
-                group, index, attempt = backlog.next(now)
-                if not backlog.count:
-                    del self.backlog[shape]
-                elif backlog.count == backlog.low:
-                    self.outbox.urgent = True
-                self.start(lease, group, index, attempt, now)
+                else:
+                    self.start_next(lease, backlog)
+
+    def start_next(self, lease: Lease, backlog: Backlog) -> None:
+        """Start the first job of a backlog."""
+        now = self.clock()
+        group, index, attempt = backlog.next(now)
+        if not backlog.count:
+            del self.backlog[lease.shape]
+        elif backlog.count == backlog.low:
+            self.outbox.urgent = True
+        self.start(lease, group, index, attempt, now)
 
     def end_lease(self, lease: Lease) -> None:
         del self.leases[lease.number]
@@ -313,18 +349,22 @@ class Supervisor:
             for fd in opened:
                 os.close(fd)
         self.short_since = 0.0
-        job.pid = pids[0]
-        for pid in pids:
-            self.jobs[pid] = job
+        self.adopt(job, pids)
         if job.team is not None:
-            job.running = len(pids)
             self.parallel.started(job, job.team)
         if len(self.leases) > 1:
             self.launcher.unbind()
+
+    def adopt(self, job: Job, pids: list[int]) -> None:
+        """Watch a job that has been started."""
+        job.pid = pids[0]
+        job.running = len(pids)
+        for pid in pids:
+            self.jobs[pid] = job
         self.young.append(job)
-        self.soon(now + YOUNG)
-        if group.spec.time_limit:
-            job.deadline = now + group.spec.time_limit
+        self.soon(job.t_start + YOUNG)
+        if limit := job.group.spec.time_limit:
+            job.deadline = job.t_start + limit
             self.wake_for(job, job.deadline)
 
     def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
@@ -360,7 +400,6 @@ class Supervisor:
     # -- ending --------------------------------------------------------------------------------------------------
 
     def reap(self, now: float) -> None:
-        jobs = self.jobs
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -368,22 +407,26 @@ class Supervisor:
                 return
             if not pid:
                 return
-            job = jobs.pop(pid, None)
-            if job is None:
-                continue
-            job.utime += usage.ru_utime
-            job.stime += usage.ru_stime
-            job.maxrss = max(job.maxrss, usage.ru_maxrss)
-            if status:
-                job.returncode = job.returncode or os.waitstatus_to_exitcode(status)
-            job.running -= 1
-            if job.team is not None:
-                self.parallel.task_ended(job, job.team, pid, status, now)
-            if not job.running:
-                self.process_ended(job, now)
-            if not jobs:
+            self.reaped(pid, status, usage.ru_utime, usage.ru_stime, usage.ru_maxrss, now)
+            if not self.jobs:
                 # strays that have ended are waited for when the next job ends, or by the sweep
                 return
+
+    def reaped(self, pid: int, status: int, utime: float, stime: float, maxrss: int, now: float) -> None:
+        """A child has been waited for; ``maxrss`` is in KiB."""
+        job = self.jobs.pop(pid, None)
+        if job is None:
+            return
+        job.utime += utime
+        job.stime += stime
+        job.maxrss = max(job.maxrss, maxrss)
+        if status:
+            job.returncode = job.returncode or os.waitstatus_to_exitcode(status)
+        job.running -= 1
+        if job.team is not None:
+            self.parallel.task_ended(job, job.team, pid, status, now)
+        if not job.running:
+            self.process_ended(job, now)
 
     def process_ended(self, job: Job, now: float) -> None:
         job.ended = now

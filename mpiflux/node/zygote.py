@@ -257,9 +257,10 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
     """The life of a supervisor, from its fork to its end."""
     code = 1
     try:
+        from mpiflux.node import burst
         from mpiflux.node.launch import Launcher
         from mpiflux.node.link import Link, LinkClosed
-        from mpiflux.node.supervisor import Supervisor
+        from mpiflux.node.supervisor import FLUSH, YOUNG, Supervisor
         from mpiflux.node.topology.gpus import GPU_VARIABLES, gpu_environment
         from mpiflux.node.topology.types import Gpu
 
@@ -281,6 +282,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
                             setup.node_name)
         supervisor = Supervisor(link, launcher, setup.number, lambda: time.monotonic() + setup.clock_offset,
                                 setup.patience)
+        supervisor.burst = burst.build(supervisor, setup.clock_offset, YOUNG, FLUSH)
         supervisor.parallel.instance = setup.instance or supervisor.parallel.instance
         supervisor.accept(frames[1:], supervisor.clock())
         supervisor.run()

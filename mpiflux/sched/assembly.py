@@ -25,6 +25,8 @@ class Planned(Protocol):
     @property
     def id(self) -> int: ...
     @property
+    def name(self) -> str: ...
+    @property
     def children(self) -> tuple[int, ...]: ...
     @property
     def policy(self) -> PolicySpec: ...
@@ -58,7 +60,7 @@ def assemble(node: Planned, parent: int, resources_of: Callable[[int], Sequence[
                         meter, bare)
     else:
         below = _leasing(node, parent, table, catalog, host_of, node.consumables)
-    return Scheduler(node.id, parent, make(node.policy), below, catalog)
+    return Scheduler(node.id, parent, make(node.policy), below, catalog, f"scheduler {node.name}" if node.id else "")
 
 
 def _leasing(node: Planned, parent: int, table: Mapping[tuple[int, int], int], catalog: Catalog,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk, Declare, Urgency
@@ -26,6 +27,18 @@ class Catalog:
         at = bisect.bisect(self._firsts, group.first_id)
         self._firsts.insert(at, group.first_id)
         self._numbers.insert(at, group.number)
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """All jobs of these groups have ended."""
+        for number in numbers:
+            declare = self.declared.pop(number, None)
+            self._urgencies.pop(number, None)
+            if declare is not None:
+                at = bisect.bisect_left(self._firsts, declare.group.first_id)
+                while self._numbers[at] != number:
+                    # groups without jobs share the first id of the one after them
+                    at += 1
+                del self._firsts[at], self._numbers[at]
 
     def group(self, number: int) -> JobGroup:
         return self.declared[number].group

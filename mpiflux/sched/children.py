@@ -13,6 +13,7 @@ from heapq import heappush
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
+from mpiflux.model.resources import NodeResources
 from mpiflux.sched.pool import ResourcePool
 
 LOOKAHEAD = 0.25
@@ -51,8 +52,8 @@ class Child:
         self.to_send: list[m.Chunk] = []
         self.held: dict[int, tuple[int, _Count]] = {}
         """(attempt, count of its shape) of what was sent to it, by job id."""
-        self.group = -1
-        """Group of what it was sent last."""
+        self.latest: JobGroup | None = None
+        """Group of what it was sent last, which may have ended and be forgotten."""
         self.recall_after = 0.0
         self.place = 0
         """Among its siblings."""
@@ -62,6 +63,11 @@ class Child:
         """Who of its siblings changed, in order; shared by all."""
         self.keys: dict[int, tuple[object, ...]] = {}
         """Shapes by group; shared by all."""
+
+    @property
+    def nodes(self) -> tuple[NodeResources, ...]:
+        """What it has of which nodes."""
+        return self.pool.nodes
 
     def touch(self) -> None:
         """What it has or gets done is not what it was."""
@@ -117,7 +123,7 @@ class Child:
             count = self._counts[key] = _Count()
         count.jobs += len(chunk)
         self.outstanding += len(chunk)
-        self.group = chunk.group
+        self.latest = group
         first = group.first_id
         ids = range(first + chunk.start, first + chunk.stop, chunk.step)
         self.held.update(dict.fromkeys(ids, (chunk.attempt, count)))

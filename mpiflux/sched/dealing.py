@@ -20,9 +20,10 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.sched.borrowing import Borrower
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.children import Child, Shape
-from mpiflux.sched.distribution import Pull, make
-from mpiflux.sched.explain import Fact, wants
+from mpiflux.sched.distribution import Assignment, Pull, make
+from mpiflux.sched.explain import Fact, narrowest, too_much, used_up, wants
 from mpiflux.sched.meter import Amounts, Meter
+from mpiflux.sched.own import blame, check_split, is_own
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, split_out
 from mpiflux.sched.urgency import cut
@@ -63,6 +64,7 @@ class Dealing:
         self._meter = meter
         self._bare = bare if bare is not None else catalog
         self.distribution = make(distribution)
+        self._is_own = is_own(self.distribution)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
         self._shapes: dict[tuple[object, ...], Shape] = {}
@@ -159,9 +161,19 @@ class Dealing:
             heap[:] = sorted(one for one in heap if one[2] == one[3].version)
             able = [one[3] for one in heap]
         taken = 0
-        for receiver, chunk in self.distribution.split(entry.chunk, group, able):
+        for receiver, chunk in self._split(entry.chunk, group, able):
             taken += self._hand(self.children[receiver.endpoint], chunk)
         return taken
+
+    def _split(self, chunk: m.Chunk, group: JobGroup, able: list[Child]) -> list[Assignment]:
+        if not self._is_own:
+            return self.distribution.split(chunk, group, able)
+        try:
+            given = self.distribution.split(chunk, group, able)
+            check_split(self.distribution, chunk, given, able)
+        except Exception as error:
+            raise blame("distribution", self.distribution, error) from error
+        return given
 
     def _hand(self, child: Child, chunk: m.Chunk) -> int:
         """Give a child jobs of its own; how many."""
@@ -205,6 +217,21 @@ class Dealing:
             self._out += [(child.endpoint, message) for message in self.catalog.urged(chunk.group)]
         child.sent(self._bare.group(chunk.group), chunk)
         child.to_send.append(chunk)
+
+    def forget(self, groups: Sequence[int]) -> None:
+        """See :meth:`mpiflux.sched.scheduler.Below.forget`."""
+        for child in self.children.values():
+            known = tuple(group for group in groups if (child.endpoint, group) in self._declared)
+            if known:
+                self._declared.difference_update([(child.endpoint, group) for group in known])
+                self._out.append((child.endpoint, m.Forget(known)))
+            # what children were sent last is looked up again when it is forgotten
+            child.keys.clear()
+        self._shape_of.clear()
+        if self.borrower is not None:
+            self.borrower.own.forget(groups)
+        if self._bare is not self.catalog:
+            self._bare.forget(groups)
 
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
         """Of a job that runs on what was borrowed."""
@@ -304,8 +331,8 @@ class Dealing:
         if not rich or now < rich[0][3].recall_after:
             return []
         excess, child = -rich[0][0], rich[0][3]
-        group = self._bare.group(child.group)
-        if group.on:
+        group = child.latest
+        if group is None or group.on:
             # it would come back to the same child
             return []
         shape = self._shape(group)
@@ -319,8 +346,8 @@ class Dealing:
 
     def _note_rich(self) -> None:
         for child in dict.fromkeys(self._changes[self._rich_seen:]):
-            if child.group >= 0:
-                latest = self._bare.group(child.group)
+            latest = child.latest
+            if latest is not None:
                 excess = child.outstanding_of(latest) - max(child.capacity_of(latest), 1)
                 if excess > 0:
                     heappush(self._rich, (-excess, child.place, child.version, child))
@@ -393,10 +420,27 @@ class Dealing:
         able = [child for child in self.children.values()
                 if (child.capacity(request) if node < 0 else child.holds(node, request))]
         if not able:
-            why = "more than any scheduler below has: it starts on what they lend"
+            much = too_much(request, [child.nodes for child in self.children.values()])
+            why = f"more{' ' * bool(much)}{much} than any scheduler below has: it starts on what they lend"
+        elif self._meter is not None and (short := used_up(group, self._meter.free, self._meter.totals)):
+            why = f"and it waits for {short}"
         else:
             why = "and the schedulers below that can hold it have as much as they can take"
+            few = narrowest(request, [node for child in able for node in child.nodes])
+            why += f": {few} is what there is least of" if few else ""
         return [(f"it asks for {wants(group)}, {why}", 0.0)]
+
+    def could_start(self, entry: Entry) -> bool:
+        """Whether a child that can hold it has nothing of its shape to wait for."""
+        declared = self.catalog.declared[entry.chunk.group].group
+        if declared.on or (self._meter is not None and used_up(declared, self._meter.free, self._meter.totals)):
+            return False
+        group = self._bare.group(entry.chunk.group) if entry.chunk.group in self._bare.declared else declared
+        return any(child.outstanding_of(group) < child.capacity(group.request) and not child.line
+                   for child in self.children.values())
+
+    def own(self) -> object | None:
+        return self.distribution if self._is_own else None
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""

@@ -22,6 +22,8 @@ HOLD = "hold"
 
 Outcome = Callable[[int], int]
 """The result of a job by id; Result.NONE while it has not ended."""
+Past = Callable[[str], tuple[JobGroup, int, int]]
+"""A group that is over and was dropped, by a dependency's name for it; how many of its jobs completed and did not."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class _Single:
 class Dependencies:
     """Decides once for each group: :class:`Release` or :class:`Refuse`. ``outcome`` is asked for single jobs."""
 
-    def __init__(self, groups: Sequence[JobGroup], outcome: Outcome = lambda job: Result.NONE) -> None:
-        self._outcome = outcome
+    def __init__(self, groups: Sequence[JobGroup], outcome: Outcome = lambda job: Result.NONE,
+                 past: Past | None = None) -> None:
+        self._outcome, self._past = outcome, past
         self._groups: dict[int, JobGroup] = {}
         self._by_name: dict[str, JobGroup] = {}
         self._waiting: set[int] = set()
@@ -83,8 +86,8 @@ class Dependencies:
 
     def _enter(self, group: JobGroup) -> None:
         self._groups[group.number] = group
-        self._by_name.setdefault(group.name, group)
-        self._by_name[f"#{group.number}"] = group
+        if not group.submitted:
+            self._by_name.setdefault(group.name, group)
         self._waiting.add(group.number)
         self._completed[group.number] = self._failed[group.number] = 0
 
@@ -97,7 +100,7 @@ class Dependencies:
             if dependency.ids:
                 self._singles.setdefault(group.number, []).append(self._single(group.number, dependency))
             else:
-                self._followers.setdefault(self._by_name[dependency.group].number, []).append(group.number)
+                self._followers.setdefault(self.group(dependency.group).number, []).append(group.number)
 
     def _single(self, follower: int, dependency: Dependency) -> _Single:
         single = _Single(follower, len(dependency.ids))
@@ -144,8 +147,25 @@ class Dependencies:
         return group in self._waiting
 
     def group(self, name: str) -> JobGroup:
-        """The group that a dependency names."""
-        return self._by_name[name]
+        """The group that a dependency names: by its name in the workflow file, or by ``#number``."""
+        return self._counted(name)[0]
+
+    def _counted(self, name: str) -> tuple[JobGroup, int, int]:
+        """The group, and how many of its jobs completed and did not."""
+        group = self._by_name.get(name)
+        if group is None and name.startswith("#"):
+            group = self._groups.get(int(name[1:]))
+        if group is None:
+            assert self._past is not None, name
+            return self._past(name)
+        return group, self._completed[group.number], self._failed[group.number]
+
+    def drop(self, number: int) -> None:
+        """Keep nothing of a submitted group all of whose jobs have ended; ``past`` tells of it from now on."""
+        if number not in self._waiting and self._groups.pop(number, None) is not None:
+            del self._completed[number], self._failed[number]
+            self._followers.pop(number, None)
+            self._early.discard(number)
 
     def is_held(self, group: int) -> bool:
         return group in self._held
@@ -199,8 +219,7 @@ class Dependencies:
         """Whether a dependency on a group is met; a text when it never can be."""
         if dependency.kind in (HOLD, EACH, BEGIN):
             return True
-        group = self._by_name[dependency.group]
-        completed, failed = self._completed[group.number], self._failed[group.number]
+        group, completed, failed = self._counted(dependency.group)
         ended = completed + failed == group.count
         if dependency.kind == "any":
             return ended

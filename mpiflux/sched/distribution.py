@@ -15,6 +15,7 @@ from typing import Protocol
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
+from mpiflux.sched.own import told
 
 
 class Receiver(Protocol):
@@ -151,8 +152,8 @@ def make(name: str) -> Distribution:
     try:
         made = getattr(importlib.import_module(before), after)()
     except Exception as error:
-        raise DistributionError(f"distribution {name}: cannot be loaded: {error!r}; is {before} on PYTHONPATH "
-                                "of every rank?") from error
+        raise DistributionError(f"distribution {name}: cannot be loaded: {told(error)}; is {before} on "
+                                "PYTHONPATH of every rank?") from error
     if not callable(getattr(made, "split", None)):
         raise DistributionError(f"distribution {name}: {after} has no method split(chunk, group, children)")
     return made  # type: ignore[no-any-return]  # checked as far as it can be

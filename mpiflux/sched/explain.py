@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mpiflux.model.jobspec import JobGroup, Request
-from mpiflux.model.resources import count, size
+from mpiflux.model.resources import NodeResources, count, size, task_count
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.policies import Policy
+from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry, WorkQueue
 
 Fact = tuple[str, float]
@@ -33,6 +34,9 @@ def place_in_line(queue: WorkQueue, policy: Policy, entry: Entry, index: int, ca
         facts = [(f"the first in {where}", 0.0)]
     mine = entry.chunk.group
     for place in getattr(policy, "reservations", ()):
+        if place.group not in catalog.declared:
+            # it was cancelled, and the policy has not looked since
+            continue
         name = catalog.group(place.group).name
         whose = f"the next job of its group, {name}" if place.group == mine else (
             f"a job of {name}, which nothing may delay")
@@ -63,3 +67,63 @@ def wants(group: JobGroup) -> str:
     elif request.exclusive:
         text += " on whole nodes"
     return ", ".join([text, *(f"{amount} {name}" for name, amount in request.consumables.items())])
+
+
+def missing(group: JobGroup, pool: ResourcePool) -> str:
+    """What a job of the group asks for, what of it there is, what is free, and which of it is too little."""
+    request = group.request
+    tasks = task_count(request)
+    nodes, free = pool.nodes, [state for state in pool.states if state.up]
+    amounts: list[tuple[str, int, int, int, Callable[[int], str]]] = [
+        ("cores", tasks * request.cores, sum(len(node.cores) for node in nodes),
+         sum(state.cores.bit_count() for state in free), str)]
+    if any(node.gpus for node in nodes):
+        amounts.append(("GPUs", tasks * request.gpus, sum(len(node.gpus) for node in nodes),
+                        sum(state.gpus.bit_count() for state in free), str))
+    if request.memory:
+        amounts.append(("memory", tasks * request.memory, sum(node.memory for node in nodes),
+                        sum(state.memory for state in free), size))
+    for name, amount in request.consumables.items():
+        if name in pool.totals:
+            amounts.append((name, amount, pool.totals[name], pool.consumables.get(name, 0), str))
+        else:
+            amounts.append((name, amount, sum(node.consumables.get(name, 0) for node in nodes),
+                            sum(state.named.get(name, 0) for state in free), str))
+    there = ", ".join(f"{show(left)} of {show(total)} {name}" for name, _, total, left, show in amounts)
+    text = f"it asks for {wants(group)}; free here: {there}"
+    short = [name for name, asked, _, left, _ in amounts if asked > left]
+    if short:
+        return f"{text}: it waits for {' and '.join(short)}"
+    if pool.fits_now(request):
+        return f"{text}: it would fit, but those before it come first, and so do places that are held"
+    return f"{text}: enough in sum, but not together on the nodes"
+
+
+def used_up(group: JobGroup, free: Mapping[str, int], totals: Mapping[str, int]) -> str:
+    """Which named resources of the instance a job waits for; empty: none."""
+    return " and ".join(f"{amount} {name}, of which {free[name]} of {totals[name]} are free"
+                        for name, amount in group.request.consumables.items() if amount > free.get(name, amount))
+
+
+def narrowest(request: Request, nodes: Sequence[NodeResources]) -> str:
+    """Of what it asks for, the resource of which these nodes have the fewest portions; empty: it asks for one kind."""
+    counts = {name: there // asked for name, (asked, there) in _portions(request, nodes).items() if asked}
+    return min(counts, key=lambda name: counts[name]) if len(counts) > 1 else ""
+
+
+def too_much(request: Request, shares: Iterable[Sequence[NodeResources]]) -> str:
+    """Which resources none of the shares has enough of, in sum; empty: each has enough somewhere."""
+    portions = [_portions(request, nodes) for nodes in shares]
+    return " and ".join(name for name in (portions[0] if portions else ())
+                        if all(one[name][0] > one[name][1] for one in portions))
+
+
+def _portions(request: Request, nodes: Sequence[NodeResources]) -> dict[str, tuple[int, int]]:
+    """(what it asks for, what there is) of each resource."""
+    tasks = task_count(request)
+    found = {"cores": (tasks * request.cores, sum(len(node.cores) for node in nodes)),
+             "GPUs": (tasks * request.gpus, sum(len(node.gpus) for node in nodes)),
+             "memory": (tasks * request.memory, sum(node.memory for node in nodes))}
+    for name, amount in request.consumables.items():
+        found[name] = amount, sum(node.consumables.get(name, 0) for node in nodes)
+    return found

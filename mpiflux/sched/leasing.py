@@ -18,12 +18,11 @@ from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.records import SIZE
 from mpiflux.model.resources import NodeResources
-from mpiflux.model.resources import count as counted
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.claims import Claims
-from mpiflux.sched.explain import Fact, wants
+from mpiflux.sched.explain import Fact, missing
 from mpiflux.sched.gang import Gang, Gangs
-from mpiflux.sched.leases import Lease, Shape, Slot
+from mpiflux.sched.leases import Lease, Pairs, Shape, Slot
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
@@ -57,6 +56,7 @@ class Leasing:
         self._shapes: dict[tuple[object, ...], Shape] = {}
         self._by_number: dict[int, Shape] = {}
         self._leases: dict[int, Lease] = {}
+        self._pairs = Pairs()
         self._next_lease = 0
         self._r_ids: dict[m.ResourceSet, int] = {}
         self._seconds: dict[int, float] = {}
@@ -155,6 +155,9 @@ class Leasing:
             self._table = Timetable(self.pool)
             for number, lease in self._leases.items():
                 self._table.add(number, lease.end, lease.r, lease.shape.request)
+            for shape in self._by_number.values():
+                for executor, slot in shape.slots.items():
+                    self._expect(slot, executor)
         group = self.catalog.group(entry.chunk.group)
         return self._table.reserve(group.number, group.request, self.limit(entry), self.now,
                                    group.node_of(entry.chunk.start))
@@ -179,7 +182,7 @@ class Leasing:
         if reservation.start > self.now:
             return 0
         chunk = entry.chunk
-        shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
+        shape, _ = self._shape_of.get(chunk.group) or self._known(chunk)
         places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
         r = self.pool.alloc_at(places, shape.request)
         if r is None:
@@ -187,17 +190,10 @@ class Leasing:
         assert self._table is not None
         self._table.release(reservation, used=True)
         self._state += 1
-        first, rest = chunk.split(1)
         if len(r.shares) > 1:
-            self._start_gang(shape, r, entry, first)
+            self._start_gang(shape, r, entry, chunk.split(1)[0])
             return 1
-        executor = self._grant(shape, r, entry)
-        slot = shape.slots[executor]
-        slot.fed += 1
-        self._feed(executor, shape, first)
-        ahead = self._ahead(chunk.group)
-        if rest is not None and ahead and self._may_extend(slot, self.now + limit + AHEAD, chunk.group):
-            rest = self._fill(shape, executor, 1 + ahead, rest)
+        rest = self._grant(shape, r, entry, 1 + self._ahead(chunk.group), chunk, due=True)
         return len(chunk) - (len(rest) if rest is not None else 0)
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -221,14 +217,19 @@ class Leasing:
     def _may_extend(self, slot: Slot, end: float, group: int) -> bool:
         """Keep the leases for more jobs of a group, unless a place of another would be due before their end."""
         table = self._table
-        if table is not None:
-            if table.booked and any(table.first_start(lease.r, group) < end for lease in slot.leases.values()):
-                return False
-            for number in slot.leases:
-                table.extend(number, end)
-        for lease in slot.leases.values():
-            lease.end = max(lease.end, end)
+        if table is not None and table.booked and any(
+                table.first_start(lease.r, group) < end for lease in slot.leases.values()):
+            return False
+        slot.until = max(slot.until, end)
         return True
+
+    def _expect(self, slot: Slot, executor: int) -> None:
+        """Have the timetable know when leases end, after something was fed or reported that may have changed it."""
+        if self._table is None or not slot.until:
+            return
+        for number, end in slot.expect(self._held[executor]):
+            if self._table.move(number, end):
+                self._state += 1
 
     def _place(self, shape: Shape, limit: float) -> m.ResourceSet | None:
         """A place for one job; None when there is none, which is remembered until something changes."""
@@ -277,7 +278,11 @@ class Leasing:
     def _begin(self, shape: Shape, r: m.ResourceSet, entry: Entry, each: int, chunk: m.Chunk) -> m.Chunk | None:
         """Start jobs from the front of ``chunk`` on R; what is left."""
         if len(r.shares) == 1:
-            return self._fill(shape, self._grant(shape, r, entry), each, chunk)
+            rest = self._grant(shape, r, entry, each, chunk)
+            if rest is None and each > 1:
+                # the next entry may follow on the same lease
+                shape.open[self._executor(r.shares[0])] = None
+            return rest
         first, rest = chunk.split(1)
         self._start_gang(shape, r, entry, first)
         return rest
@@ -285,33 +290,50 @@ class Leasing:
     def _executor(self, share: m.NodeShare) -> int:
         return self._executor_of(share.node, share.cores[0] if share.cores else self._first.get(share.node, -1))
 
-    def _lease(self, shape: Shape, executor: int, r: m.ResourceSet, entry: Entry) -> tuple[int, int]:
+    def _lease(self, shape: Shape, executor: int, r: m.ResourceSet, entry: Entry, job: int) -> tuple[int, int]:
         """(number of a new lease, number of R)."""
         self._next_lease += 1
         number = (self.number << 32) + self._next_lease
-        lease = self._leases[number] = Lease(shape, executor, r, self.now + self.limit(entry))
-        if self._table is not None:
-            self._table.add(number, lease.end, r, shape.request)
         r_id = self._r_ids.get(r)
         if r_id is None:
             r_id = self._r_ids[r] = len(self._r_ids)
             self._out.append((self.parent, m.NewR(self.number, r_id, r)))
+        lease = self._leases[number] = Lease(shape, executor, r, r_id, job, self.now + self.limit(entry))
+        if self._table is not None:
+            self._table.add(number, lease.end, r, shape.request)
         return number, r_id
 
-    def _grant(self, shape: Shape, r: m.ResourceSet, entry: Entry) -> int:
+    def _grant(self, shape: Shape, r: m.ResourceSet, entry: Entry, each: int, chunk: m.Chunk,
+               due: bool = False) -> m.Chunk | None:
+        """A lease for the first job of ``chunk`` and for as many after it as a lease may have; what is left. While the
+        executor has more than that in line, the lease is for those, unless the job is ``due`` now."""
         executor = self._executor(r.shares[0])
-        number, r_id = self._lease(shape, executor, r, entry)
         slot = shape.slots.get(executor)
         if slot is None:
             slot = shape.slots[executor] = Slot()
-        slot.leases[number] = self._leases[number]
+        first, rest = chunk.split(1)
+        waits = not due and (len(slot.leases) + 1) * each <= slot.fed
+        number, r_id = self._lease(shape, executor, r, entry, -1 if waits else self.catalog.ids(first)[0])
+        lease = slot.leases[number] = self._leases[number]
+        self._pairs.add(number, lease, self._leases)
         self._out.append((executor, m.Grant(number, shape.number, r_id, r)))
-        return executor
+        if waits:
+            self._expect(slot, executor)
+            return chunk
+        slot.fed += 1
+        self._feed(executor, shape, first)
+        if slot.ahead > 0:
+            slot.until = max(slot.until, lease.end + AHEAD)
+        if each > 1 and rest is not None and self._may_extend(slot, lease.end + AHEAD, chunk.group):
+            rest = self._fill(shape, executor, each, rest)
+        else:
+            self._expect(slot, executor)
+        return rest
 
     def _start_gang(self, shape: Shape, r: m.ResourceSet, entry: Entry, chunk: m.Chunk) -> None:
         """Start one job on several nodes."""
         declared = self.catalog.declared[chunk.group]
-        number, r_id = self._lease(shape, NOBODY, r, entry)
+        number, r_id = self._lease(shape, NOBODY, r, entry, -1)
         names = [self._host_of(share.node) for share in r.shares]
         hosts, tasks = hostlist.encode(names), tuple(share.tasks for share in r.shares)
         parts = []
@@ -335,6 +357,7 @@ class Leasing:
         if rest is None and len(part) < room:
             shape.open[executor] = None
         self._feed(executor, shape, part)
+        self._expect(slot, executor)
         return rest
 
     def _feed(self, executor: int, shape: Shape, chunk: m.Chunk) -> None:
@@ -346,6 +369,16 @@ class Leasing:
         if (executor, group) not in self._declared:
             self._declared.add((executor, group))
             self._out.append((executor, self.catalog.declared[group]))
+
+    def forget(self, groups: Sequence[int]) -> None:
+        for executor in self._executors:
+            known = tuple(group for group in groups if (executor, group) in self._declared)
+            if known:
+                self._declared.difference_update([(executor, group) for group in known])
+                self._out.append((executor, m.Forget(known)))
+        for group in groups:
+            self._shape_of.pop(group, None)
+            self._seconds.pop(group, None)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -436,16 +469,18 @@ class Leasing:
         return [("it is starting, or on its way between schedulers: ask again", 0.0)]
 
     def lacks(self, entry: Entry) -> list[Fact]:
+        return [(missing(self.catalog.group(entry.chunk.group), self.pool), 0.0)]
+
+    def could_start(self, entry: Entry) -> bool:
+        """Whether it would fit into what is free, and no place is held for anybody."""
+        if self._table is not None and self._table.booked:
+            return False
         group = self.catalog.group(entry.chunk.group)
-        free, nodes = self.pool.free_set().shares, self.pool.nodes
-        cores, gpus = sum(len(share.cores) for share in free), sum(len(share.gpus) for share in free)
-        text = f"it asks for {wants(group)}; of {counted(sum(len(node.cores) for node in nodes), 'core')}"
-        there = sum(len(node.gpus) for node in nodes)
-        text += f" and {counted(there, 'GPU')}" if there else ""
-        text += f" here, {cores} and {gpus} are free" if there else f" here, {cores} are free"
-        if self.pool.fits_now(group.request):
-            text += ": it would fit, but those before it come first, and so do places that are held"
-        return [(text, 0.0)]
+        node = group.node_of(entry.chunk.start)
+        return self.pool.fits_now(group.request) if node < 0 else False
+
+    def own(self) -> object | None:
+        return None
 
     def withdraw(self, message: m.Urgency) -> list[m.Chunk]:
         return []
@@ -457,13 +492,16 @@ class Leasing:
             # the id is the first of the eight-byte words of a record
             for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
                 held.pop(job, None)
+        touched: dict[int, None] = {}
         for number, group, count, seconds in report.done:
             self._ended(number, src, count)
+            touched[number] = None
             mean = seconds / count
             self._seconds[group] = 0.5 * (self._seconds.get(group, mean) + mean)
         back = []
         for number, chunk in reversed(report.returned):
             self._ended(number, src, len(chunk))
+            touched[number] = None
             for job in self.catalog.ids(chunk):
                 held.pop(job, None)
             # it waited behind a long job: whatever the average says, do not do that again soon
@@ -471,6 +509,10 @@ class Leasing:
             back.append(chunk)
         for number in report.idle:
             self._end_lease(number)
+        for shape in self._pairs.started(report.started, now, self.catalog, self._leases):
+            touched[shape.number] = None
+        for number in touched:
+            self._expect(self._by_number[number].slots[src], src)
         return back
 
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:
@@ -500,6 +542,7 @@ class Leasing:
             return
         if lease.executor != NOBODY:
             del lease.shape.slots[lease.executor].leases[number]
+            self._pairs.remove(number, lease, self._held[lease.executor])
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
         self._state += 1
@@ -523,7 +566,7 @@ class Leasing:
             self._end_lease(number)
         for shape in self._by_number.values():
             if executor in shape.slots:
-                shape.slots[executor].fed = 0
+                shape.slots[executor].fed, shape.slots[executor].until = 0, 0.0
         for key in [key for key in self._feeds if key[0] == executor]:
             # not sent yet: its leases are over all the same
             del self._feeds[key]

@@ -157,6 +157,11 @@ class ResourcePool:
         return dict(self._shared)
 
     @property
+    def totals(self) -> dict[str, int]:
+        """What there is of them."""
+        return dict(self._shared_total)
+
+    @property
     def nodes(self) -> tuple[NodeResources, ...]:
         """All that was ever added, in order."""
         return tuple(node.spec for node in self._nodes)

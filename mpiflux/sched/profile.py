@@ -115,17 +115,20 @@ class Timetable:
             if end != now:
                 self._ease(pos)
 
-    def extend(self, lease: int, end: float) -> None:
-        """It will be in use for longer."""
+    def move(self, lease: int, end: float) -> bool:
+        """It is expected to end at another time; false when that is the same."""
         was, held = self._leases[lease]
-        if end <= was:
-            return
+        if end == was:
+            return False
         self._leases[lease] = (end, held)
         for pos, need in held:
             releases = self._releases[pos]
             del releases[bisect_left(releases, (was, lease, need))]
             insort(releases, (end, lease, need))
             self._touch(pos)
+            if end < was:
+                self._ease(pos)
+        return True
 
     def changed(self, nodes: Iterable[int]) -> None:
         """Parts of these nodes were drained, lent or restored."""

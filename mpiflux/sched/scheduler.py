@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, cast
 
 from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, ids
@@ -18,11 +19,16 @@ from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.explain import Fact, place_in_line
 from mpiflux.sched.merging import merged
-from mpiflux.sched.policies import Policy
+from mpiflux.sched.own import Counted, Mistake, blame, check_taken, is_own, name_of
+from mpiflux.sched.policies import Machine, Policy
 from mpiflux.sched.queue import Entry, WorkQueue, split_out
 from mpiflux.sched.urgency import HELD
 
 _ROOT = 0
+IDLE = 30.0
+"""Seconds after which a user's policy that starts nothing is told of."""
+_LOOK = 32
+"""Entries that are looked at then."""
 Action = tuple[int, m.Message]
 """(destination endpoint, message)."""
 
@@ -64,6 +70,8 @@ class Below(Protocol):
 
     def regrow(self, message: m.Regrow, now: float) -> tuple[list[tuple[int, int]], list[m.Chunk]]:
         """Ranks are lost: what is below is not what it was. What was lost, (job id, attempt); what was not sent yet."""
+    def forget(self, groups: Sequence[int]) -> None:
+        """All jobs of these groups have ended: tell those below who know them."""
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -98,12 +106,23 @@ class Below(Protocol):
     def everybody(self) -> Sequence[int]:
         """All endpoints below."""
 
+    def could_start(self, entry: Entry) -> bool:
+        """Whether there is room for a job of a queued entry, and nothing is held for others."""
+
+    def own(self) -> object | None:
+        """What below decides by a user's class."""
+
 
 class Scheduler:
-    """See the module's text. ``number`` is its endpoint, ``parent`` whom it reports to."""
+    """See the module's text. ``number`` is its endpoint, ``parent`` whom it reports to, ``name`` what people call it.
 
-    def __init__(self, number: int, parent: int, policy: Policy, below: Below, catalog: Catalog) -> None:
+    A mistake in a user's policy or distribution stops it: it tells upwards, and starts nothing more.
+    """
+
+    def __init__(self, number: int, parent: int, policy: Policy, below: Below, catalog: Catalog,
+                 name: str = "") -> None:
         self.number, self.parent = number, parent
+        self.name = name or (f"scheduler {number}" if number else "the root scheduler")
         self.policy, self.below, self.catalog = policy, below, catalog
         self.queue = WorkQueue(catalog.priority)
         self.stopped = self.paused = False
@@ -113,6 +132,10 @@ class Scheduler:
         """Jobs that were below when they were cancelled, until their end is reported: they may come back instead."""
         self._out: list[Action] = []
         self._changed = False
+        self._own = is_own(policy)
+        self._idle_since = -1.0
+        """Since when it has started nothing although it could; below 0: that is not so."""
+        self._idle_jobs = 0
 
     def receive(self, src: int, message: m.Message, now: float) -> None:
         """Take one message. Nothing is decided before :meth:`settle`."""
@@ -127,6 +150,10 @@ class Scheduler:
                             self.queue.push(piece, urgency)
         elif isinstance(message, m.Declare):
             self.catalog.add(message)
+        elif isinstance(message, m.Forget):
+            self.below.forget(message.groups)
+            self.catalog.forget(message.groups)
+            return
         elif isinstance(message, m.Cancel):
             self._cancel(message, now)
         elif isinstance(message, m.Recall):
@@ -171,16 +198,58 @@ class Scheduler:
         if self._changed:
             self._changed = False
             if self.queue.jobs and not self.paused:
-                self.policy.schedule(self.queue, self.below, now)
+                self._decide(now)
         if not self.stopped:
             self._out += self.below.collect(now)
             if self.below.again and self.queue.jobs and not self.paused:
-                self.policy.schedule(self.queue, self.below, now)
+                self._decide(now)
                 self._out += self.below.collect(now)
             if not self.queue.jobs and not self.paused:
                 self._out += self.below.balance(now)
         out, self._out = self._out, []
         return merged(out, self.parent)
+
+    def _decide(self, now: float) -> None:
+        """Ask the policy. What it raises is our own mistake, unless it is a user's or asks a user's distribution."""
+        try:
+            if not self._own:
+                self.policy.schedule(self.queue, self.below, now)
+                return
+            counted, before = Counted(self.below), self.queue.jobs
+            try:
+                self.policy.schedule(self.queue, cast(Machine, counted), now)
+            except Exception as error:
+                raise blame("policy", self.policy, error) from error
+            check_taken(self.policy, before - self.queue.jobs, counted.started)
+        except Mistake as mistake:
+            self.stopped = True
+            self.queue.clear()
+            self._out.append((self.parent, m.Fault(f"{self.name}: {mistake}", -1, fatal=True)))
+
+    def patrol(self, now: float) -> list[Action]:
+        """To be called every few seconds: tells once when a user's class has started nothing for :data:`IDLE` seconds
+        although it could."""
+        own = self.policy if self._own else self.below.own()
+        jobs = self.queue.jobs
+        if own is None or not jobs or self.paused or self.stopped or self._idle_since == math.inf:
+            return []
+        if self._idle_since < 0 or jobs != self._idle_jobs:
+            self._idle_since, self._idle_jobs = now, jobs
+            return []
+        if now < self._idle_since + IDLE:
+            return []
+        self.below.now = now
+        entry = next(filter(self.below.could_start, islice(self.queue, _LOOK)), None)
+        if entry is None:
+            self._idle_since = now
+            return []
+        waited, self._idle_since = now - self._idle_since, math.inf
+        what = "policy" if self._own else "distribution"
+        group, index = self.catalog.group(entry.chunk.group), entry.chunk.start
+        return [(self.parent, m.Fault(
+            f"{self.name}: {what} {name_of(own)} has started nothing for {waited:.0f} s, although "
+            f"{group.name}[{index}] would fit into what is free and {jobs} {'jobs are' if jobs > 1 else 'job is'} "
+            f"queued; if it never will, end the run, and go on with run --resume and another {what}", -1))]
 
     def _stop(self, message: m.Stop) -> None:
         self.stopped = True

@@ -23,9 +23,10 @@ from mpiflux.model.resources import NodeResources
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.leasing import Leasing
-from mpiflux.sched.policies import Policy
+from mpiflux.sched.own import told
+from mpiflux.sched.policies import Machine, Policy
 from mpiflux.sched.pool import ResourcePool
-from mpiflux.sched.queue import Entry
+from mpiflux.sched.queue import Entry, WorkQueue
 from mpiflux.sched.scheduler import Scheduler
 
 _SCHEDULER, _PARENT, _EXECUTORS = 0, -1, 1 << 20
@@ -150,6 +151,8 @@ class Trial:
     def _settle(self) -> None:
         while True:
             for destination, message in self.scheduler.settle(self.now):
+                if isinstance(message, m.Fault):
+                    raise PolicyFault(f"at {self.now:g} s: {message.text}")
                 if isinstance(message, m.Part):
                     self._part(message)
                 elif destination in self._executors:
@@ -245,15 +248,15 @@ def node(cores: int, gpus: int = 0, index: int = 0, memory: int = 0) -> NodeReso
 def check_policy(make_policy: Callable[[], Policy], *, may_starve: bool = False) -> None:
     """Hold a policy to its contract; ``make_policy`` makes a fresh one. Raises PolicyFault, which says what is wrong.
 
-    It starts every job, and takes from the queue what it started and nothing else; the same jobs give the same
-    schedule; an endless stream of small jobs does not keep a large one waiting for ever, unless ``may_starve`` says
-    that it is meant to; it works where other schedulers are below, and with an empty queue.
+    It starts every job, raises nothing, and takes from the queue what it started and nothing else; the same jobs give
+    the same schedule; an endless stream of small jobs does not keep a large one waiting for ever, unless
+    ``may_starve`` says that it is meant to; it works where other schedulers are below, and with an empty queue.
     """
     policy = make_policy()
     if not isinstance(policy, Policy):
         raise PolicyFault(f"{type(policy).__name__} is not derived from mpiflux.sched.policies.Policy")
     trial = Trial(policy, [], [node(1)])
-    policy.schedule(trial.scheduler.queue, trial.below, 0.0)
+    _ask(policy, trial.scheduler.queue, trial.below, 0.0, "with an empty queue")
     for seed in range(6):
         jobs, nodes = _mix(seed)
         schedules = [Trial(make_policy(), jobs, nodes).run() for _ in range(2)]
@@ -268,6 +271,13 @@ def check_policy(make_policy: Callable[[], Policy], *, may_starve: bool = False)
             _check_stream(make_policy(), limit)
 
 
+def _ask(policy: Policy, queue: WorkQueue, machine: Machine, now: float, when: str) -> None:
+    try:
+        policy.schedule(queue, machine, now)
+    except Exception as error:
+        raise PolicyFault(f"{when}, schedule raises {told(error)}") from error
+
+
 def _check_between(policy: Policy) -> None:
     """Above other schedulers a machine only starts: it holds no places."""
     jobs = [TrialJob(request=Request(cores=1 + i % 3), count=1 + i % 5) for i in range(20)]
@@ -278,7 +288,7 @@ def _check_between(policy: Policy) -> None:
     total = queue.jobs
     for turn in range(10 * total):
         machine.room = 3
-        policy.schedule(queue, machine, float(turn))
+        _ask(policy, queue, machine, float(turn), "above other schedulers")
         if not queue.jobs:
             break
     if machine.started != total or queue.jobs:

@@ -262,6 +262,9 @@ class SimRank:
             return
         if isinstance(message, m.Declare):
             links.declared.setdefault(number, []).append(item)
+        elif isinstance(message, m.Forget):
+            links.declared[number] = [one for one in links.declared.get(number, ())
+                                      if isinstance(one[2], m.Declare) and one[2].group.number not in message.groups]
         elif self.cluster.fences and links.fences[number, src]:
             return
         links.users.setdefault(number, {})[src] = None

@@ -14,8 +14,9 @@ from mpiflux.overlay.pernode import expand
 from mpiflux.overlay.plan import PlanError, explain_misfits, make_plan
 from mpiflux.sched.distribution import DistributionError
 from mpiflux.sched.distribution import make as make_distribution
+from mpiflux.sched.own import is_own, name_of
 from mpiflux.sched.policies import PolicyError, make
-from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.cluster import Cluster, Deadlock
 from mpiflux.sim.costs import Costs
 from mpiflux.sim.executor import Behaviour
 from mpiflux.sim.machine import Machine, supplied
@@ -71,7 +72,7 @@ def split_outside(text: str, separator: str) -> list[str]:
 
 def simulate(variant: Variant, machine: Machine, workflow: Workflow, behaviour: Behaviour, costs: Costs,
              arrivals: Sequence[tuple[float, Chunk]] = (), quantum: float = QUANTUM) -> Statistics:
-    """One run. Raises CannotSimulate, and Deadlock when it never ends (a bug)."""
+    """One run. Raises CannotSimulate, and Deadlock when it never ends (a bug, unless a user's policy is to blame)."""
     workflow = msgspec.structs.replace(workflow, hierarchy=variant.hierarchy, policy=variant.policy)
     machine = supplied(machine, workflow.consumables, workflow.node_consumables)
     try:
@@ -88,7 +89,18 @@ def simulate(variant: Variant, machine: Machine, workflow: Workflow, behaviour: 
         raise CannotSimulate("\n".join(f"{variant.name}: {text}" for text in misfits))
     cluster = Cluster(machine, workflow, behaviour, costs=costs, arrivals=arrivals, quantum=quantum,
                       plan=plan)
-    cluster.run()
+    try:
+        cluster.run()
+    except PolicyError as error:
+        raise CannotSimulate(f"{variant.name}: {error}") from None
+    except Deadlock:
+        own = [name_of(thing) for one in cluster.schedulers for thing in (one.policy, one.below.own())
+               if thing is not None and is_own(thing)]
+        if not own:
+            raise
+        left = cluster.master.table.counts()
+        raise CannotSimulate(f"{variant.name}: {own[0]} leaves {left.total - left.inactive} of {left.total} jobs "
+                             "queued, and nothing will happen any more") from None
     return Statistics(variant.name, cluster)
 
 

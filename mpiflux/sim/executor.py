@@ -246,6 +246,9 @@ class SimExecutor:
                 self._start_part(src, message, now)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = message.group
+        elif isinstance(message, m.Forget):
+            for number in message.groups:
+                self.groups.pop(number, None)
         elif isinstance(message, m.Cancel):
             self._cancel(message, now)
         elif isinstance(message, m.Stop):

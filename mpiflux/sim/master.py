@@ -12,6 +12,7 @@ from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
+from mpiflux.sched.policies import PolicyError
 from mpiflux.sim.watch import Watcher
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.jobtable import NOBODY, RECORD, JobTable
@@ -99,6 +100,9 @@ class SimMaster:
             self._wake_at(self._start + self._arrivals[-1][0])
 
     def handle(self, src: int, message: m.Message, now: float) -> None:
+        """Raises PolicyError when a user's policy or distribution failed."""
+        if isinstance(message, m.Fault) and message.fatal:
+            raise PolicyError(message.text)
         if isinstance(message, m.Report):
             if message.started:
                 self.table.started(np.frombuffer(message.started, RECORD))
@@ -158,6 +162,10 @@ class SimMaster:
             self.watcher.final(job, result)
         if len(applied.again) and not self.stopping:
             self._again(applied.again, records, now)
+        over = tuple(group for group in applied.groups
+                     if sum(self.table.group_ended(group)) == self.table.groups[group].count)
+        if over and not self.over:
+            self._out.append(m.Forget(over))
         for group, (completed, *others) in applied.groups.items():
             for verdict in self.dependencies.ended(group, completed, sum(others)):
                 self._verdicts.append((now + self.commit, verdict))

@@ -50,8 +50,9 @@ class Elementwise:
             self._connect(group)
 
     def _enter(self, group: JobGroup) -> None:
-        self._by_name.setdefault(group.name, group)
-        self._by_name[f"#{group.number}"] = group
+        if not group.submitted:
+            # clients cannot ask for dependencies of elements: nobody will name it
+            self._by_name.setdefault(group.name, group)
 
     def _connect(self, group: JobGroup) -> None:
         for dependency in group.after:

@@ -22,6 +22,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
 from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
+from mpiflux.store.groups import Groups
 from mpiflux.store.transitions import ALLOC, END, START
 
 Array = npt.NDArray[Any]
@@ -89,7 +90,7 @@ class JobTable:
 
     def __init__(self, eventlog: Callable[[int], object] | None = None) -> None:
         """``eventlog`` gives a job's eventlog for the message of an illegal transition."""
-        self.groups: list[JobGroup] = []
+        self.groups = Groups()
         self._n = 0
         self._eventlog = eventlog
         self._first = np.zeros(16, "i8")
@@ -461,6 +462,11 @@ class JobTable:
         """Jobs of a group that ended COMPLETED, FAILED, CANCELED, TIMEOUT, in constant time."""
         c = self._group_results[group].tolist()
         return c[1], c[2], c[3], c[4]
+
+    def is_over(self, group: int) -> bool:
+        """Whether all jobs of a group have ended, in constant time."""
+        stop = int(self._first[group + 1]) if group + 1 < len(self.groups) else self._n
+        return int(self._group_results[group].sum()) == stop - int(self._first[group])
 
     def group_counts(self, group: int) -> Counts:
         """Totals over one group, by a look at its rows."""

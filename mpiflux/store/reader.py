@@ -91,8 +91,8 @@ class RunReader:
         self.runs = len(self._meta)
         """How many instances have written here: 1 and one for each resumption."""
         rows = self._db.query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
-        self.groups: list[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
-        self.t_submit: list[float] = [t for _, t in rows]
+        self.groups: Sequence[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
+        self.t_submit: Sequence[float] = [t for _, t in rows]
         self.by_name = {group.name: group for group in reversed(self.groups)}
 
     @property
@@ -125,6 +125,12 @@ class RunReader:
         """Every ended attempt's record, in the order in which they were committed."""
         self._load()
         return self._records
+
+    def latest(self, ids: Array) -> Array:
+        """The record of the last ended attempt of each of these jobs, which must have one."""
+        batch, pos = self.table.batch[ids - 1], self.table.pos[ids - 1]
+        found: Array = self._records[self._first[batch] + pos]
+        return found
 
     def widths(self) -> tuple[Array, Array]:
         """How many cores and how many GPUs each of :attr:`records` had; 0 for what never started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,13 @@ class Resumed:
 
     table: JobTable
     """Ended jobs are INACTIVE for good; attempts and used retries count on. Owners: nobody."""
-    groups: list[JobGroup]
-    t_submit: list[float]
+    groups: Sequence[JobGroup]
+    t_submit: Sequence[float]
     kvs: Kvs
     urged: list[Urgency]
     """Changes of urgency that were asked for, in order."""
+    waits: list[tuple[float, Array]]
+    """Jobs that are to be tried again after a failure, by when that may be (Unix seconds), which may have passed."""
     lost: Array
     """Records of the attempts that ran when the instance died, as LOST. Journal and apply them first, like any
     others: their jobs then come next with a higher attempt number, without using up a retry."""
@@ -38,13 +41,30 @@ def resume(reader: RunReader, now: float) -> Resumed:
     satisfied: ask the dependencies again, whose outcome is in the table.
     """
     table = reader.table
+    waits = _waits(reader)
     ids = np.flatnonzero(table.state[:len(table)] == State.RUN) + 1
     lost = table.synthesize(ids, Result.LOST, now)
     for record in lost:
         # Resource sets are numbered by each instance: without t_alloc the record names none.
         began = reader.running[int(record["id"])]
         record["t_start"], record["tasks"], record["pid"] = began.t_start, began.tasks, began.pid
-    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), lost)
+    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), waits, lost)
+
+
+def _waits(reader: RunReader) -> list[tuple[float, Array]]:
+    """The back-off of a retry is from the end of the attempt before, whoever was there to see it."""
+    table = reader.table
+    n = len(table)
+    ids = np.flatnonzero((table.state[:n] == State.SCHED) & (table.retries_used[:n] > 0)) + 1
+    latest = reader.latest(ids)
+    failed = (latest["result"] == Result.FAILED) | (latest["result"] == Result.TIMEOUT)
+    ends = dict(zip(ids[failed].tolist(), latest["t_finish"][failed].tolist(), strict=True))
+    by_time: dict[float, list[int]] = {}
+    for seconds, some in table.delays(ids[failed]):
+        if seconds:
+            for job in some.tolist():
+                by_time.setdefault(round(ends[job] + seconds, 2), []).append(job)
+    return [(when, np.array(jobs, "i8")) for when, jobs in sorted(by_time.items())]
 
 
 def _urged(reader: RunReader) -> list[Urgency]:

@@ -256,10 +256,17 @@ def test_workers_end_when_their_executor_is_killed(directory: Path, place: Place
     place.write("killed.py", "import mpiflux, math, os\n"
                              f"pool = mpiflux.Executor({str(directory)!r})\n"
                              "assert pool.submit(math.sqrt, 4).result(30) == 2\n"
+                             "pool.submit(['sleep', '1000'], cores=2, name='mine').jobid(30)\n"
+                             "keeps = mpiflux.Executor(pool.flux.run_dir, keep_jobs=True)\n"
+                             "keeps.submit(['sleep', '1000'], cores=2, name='kept').jobid(30)\n"
                              "os.kill(os.getpid(), 9)\n")
     with mpiflux.connect(directory) as flux:
         killed = flux.submit([sys.executable, "killed.py"], cwd=str(place.path), cores=1)
         assert killed.result(60).returncode == -9
+        mine, kept = flux.job("mine"), flux.job("kept")
+        assert mine.result(60).result == "CANCELED" and "has gone" in mine.result().reason
+        assert kept.record().state in ("SCHED", "RUN")
+        kept.cancel()
         assert flux.wait(None, 30).completed >= 1
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 import mpiflux
+from mpiflux.store.reader import open_run
 from tests.support.mpi import MpiRun
 from tests.support.runs import Place, Run, ended_by, until
 
@@ -154,8 +155,8 @@ def test_explain_says_what_holds_a_job_up(place: Place) -> None:
         until(lambda: run.results().get("RUN") == 2 and run.job("again")["attempts"], "the gates run")
         gates = [explain(f"gate.{i}") for i in range(6)]
         assert sum("it runs" in gate for gate in gates) == 2
-        assert any("of 1 core here, 0 are free" in gate and "the next job of its group, gate, from 1" in gate
-                   for gate in gates)
+        assert any("free here: 0 of 1 cores: it waits for cores" in gate
+                   and "the next job of its group, gate, from 1" in gate for gate in gates)
         assert "it waits for sim[3]" in explain("post.3") and "12 of its 12 jobs" in explain("last")
         assert "may start at" in explain("tomorrow") and "urgency is 0" in explain("held")
         assert "tried again after a wait, at" in explain("again")
@@ -191,3 +192,53 @@ def test_cancel_by_filter_in_every_state(place: Place) -> None:
     assert {job["result"] for job in found if job["name"] not in ("sim", "post")} == {"CANCELED"}
     assert sum(job["result"] == "CANCELED" for job in found if job["name"] == "sim") >= 5
     assert all(job["state"] == "INACTIVE" for job in found)
+
+
+def test_a_retry_waits_the_rest_of_its_time_after_a_resumption(place: Place) -> None:
+    flow = {"jobs": {"early": {"command": "true"},
+                     "late": {"command": "test {job.attempt} = 2", "shell": True,
+                              "retries": {"limit": 1, "backoff": "4s"}},
+                     "next": {"command": "true", "parameters": {"i": {"range": 3}}, "after": {"late": "any"}},
+                     "gate": {"command": "test -e go || sleep 100", "shell": True}}}
+    place.expected.add("go")
+    with going_on(place, flow, "--cores-per-node", "4") as (running, run):
+        until(lambda: run.job("late")["attempts"] == 1 and run.job("late")["state"] == "SCHED", "it has failed once")
+        running.signal(signal.SIGTERM)
+        running.wait()
+    (place.path / "go").touch()
+    run = place.resume(run, flow, "--cores-per-node", "4")
+    assert run.results() == {"COMPLETED": 6}
+    with open_run(str(run.directory)) as reader:
+        first, second = [attempt.record for attempt in reader.attempts(2)]
+    assert first.t_finish + 4 <= second.t_start
+    assert run.job("gate")["t_start"] < second.t_start < run.job("next")["t_start"]
+
+
+def test_a_policy_that_fails_ends_the_run_with_its_line_and_the_run_goes_on_later(place: Place) -> None:
+    place.write("own.py", """
+from mpiflux.sched.policies import Policy
+
+class Fails(Policy):
+    def schedule(self, queue, machine, now):
+        for entry in queue:
+            queue.take(entry, machine.start(entry))
+        if not queue.jobs:
+            raise ValueError("no more")
+""")
+    place.expected.add("__pycache__")
+    flow = {"hierarchy": {"levels": [{"width": 2}]}, "policy": "own:Fails", "jobs": {
+        "sim": {"command": "sleep 0.1", "parameters": {"i": {"range": 8}}}}}
+    run = place.run(flow, "--cores-per-node", "2", status=3)
+    assert run.done is not None and "Traceback" not in run.done.stderr
+    assert "policy own:Fails failed: ValueError: no more, at " in run.done.stderr
+    assert f"{place.path}/own.py:9 in schedule. No more jobs are started" in run.done.stderr
+    assert "own:Fails failed" in (run.directory / "log").read_text()
+    assert 0 < run.results()["SCHED"] <= 8
+    run = place.resume(run, {**flow, "policy": "fcfs"}, "--cores-per-node", "2")
+    assert run.results() == {"COMPLETED": 8}
+
+
+def test_an_end_time_that_is_none_starts_nothing(place: Place) -> None:
+    done = place.call("run", place.write("w.yaml", {"jobs": {"a": {"command": "true"}}}).name, status=2,
+                      env={"MPIFLUX_END_TIME": "garbage"})
+    assert "MPIFLUX_END_TIME is 'garbage': it must be in Unix seconds" in done.stderr

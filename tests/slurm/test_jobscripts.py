@@ -50,7 +50,7 @@ def jobs(count: int, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("script, ranks, gpus", [
-    ("slurm", 2, 0), ("slurm-gpu", 2, 1), pytest.param("slurm-ranks", 4, 0, marks=pytest.mark.slow)])
+    ("slurm", 2, 0), ("slurm-gpu", 2, 1), ("slurm-ranks", 4, 0)])
 def test_it_runs_the_workflow(batch: Batch, script: str, ranks: int, gpus: int) -> None:
     run = batch.completed(batch.submit(script, jobs(4, resources={"gpus": gpus})))
     assert run.results() == {"COMPLETED": 4}

@@ -14,12 +14,9 @@ from tests.support.mpi import MpiRun, installed_stack
 from tests.support.runs import LIMIT, ROOT, Place, Run, until
 from tests.support.slurm import Slurm
 
-pytestmark = [pytest.mark.mpi, pytest.mark.slow]
-# slow, as UCX now and then cannot read addresses that went through the pmi2 of Slurm 22.05 when several ranks share a
-# node ("failed to unpack address"): not understood yet. The smoke test is in every run.
+pytestmark = pytest.mark.mpi
 FLAT = {"levels": []}
 WHERE = "echo $MPIFLUX_NODE $(uname -n) $MPIFLUX_CORES [$CUDA_VISIBLE_DEVICES]"
-# MPICH puts long addresses into PMI in pieces just longer than what Slurm 22.05's plug-in reads at a time
 ENV = {"PYTHONPATH": str(ROOT), "UCX_NET_DEVICES": "lo"}
 
 

@@ -97,9 +97,10 @@ def test_every_request_has_one_who_answers_it() -> None:
     from mpiflux.instance.broker_jobs import Jobs
     from mpiflux.instance.broker_running import Running
     from mpiflux.instance.broker_stdin import Stdins
+    from mpiflux.instance.broker_ties import Ties
 
     handled = {r.Unsubscribe, r.Forget, r.Leave, *Messages().handlers()}
-    for part in (Keys, Jobs, Running, Stdins, Streams, Explaining, Whole):
+    for part in (Keys, Jobs, Ties, Running, Stdins, Streams, Explaining, Whole):
         handled |= set(part.handlers(part.__new__(part)))
     assert handled == set(get_args(r.Op))
 

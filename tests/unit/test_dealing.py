@@ -178,3 +178,24 @@ def test_uneven_jobs_are_balanced_within_a_job_each(distribution: str, bound: fl
     cluster.run()
     lengths = [Lengths().outcome(workflow.groups[0], i, 1).seconds for i in range(400)]
     assert cluster.now - START <= sum(lengths) / 20 + bound * 2 * max(lengths)
+
+
+@pytest.mark.parametrize(("request_", "said"), [
+    (Request(memory=3 << 30), "and the schedulers below that can hold it have as much as they can take: "
+                              "memory is what there is least of"),
+    (Request(consumables={"bb": 9}), "more bb than any scheduler below has: it starts on what they lend"),
+    (Request(memory=9 << 30, consumables={"bb": 9}), "more memory and bb than any scheduler below has"),
+    (Request(cores=5, memory=1), "more cores than any scheduler below has"),
+    (Request(), "and the schedulers below that can hold it have as much as they can take"),
+])
+def test_what_is_missing_below_is_named(request_: Request, said: str) -> None:
+    children = [Child(i + 1, ResourcePool([NodeResources(node=i, cores=tuple(range(4)), memory=4 << 30,
+                                                         consumables={"bb": 5})])) for i in range(2)]
+    dealing = Dealing(children, "pull", catalog := Catalog())
+    scheduler = Scheduler(0, PARENT, make(PolicySpec()), dealing, catalog)
+    scheduler.receive(PARENT, m.Declare(JobGroup(number=0, name="g", first_id=1, count=50, request=request_)), 0.0)
+    scheduler.receive(PARENT, m.Submit((m.Chunk(0, 0, 50),)), 0.0)
+    scheduler.settle(0.0)
+    scheduler.receive(PARENT, m.Explain(50, 0, 49), 0.0)
+    (told,) = [message for _, message in scheduler.settle(0.0) if isinstance(message, m.Explained)]
+    assert said in told.facts[0][0]

@@ -266,3 +266,118 @@ def test_in_a_run_at_depth_one_no_job_starts_before_its_elders() -> None:
     times = [started[job] for job in sorted(started)]
     assert len(times) == 120 and times == sorted(times)
     assert times[0] == pytest.approx(START)
+
+
+class Planned:
+    """A scheduler with ``easy`` over one executor of eight cores, whose every step a test takes by hand."""
+
+    def __init__(self, *groups: JobGroup, memory: int = 0, shared: dict[str, int] | None = None) -> None:
+        self.pool = ResourcePool([NodeResources(node=0, cores=tuple(range(8)), memory=memory)], shared)
+        self.catalog = Catalog()
+        self.below = Leasing(3, PARENT, self.pool, lambda node, core: 100, (100,), self.catalog)
+        self.policy = make(PolicySpec("easy"))
+        self.scheduler = Scheduler(3, PARENT, self.policy, self.below, self.catalog)
+        self.grants: list[m.Grant] = []
+        self.fed: list[int] = []
+        for group in groups:
+            self.scheduler.receive(PARENT, m.Declare(group), 0.0)
+
+    def step(self, now: float, message: m.Message, src: int = 100) -> list[m.Message]:
+        self.scheduler.receive(src, message, now)
+        out = [message for _, message in self.scheduler.settle(now)]
+        for one in out:
+            if isinstance(one, m.Grant):
+                self.grants.append(one)
+            elif isinstance(one, m.Feed):
+                self.fed += [job for chunk in one.chunks for job in self.catalog.ids(chunk)]
+        return out
+
+    def submit(self, now: float, group: int, n: int = 1) -> None:
+        self.step(now, m.Submit((m.Chunk(group, 0, n),)), PARENT)
+
+    def ended(self, now: float, jobs: list[int], group: int, seconds: float, idle: tuple[m.Grant, ...] = ()) -> None:
+        records = b"".join(PACK.pack(job, 1, 1, 0, 0, 1, 3, 0, 0, 0, now, 0, 0, 0, 0, 0, 0) for job in jobs)
+        self.step(now, m.Report(records, idle=tuple(grant.lease for grant in idle),
+                                done=((self.grants[0].shape, group, len(jobs), seconds * len(jobs)),)))
+
+    def started(self, now: float, job: int, grant: m.Grant) -> None:
+        self.step(now, m.Report(started=PACK.pack(job, 1, 0, 0, 0, 1, 3, grant.r_id, now, now, 0, 0, 0, 0, 0, 0, 1)))
+
+    def place(self) -> float:
+        (held,) = self.policy.reservations  # type: ignore[attr-defined]
+        return held.start
+
+
+def one(number: int, limit: float, request: Request = REQUESTS[0], count: int = 1) -> JobGroup:
+    return JobGroup(number=number, name=f"g{number}", first_id=1 + number * 1000, count=count, request=request,
+                    time_limit=limit)
+
+
+def test_what_was_fed_ahead_and_is_over_changes_no_end() -> None:
+    """300 jobs of milliseconds with a limit of ten minutes, beside one of six seconds: when they are over, that one
+    ends by its own limit, and the wide job behind it is promised that."""
+    run = Planned(one(0, 7.0), one(1, 600.0, count=300), one(2, 2.0, Request(tasks=8)), one(3, 9.0, Request(tasks=3)))
+    run.submit(0.0, 0)
+    run.submit(0.0, 1, 300)
+    long, *others = run.grants
+    assert len(others) == 7
+    run.ended(0.01, run.fed[1:8], 1, 0.005)
+    given = run.fed[8:]
+    assert len(given) > 40, "some are fed ahead"
+    run.submit(0.02, 2)
+    assert run.place() > 600.0, "any of them may hang, on any lease"
+    while given:
+        done, run.fed = given, []
+        run.ended(0.4, done, 1, 0.005)
+        given = run.fed
+    assert run.scheduler.queue.jobs == 1
+    run.step(0.44, m.Report(idle=tuple(grant.lease for grant in others)))
+    assert run.place() == 7.0
+    before = len(run.grants)
+    run.submit(4.0, 3)
+    assert len(run.grants) == before, "three tasks of nine seconds would be in the way"
+    run.started(4.1, 1, long)
+    assert run.place() == 7.0
+
+
+def test_a_job_on_another_lease_than_it_was_granted_ends_there() -> None:
+    """An executor may start a job on a lease that just became idle, and end the one that was granted for it."""
+    run = Planned(one(0, 5.0), one(1, 50.0), one(2, 2.0, Request(tasks=8)))
+    run.submit(0.0, 0)
+    run.submit(1.0, 1)
+    first, second = run.grants
+    run.ended(1.2, [1], 0, 1.2, idle=(second,))  # the long one runs on the first lease
+    run.submit(2.0, 2)
+    assert run.place() == 51.0
+    run.started(2.0, 1001, first)
+    assert run.place() == 52.0
+
+
+def test_jobs_that_changed_leases_are_known_from_reports() -> None:
+    run = Planned(one(0, 5.0), one(1, 50.0), one(2, 2.0, Request(tasks=7)))
+    run.submit(0.0, 0)
+    run.submit(0.0, 1)
+    run.submit(0.0, 2)
+    assert run.place() == 5.0
+    run.started(0.06, 1001, run.grants[0])
+    run.started(0.07, 1, run.grants[1])
+    assert run.place() == pytest.approx(5.07)
+    run.ended(3.0, [1], 0, 3.0, idle=(run.grants[1],))
+    assert len(run.fed) == 3, "seven cores are free, whatever is expected of the eighth"
+
+
+@pytest.mark.parametrize(("request_", "said"), [
+    (Request(memory=15 << 30), "it asks for 1 core, 15 GiB of memory; free here: 7 of 8 cores, 11 GiB of 31 GiB "
+                               "memory: it waits for memory"),
+    (Request(consumables={"license": 1}), "it asks for 1 core, 1 license; free here: 7 of 8 cores, 0 of 2 license: "
+                                          "it waits for license"),
+    (Request(tasks=8), "it asks for 8 tasks of 1 core each; free here: 7 of 8 cores: it waits for cores"),
+])
+def test_the_resource_that_is_missing_is_named(request_: Request, said: str) -> None:
+    taken = Request(memory=20 << 30, consumables={"license": 2})
+    run = Planned(one(0, 0.0, taken), one(1, 0.0, request_), memory=31 << 30, shared={"license": 2})
+    run.submit(0.0, 0)
+    run.submit(0.0, 1)
+    out = run.step(0.0, m.Explain(1001, 1, 0), PARENT)
+    (told,) = [message for message in out if isinstance(message, m.Explained)]
+    assert told.facts[0][0] == said

@@ -121,6 +121,18 @@ def test_promises_are_kept(name: str, options: dict[str, int], workload: Workloa
         assert one.start <= promised.get(one.job, one.start) + EPS
 
 
+def test_a_place_that_is_due_at_once_is_used_at_once() -> None:
+    """Nine tasks find six cores on node 2 and three on node 3, beside a place held there for three from 1 s on."""
+    jobs = [TrialJob(0.0, 1.0, 1.0, Request(tasks=2, cores=4)),
+            TrialJob(0.0, 1.0, 1.0, Request(nodes=3, tasks=9)),
+            TrialJob(0.0, 1.0, 1.0, Request(), on=(0,)),
+            TrialJob(0.0, 1.0, 1.0, Request(), on=(0,)),
+            TrialJob(0.0, 2.0, 2.0, Request(tasks=9, layout="spread"))]
+    for depth in (3, 32):
+        starts = run("conservative", (jobs, [node(6, index=i) for i in range(4)], {}), queue_depth=depth).starts
+        assert {one.job: one.start for one in starts} == {0: 0.0, 1: 1.0, 2: 0.0, 3: 0.0, 4: 0.0}
+
+
 @given(workload=workloads(limits=False))
 @settings(max_examples=60, deadline=None)
 def test_fcfs_at_depth_one_starts_in_order(workload: Workload) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
+from mpiflux.model.records import PACK
 from mpiflux.model.retry import Retry, retry_on
 from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
@@ -16,6 +19,9 @@ from mpiflux.spec import WorkflowError, load
 from mpiflux.store import describe
 from mpiflux.store.eventlog import Record
 from mpiflux.store.jobtable import RECORD, JobTable
+from mpiflux.store.journal import Journal
+from mpiflux.store.reader import open_run
+from mpiflux.store.resume import resume
 
 
 def test_words_become_codes() -> None:
@@ -113,3 +119,31 @@ def test_an_agenda_gives_what_is_due_in_order() -> None:
     assert agenda.due(2.0) == ["a", "b", "c"] and len(agenda) == 1
     agenda.clear()
     assert agenda.due(9.0) == []
+
+
+def test_what_waits_is_known_after_a_resumption(tmp_path: Path) -> None:
+    """Failed once or twice: the wait is from the end of the last attempt. Lost, ended, or without a back-off: none."""
+    group = JobGroup(number=0, name="g", first_id=1, count=7, command=("x",), retries=2,
+                     retry=Retry(backoff=10.0, factor=3.0))
+    other = JobGroup(number=1, name="h", first_id=8, count=1, command=("x",), retries=2)
+    table = JobTable()
+
+    def record(job: int, attempt: int, result: Result, end: float) -> bytes:
+        return PACK.pack(job, attempt, result, 0, 1, 1, 0, 0, end, end - 1, end, 0, 0, 0, 0, 0, 0)
+
+    with Journal(str(tmp_path)) as journal:
+        for one in (group, other):
+            table.add_group(one)
+            journal.append_group(one, 1.0)
+        table.assign(Chunk(0, 0, 7), 1)
+        table.assign(Chunk(1, 0, 1), 1)
+        for data in (record(1, 1, Result.FAILED, 100.0), record(2, 1, Result.FAILED, 101.0),
+                     record(3, 1, Result.COMPLETED, 102.0), record(4, 1, Result.LOST, 103.0),
+                     record(6, 1, Result.TIMEOUT, 100.0), record(8, 1, Result.FAILED, 104.0)):
+            table.apply(np.frombuffer(data, RECORD), *journal.append_results(data, b"", {}))
+        table.assign(Chunk(0, 1, 2, 1, 2), 1)
+        data = record(2, 2, Result.FAILED, 200.0)
+        table.apply(np.frombuffer(data, RECORD), *journal.append_results(data, b"", {}))
+    with open_run(tmp_path) as reader:
+        waits = resume(reader, 500.0).waits
+    assert [(when, ids.tolist()) for when, ids in waits] == [(110.0, [1, 6]), (230.0, [2])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpiflux.model.jobspec import PolicySpec
+from mpiflux.sched.own import told
 from mpiflux.sched.policies.base import (
     Machine,
     Planner,
@@ -35,4 +36,11 @@ def make(spec: PolicySpec) -> Policy:
     if unknown:
         has = f"it has: {', '.join(found.options)}" if found.options else "it has none"
         raise PolicyError(f"policy {spec.name} has no option {', '.join(sorted(unknown))}; {has}")
-    return found(spec)
+    if spec.name in KNOWN:
+        return found(spec)
+    try:
+        return found(spec)
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(f"policy {spec.name} cannot be made: {told(error)}") from error

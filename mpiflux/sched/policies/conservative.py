@@ -64,7 +64,8 @@ class Conservative(Policy):
             if at == first and jobs > queued - queue.jobs:
                 queue.take(entry, plan.start(entry))
             jobs -= queued - queue.jobs
-            at += self._admit(plan, entry, places, min(jobs, self.queue_depth - blocked) - (at - first))
+            waiting = at - first
+            at += self._admit(queue, plan, entry, places, jobs - waiting, self.queue_depth - blocked - waiting)
             blocked += at - first
             passed[kind] = at
         for kind in passed:
@@ -118,14 +119,27 @@ class Conservative(Policy):
                 placed -= 1
         return at
 
-    def _admit(self, plan: Planner, entry: Entry, places: list[Reservation], most: int) -> int:
-        """Reserve for up to ``most`` jobs of an entry that have no places yet; how many."""
-        for made in range(most):
+    def _admit(self, queue: WorkQueue, plan: Planner, entry: Entry, places: list[Reservation], jobs: int,
+               most: int) -> int:
+        """Reserve for an entry's ``jobs`` that have no places yet, until ``most`` wait for theirs; how many do.
+
+        A place may be due at once: one on several nodes may use what others leave of a node, where
+        :meth:`Planner.start` avoids the whole node. It is used now, as nobody may come by later to do so.
+        """
+        made = 0
+        while made < most and jobs > 0:
             place = plan.reserve(entry)
             if place is None:
-                return made
-            places.append(place)
-        return max(most, 0)
+                break
+            started = plan.start_reserved(entry, place)
+            if started:
+                queue.take(entry, started)
+                jobs -= started
+            else:
+                places.append(place)
+                made += 1
+                jobs -= 1
+        return made
 
     @property
     def reservations(self) -> list[Reservation]:
