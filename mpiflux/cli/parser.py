@@ -157,6 +157,16 @@ def timeout(text: str) -> float:
     return value
 
 
+def size(text: str) -> int:
+    """Bytes: ``4096``, ``500MB``, ``2GiB``."""
+    from mpiflux.spec.scalars import as_size
+
+    value = as_size(text)
+    if value is None or not 0 < value < 1 << 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 500MB or 2GiB")
+    return value
+
+
 def assignment(text: str) -> tuple[str, str]:
     """``NAME=VALUE``."""
     name, equals, value = text.partition("=")
