@@ -293,7 +293,7 @@ class Kvs:
             for op in txn:
                 self._do(op, version, undo)
             if self.bytes > max(self.limit, before_it):
-                raise Full(f"keys and values would take {size(self.bytes)} together, of {size(self.limit)} that they may: "
+                raise Full(f"keys and values would take {size(self.bytes)} together; the most is {size(self.limit)}: "
                            "remove what is not needed any more, put names of files instead of their content, or start "
                            "the instance with a larger --kvs-limit")
         except Exception:
