@@ -1,8 +1,8 @@
 """What a rank opens and imports until it runs its first job: on a thousand nodes every one of these is a request to a
 shared file system.
 
-Two ranks run one job. Each notes the modules that it has at its end; the kernel's calls are counted by strace where it is
-installed, in a second run: files opened, files looked for and not found, and bytes are of all libraries, MPI's too.
+Two ranks run a few jobs. Each notes the modules that it has at its end; files opened, and looked for where they are not,
+are counted by strace where it is installed, in a second run: MPI's libraries too, but nothing on the node itself.
 
 usage: bench_modules.py [--list]
 """
@@ -37,8 +37,8 @@ def modules(scratch: str) -> dict[str, list[str]]:
     wrapper, out = os.path.join(scratch, "wrapper.py"), os.path.join(scratch, "modules")
     with open(wrapper, "w") as file:
         file.write(WRAPPER)
-    timed([*launcher(2), sys.executable, wrapper, out, "run", str(EXAMPLES / "stress.yaml"), "--set", "n=4", "--run-dir",
-           os.path.join(scratch, "one"), "--progress", "none"])
+    timed([*launcher(2), sys.executable, wrapper, out, "run", str(EXAMPLES / "stress.yaml"), "--set", "n=4",
+           "--run-dir", os.path.join(scratch, "one"), "--progress", "none"])
     found = {}
     for rank in ("0", "1"):
         with open(f"{out}.{rank}") as file:
@@ -50,7 +50,8 @@ def calls(scratch: str) -> dict[str, tuple[list[str], list[str]]]:
     """By rank, (files opened, paths asked for in vain), of what is not on the node itself."""
     traced = os.path.join(scratch, "traced.sh")
     with open(traced, "w") as file:
-        file.write(f'#!/bin/sh\nexec strace -f -e trace=%file -o "{scratch}/trace.$PMI_RANK$OMPI_COMM_WORLD_RANK" "$@"\n')
+        file.write("#!/bin/sh\nexec strace -f -e trace=%file "
+                   f'-o "{scratch}/trace.$PMI_RANK$OMPI_COMM_WORLD_RANK" "$@"\n')
     os.chmod(traced, 0o755)
     timed([*launcher(2), traced, sys.executable, "-m", "mpiflux", "run", str(EXAMPLES / "stress.yaml"), "--set", "n=4",
            "--run-dir", os.path.join(scratch, "two"), "--progress", "none"])
