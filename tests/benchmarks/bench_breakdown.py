@@ -2,7 +2,9 @@
 
 A run of ``/bin/true`` is watched: the kernel's nanoseconds of each thread (``/proc/PID/task/TID/schedstat``) are read
 twice while jobs run, and divided by the number of jobs that ended between (from their records). The bare C loop, whose
-own CPU is what starting and waiting costs without any runtime, runs before it.
+own CPU is what starting and waiting costs without any runtime, runs before it. Where ``perf`` is installed, a second
+run says what the supervisors' part consists of: samples of one supervisor by system call, and by library outside of
+them.
 
 usage: bench_breakdown.py [JOBS] [RANKS] [HIERARCHY]
 """
@@ -10,11 +12,13 @@ usage: bench_breakdown.py [JOBS] [RANKS] [HIERARCHY]
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from _common import EXAMPLES, Scratch, launcher, machine, spawn_loop, table
 
@@ -69,6 +73,41 @@ def family(root: int, command: str) -> dict[int, str]:
     return kinds
 
 
+def settled(process: subprocess.Popen[bytes], run_dir: str) -> dict[int, str]:
+    """Our processes, a second after there are supervisors."""
+    while process.poll() is None and "supervisors" not in family(process.pid, run_dir).values():
+        time.sleep(0.1)
+    time.sleep(1.0)
+    return family(process.pid, run_dir)
+
+
+def sampled(argv: list[str], run_dir: str, scratch: str) -> Counter[str]:
+    """Samples of one supervisor by what it did."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kinds = settled(process, run_dir)
+    pid = next(pid for pid, kind in kinds.items() if kind == "supervisors")
+    data = os.path.join(scratch, "perf.data")
+    subprocess.run(["perf", "record", "-q", "-F", "4000", "-g", "-i", "-t", str(pid), "-o", data, "--", "sleep", "3"],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.wait(timeout=600)
+    text = subprocess.run(["perf", "script", "-i", data, "-F", "ip,sym,dso"], check=True, capture_output=True,
+                          text=True, errors="replace").stdout
+    return Counter(what(stack) for stack in text.split("\n\n") if stack.strip())
+
+
+def what(stack: str) -> str:
+    call = re.search(r"__(?:do|se|x64)_sys_(\w+)", stack)
+    if call:
+        return f"system call {call[1]}"
+    top = stack.strip().splitlines()[0]
+    if "[kernel" in top or top.endswith("([unknown])"):
+        return "entering and leaving the kernel, interrupts, page faults"
+    library = top.rpartition("(")[2].rpartition("/")[2]
+    if library.startswith("_quick"):
+        return "the C part"
+    return "libc" if library.startswith(("libc.", "[vdso")) else "Python"
+
+
 def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     ranks = int(sys.argv[2]) if len(sys.argv) > 2 else 1
@@ -83,8 +122,7 @@ def main() -> None:
                 run_dir, "--progress", "none", "--set", f"n={jobs}", "--hierarchy", hierarchy]
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=errors)
-            time.sleep(1.5 + 0.2 * ranks)
-            kinds = family(process.pid, run_dir)
+            kinds = settled(process, run_dir)
             begin, before = time.time(), sample(list(kinds))
             end, after = begin, before
             while process.poll() is None:
@@ -94,11 +132,20 @@ def main() -> None:
                     break
                 time.sleep(0.1)
             process.wait(timeout=600)
-        report(run_dir, kinds, before, after, begin, end, loop)
+        supervisors = report(run_dir, kinds, before, after, begin, end, loop)
+        if shutil.which("perf") and os.geteuid() == 0:
+            argv[argv.index(run_dir)] = again = f"{run_dir}-again"
+            found = sampled(argv, again, scratch)
+            total = sum(found.values())
+            small = [name for name, n in found.items() if n < 0.01 * total]
+            found["system calls of less than 1 % each"] = sum(found.pop(name) for name in small)
+            print(table([(name, f"{supervisors * n / total:.1f}") for name, n in found.most_common()],
+                        ("of the supervisors'", "us/job")))
 
 
 def report(run_dir: str, kinds: dict[int, str], before: Sample, after: Sample, begin: float, end: float,
-           loop: list[str]) -> None:
+           loop: list[str]) -> float:
+    """Print the table; the supervisors' part."""
     from mpiflux.store.reader import open_run
 
     with open_run(run_dir) as reader:
@@ -116,6 +163,7 @@ def report(run_dir: str, kinds: dict[int, str], before: Sample, after: Sample, b
     rows.append(("the jobs themselves; the C loop's", f"{own / count * 1e6:.0f}; {loop[1]}"))
     print(f"{count:,} jobs in {end - begin:.1f} s")
     print(table(rows, ("process", "us/job")))
+    return spent["supervisors"]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a rank opens and imports until it runs its first job: on a thousand nodes every one of these is a request to a
 shared file system.
 
-Two ranks run a few jobs. Each notes the modules that it has at its end; files opened, and looked for where they are not,
-are counted by strace where it is installed, in a second run: MPI's libraries too, but nothing on the node itself.
+Two ranks run a few jobs. Each notes the modules that it has at its end; files opened, and files looked for
+in vain, are counted by strace where it is installed, in a second run: those of MPI too, but nothing in /proc or /etc.
 
 usage: bench_modules.py [--list]
 """

@@ -1,8 +1,8 @@
-"""A million jobs from a workflow of six lines: how soon the first starts, and what can be done with the directory after.
+"""A million jobs from a workflow of six lines: how soon the first starts, and how soon its directory answers.
 
-The jobs are given to executors and reported, not started (``--exec null``). The time to the first job is from before the
-command to the start in its record, beside that of ten jobs; then the commands that read the directory, and ``--resume``
-of the finished run.
+The jobs are given to executors and reported, not started (``--exec null``). The time to the first job is from before
+the command to the start in its record, beside that of ten jobs; then the commands that read the directory, and
+``--resume`` of the finished run.
 
 usage: bench_rundir.py [JOBS]
 """
