@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def _waits(reader: RunReader) -> list[tuple[float, Array]]:
     for seconds, some in table.delays(ids[failed]):
         if seconds:
             for job in some.tolist():
-                by_time.setdefault(round(ends[job] + seconds, 2), []).append(job)
+                by_time.setdefault(math.ceil(100 * (ends[job] + seconds)) / 100, []).append(job)
     return [(when, np.array(jobs, "i8")) for when, jobs in sorted(by_time.items())]
 
 
