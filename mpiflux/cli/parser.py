@@ -40,12 +40,31 @@ def fail(message: str, *, once: bool = False) -> NoReturn:
     raise SystemExit(USAGE)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for every option, and without a width each asks ``shutil`` for it, whose import every rank of
+    a large instance would pay for."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """As ``shutil.get_terminal_size`` has it."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of one command. ``once``: see :func:`fail`."""
 
     def __init__(self, prog: str, description: str, *, once: bool = False) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+                         formatter_class=_Formatter)
         self.once = once
         self.argv: list[str] = []
         self.remainder = ""
@@ -154,6 +173,16 @@ def timeout(text: str) -> float:
     value = seconds(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is less than a second")
+    return value
+
+
+def size(text: str) -> int:
+    """Bytes: ``4096``, ``500MB``, ``2GiB``."""
+    from mpiflux.spec.scalars import as_size
+
+    value = as_size(text)
+    if value is None or not 0 < value < 1 << 50:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 500MB or 2GiB")
     return value
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds, timeout
+from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds, size, timeout
 from mpiflux.instance.launcher import detect
 from mpiflux.instance.options import RunObserver, RunOptions
 
@@ -49,6 +49,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add("--exec", choices=("null",), help="null: schedule everything, start nothing")
     add("--sync", metavar="SECONDS", type=seconds, default=0.05,
         help="finished work that a kill may cost, in seconds (default 0.05)")
+    add("--kvs-limit", metavar="SIZE", type=size, default=RunOptions.kvs_limit,
+        help="memory for keys and values of the KVS (default 1GiB)")
     return run
 
 
@@ -130,4 +132,4 @@ def options_of(args: Namespace) -> RunOptions:
         policy=args.policy, overrides=dict(args.overrides), dry_run=args.dry_run, fail_fast=args.fail_fast,
         time_limit=args.time_limit, cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node,
         null_exec=args.exec == "null", sync_window=args.sync,
-        rank_timeout=args.rank_timeout)
+        rank_timeout=args.rank_timeout, kvs_limit=args.kvs_limit)

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, timeout
+from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, size, timeout
 from mpiflux.cli.run import define_ranks, start_ranks, starts_ranks, without_ranks
 from mpiflux.instance.options import RunObserver, RunOptions
 
@@ -36,6 +36,8 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
     add("--sync", metavar="SECONDS", type=seconds, default=0.05,
         help="finished work that a kill may cost, in seconds (default 0.05)")
+    add("--kvs-limit", metavar="SIZE", type=size, default=RunOptions.kvs_limit,
+        help="memory for keys and values of the KVS (default 1GiB)")
     return start
 
 
@@ -60,4 +62,4 @@ def options_of(args: Namespace) -> RunOptions:
         workflow="", initial_program=tuple(args.command), run_dir=args.run_dir, resume=args.resume,
         hierarchy=args.hierarchy, policy=args.policy, time_limit=args.time_limit,
         cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node, sync_window=args.sync,
-        rank_timeout=args.rank_timeout)
+        rank_timeout=args.rank_timeout, kvs_limit=args.kvs_limit)

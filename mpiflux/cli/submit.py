@@ -17,6 +17,7 @@ from mpiflux.cli.job import exit_status
 from mpiflux.cli.live import connected
 from mpiflux.cli.parser import Parser, moment, natural, positive
 from mpiflux.cli.rundir import Trouble, answered
+from mpiflux.client import label
 
 if TYPE_CHECKING:
     from mpiflux.client.live import Flux, Job, Jobs
@@ -78,6 +79,7 @@ def _options(parser: Parser, bulk: bool) -> None:
     add("--mpi", choices=("none", "pmi1"), default="none", help="how the tasks of an MPI program find each other")
     add("--wait", action="store_true", help="wait for the end; the exit status is the highest of the jobs")
     add("--watch", action="store_true", help="wait, and print what the jobs write, as they write it")
+    add("--label-io", action="store_true", help="put the number of its task before each line of output")
     add("-q", "--quiet", action="store_true", help="do not print the ids")
 
 
@@ -100,10 +102,16 @@ def _rules(args: Namespace, command: list[str]) -> list[str]:
         args.sets, args.removed = environment(args.env, os.environ)
     except ValueError as error:
         raise Trouble(str(error)) from None
-    if args.removed:
+    if args.removed or args.label_io:
         # not that of env
         args.job_name = args.job_name or os.path.basename(command[0])
-    return without(command, args.removed)
+    return _around(command, args)
+
+
+def _around(command: list[str], args: Namespace) -> list[str]:
+    """What is started for a command: it, or a program that runs it as the options ask."""
+    command = without(command, args.removed)
+    return [sys.executable, "-IS", label.__file__, *command] if args.label_io else command
 
 
 def submit(args: Namespace) -> int:
@@ -160,7 +168,7 @@ def bulksubmit(args: Namespace) -> int:
         random.shuffle(chosen)
     if chosen:
         _rules(args, chosen[0])
-        chosen = [without(command, args.removed) for command in chosen]
+        chosen = [_around(command, args) for command in chosen]
     if args.dry_run:
         say("\n".join(map(shlex.join, chosen)))
         return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -28,7 +27,6 @@ from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuite
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.pmi_lengths import short_values
-from mpiflux.instance.program import Program
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
 from mpiflux.model import messages
@@ -243,7 +241,7 @@ def _prepare(options: RunOptions, observer: RunObserver, reports: list[bytes]) -
     tree = tuple(TreeNode(s.id, s.parent, s.children, s.rank, s.policy, s.distribution, s.resources,
                           s.consumables, s.name)
                  for s in prepared.plan.schedulers)
-    instance = secrets.token_hex(4)
+    instance = os.urandom(4).hex()
     doors = tuple(socket_path(decoded[node.ranks[0]].door, instance, index)
                   for index, node in enumerate(prepared.site.nodes))
     return prepared, Config(site=prepared.site, tree=tree, run_dir=prepared.run_dir, null_exec=options.null_exec,
@@ -324,6 +322,8 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
         master.begin()
         argv = prepared.options.initial_program or prepared.workflow.controller
         if argv:
+            from mpiflux.instance.program import Program
+
             program = Program(argv, _environ(config, me), rank, master,
                               controller=not prepared.options.initial_program)
     rank.run()

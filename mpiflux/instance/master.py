@@ -282,6 +282,8 @@ class Master(Asked):
     def _withhold(self, now: float) -> None:
         """Start no more jobs of groups that could not finish in time."""
         for number in self.deadline.due(now):
+            if self.table.is_over(number):
+                continue
             group = self.groups[number]
             counts = self.table.group_counts(number)
             waiting = counts.depend + counts.sched

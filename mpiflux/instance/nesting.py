@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 
@@ -97,6 +96,8 @@ class Outer:
 
     def __init__(self, environ: Mapping[str, str], name: str, facts: Mapping[str, Any]) -> None:
         """``name`` tells this instance apart; ``facts`` are what others may want to know of it."""
+        from urllib.parse import unquote
+
         self._socket = unquote(environ["MPIFLUX_URI"][len(_LOCAL):])
         self._key = f"{KEY}.{name}"
         job = _number(environ, "MPIFLUX_JOB_ID")

@@ -40,6 +40,8 @@ class RunOptions:
     """Seconds of finished work that a kill may lose."""
     rank_timeout: float = 60.0
     """Seconds after which a rank that gives no sign of life is taken for lost."""
+    kvs_limit: int = 1 << 30
+    """Bytes that the keys and values of the KVS may take in rank 0's memory."""
     initial_program: tuple[str, ...] = ()
     """A command that rank 0 runs beside the jobs; the instance ends with it, and with its status."""
 

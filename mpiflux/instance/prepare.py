@@ -76,6 +76,7 @@ class Prepared:
                 return left
             return "\n".join(explain_misfits(self.plan, [group]))
 
+        self.kvs.limit = self.options.kvs_limit
         return Desk(master, results, self.kvs, instance=instance, run_dir=self.run_dir, cores=site.total_cores,
                     gpus=site.total_gpus, misfit=misfit,
                     node_of=lambda endpoint: hosts[site.node_of_rank[address.rank_of_control(endpoint)]],

@@ -44,8 +44,9 @@ class Catalog:
         return self.declared[number].group
 
     def urge(self, message: Urgency) -> None:
-        """Remember a change of urgency."""
-        self._urgencies.setdefault(message.group, Urgencies()).set(message.start, message.stop, message.urgency)
+        """Remember a change of urgency, unless nothing is left that it could be of."""
+        if message.group in self.declared:
+            self._urgencies.setdefault(message.group, Urgencies()).set(message.start, message.stop, message.urgency)
 
     def urged(self, number: int) -> list[Urgency]:
         """All changes of a group's urgencies, for somebody who has not heard of them."""

@@ -20,10 +20,16 @@ from collections.abc import Iterable
 
 import msgspec
 
+from mpiflux.model.resources import size
+
 MAX_KEY = 1024
 MAX_NAME = 255
 MAX_VALUE = 256 << 20
 """Bytes of one encoded value."""
+LIMIT = 1 << 30
+"""Bytes of all keys and values."""
+KEY_BYTES = 200
+"""What a key takes beside its own and its value's bytes."""
 HISTORY_BYTES = 64 << 20
 """Bytes of keys and values that are remembered of what has changed."""
 
@@ -47,6 +53,10 @@ class NoKey(KvsError):
 
 class Conflict(KvsError):
     """A :class:`Check` did not hold: someone else was faster. Read again and retry."""
+
+
+class Full(KvsError):
+    """All values together would take more than is allowed."""
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
@@ -177,10 +187,12 @@ def _size(change: Change) -> int:
 
 class Kvs:
     """The store. ``history`` is how many changes :meth:`changes_since` can look back, as long as their keys and values
-    are not more than ``history_bytes``."""
+    are not more than ``history_bytes``; ``limit`` is how many bytes all that is kept may take."""
 
-    def __init__(self, history: int = 10_000, history_bytes: int = HISTORY_BYTES) -> None:
+    def __init__(self, history: int = 10_000, history_bytes: int = HISTORY_BYTES, limit: int = LIMIT) -> None:
         self.version = 0
+        self.bytes, self.limit = 0, limit
+        """What keys and values take, and may take."""
         self._values: dict[str, tuple[bytes, int]] = {}
         self._names: dict[str, dict[str, None]] = {}
         self._ring: deque[Change] = deque()
@@ -273,13 +285,17 @@ class Kvs:
     def apply(self, txn: Iterable[Op]) -> list[Change]:
         """Do a transaction; returns one change for each key whose value it set or removed, in order.
 
-        Raises BadKey, NoKey, Conflict or KvsError; then nothing has changed.
+        Raises BadKey, NoKey, Conflict, Full or KvsError; then nothing has changed.
         """
-        version = self.version + 1
+        version, before_it = self.version + 1, self.bytes
         undo: dict[str, tuple[bytes, int] | None] = {}
         try:
             for op in txn:
                 self._do(op, version, undo)
+            if self.bytes > max(self.limit, before_it):
+                raise Full(f"keys and values would take {size(self.bytes)} together; the most is {size(self.limit)}: "
+                           "remove what is not needed any more, put names of files instead of their content, or start "
+                           "the instance with a larger --kvs-limit")
         except Exception:
             for key in undo:
                 if key in self._values:
@@ -365,7 +381,9 @@ class Kvs:
                 raise KvsError(f"cannot put {key!r}: {parent!r} is a value, not a directory")
 
     def _set(self, key: str, data: bytes, version: int) -> None:
-        new = key not in self._values
+        old = self._values.get(key)
+        new = old is None
+        self.bytes += len(data) - len(old[0]) if old is not None else KEY_BYTES + len(key) + len(data)
         self._values[key] = (data, version)
         while new and key:
             parent, _, name = key.rpartition(".")
@@ -378,7 +396,7 @@ class Kvs:
             key = parent
 
     def _unset(self, key: str) -> None:
-        del self._values[key]
+        self.bytes -= KEY_BYTES + len(key) + len(self._values.pop(key)[0])
         while key:
             parent, _, name = key.rpartition(".")
             names = self._names[parent]

@@ -6,7 +6,7 @@ import pytest
 
 from mpiflux.model import idset
 from tests.support import trees
-from tests.support.runs import Place
+from tests.support.runs import ROOT, Place
 
 JOBS, WIDE = 60, 12
 
@@ -61,3 +61,34 @@ def test_a_job_larger_than_any_leaf_borrows_from_them(place: Place) -> None:
     assert run.results() == {"COMPLETED": 62}
     assert all(len(idset.decode(job["cores"])) == 4 for job in run.jobs() if job["name"] == "large")
     trees.check_cores_apart(run)
+
+
+def test_jobs_with_one_key_and_those_of_ones_own_distribution_stay_with_a_child(place: Place) -> None:
+    place.write("own.py", """
+class Halves:
+    binding = True
+
+    def split(self, chunk, group, children):
+        return [(children[0 if index % 2 else -1], type(chunk)(chunk.group, index, index + 1, 1, chunk.attempt))
+                for index in range(chunk.start, chunk.stop, chunk.step)]
+""")
+    place.expected.add("__pycache__")
+    jobs = {"a": {"command": "sleep 0.02", "parameters": {"i": {"range": 8}, "site": ["b", "p", "r", "l", "o"]}}}
+    for distribution, key in (("by_key:site", "site"), ("own:Halves", "")):
+        run = place.run({"hierarchy": {"levels": ["core"], "distribution": distribution}, "jobs": jobs},
+                        "--cores-per-node", "4", env={"PYTHONPATH": f"{ROOT}:{place.path}"})
+        cores: dict[object, set[str]] = {}
+        for job in run.jobs(with_output=False):
+            cores.setdefault(job["params"][key] if key else job["index"] % 2, set()).add(job["cores"])
+        assert all(len(of_key) == 1 for of_key in cores.values()), cores
+        assert len(set.union(*cores.values())) > 1
+        trees.check_cores_apart(run)
+
+
+def test_a_child_with_nothing_to_do_gets_jobs_that_wait_behind_a_long_one(place: Place) -> None:
+    """Each of two children is sent one job more than its core runs; the first has a long one."""
+    flow = {"hierarchy": {"levels": ["core"]}, "jobs": {
+        "a": {"command": "sleep {s}", "parameters": {"s": [3, 0.1, 0.1, 0.1]}}}}
+    run = place.run(flow, "--cores-per-node", "2")
+    long, *short = run.jobs(with_output=False)
+    assert all(job["cores"] != long["cores"] and job["t_finish"] < long["t_finish"] for job in short)

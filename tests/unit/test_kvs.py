@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpiflux.store.kvs import (
+    KEY_BYTES,
     BadKey,
     Check,
     Conflict,
     Delete,
+    Full,
     Kvs,
     KvsError,
     NoKey,
@@ -181,6 +183,7 @@ def test_directories_versions_and_history_always_agree(txns):
                 replica[change.key] = change.data
         assert kvs.changes_since(version) == changes
         assert {c.key: c.data for c in kvs.items()} == replica
+        assert kvs.bytes == sum(KEY_BYTES + len(key) + len(data) for key, data in replica.items())
         found, stack = [], [""]
         while stack:
             for entry in kvs.ls(stack.pop()):
@@ -201,3 +204,21 @@ def test_operations_travel():
 
     txn = (put("a", 1), Delete("b", True), Rename("c", "d"), Check("e", 4))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(txn), type=tuple[Put | Delete | Rename | Check, ...]) == txn
+
+
+def test_all_values_together_are_bounded():
+    kvs = Kvs(limit=20_000)
+    kvs.apply([put("a", bytes(9000)), put("b.c", bytes(8000))])
+    with pytest.raises(Full, match="--kvs-limit"):
+        kvs.apply([put("d", bytes(9000)), put("e", 1)])
+    assert kvs.ls(recursive=True) == ["a", "b.c"] and kvs.version == 1
+    kvs.apply([put("d", bytes(9000)), Delete("a")])
+    assert kvs.ls(recursive=True) == ["b.c", "d"], "what is so at the end of a transaction counts"
+    kvs.limit = 1000
+    kvs.apply([put("d", b"shorter")])
+    kvs.apply([Rename("d", "e")])
+    kvs.apply([Delete("b", recursive=True)])
+    with pytest.raises(Full):
+        kvs.apply([put("e", bytes(2000))])
+    kvs.apply([Delete("e")])
+    assert kvs.bytes == 0
