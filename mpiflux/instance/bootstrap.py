@@ -123,7 +123,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         import traceback
 
         where = f"rank {world.rank if world else 0} on {report.node_name}"
-        tell(f"{where}: {error}; go on with run --resume" if isinstance(error, SupervisorsFail) else
+        then = "unless the others go on, run --resume does" if world and world.rank else "go on with run --resume"
+        tell(f"{where}: {error}; {then}" if isinstance(error, SupervisorsFail) else
              f"{traceback.format_exc()}{where} failed: {error!r}; this is a bug worth reporting; go on with "
              "run --resume")
         if world is not None and world.size > 1:

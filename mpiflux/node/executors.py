@@ -55,7 +55,7 @@ class Executors:
         try:
             sock, self._pids[number] = self._zygote.supervisor(self._pids.get(number, 0))
         except RuntimeError as error:
-            raise SupervisorsFail(f"{self._setups[number].node_name}: {error}") from None
+            raise SupervisorsFail(str(error)) from None
         link = self._links[number] = Link(sock)
         link.send(msgspec.msgpack.encode(self._setups[number]))
         for frame in self._declared.get(number, {}).values():
