@@ -22,11 +22,15 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         "mpiexec -n 4 mpiflux run workflow.yaml --run-dir runs/first",
         "srun -N32 mpiflux run workflow.yaml --hierarchy node,core --set samples=2000",
         "mpiflux run workflow.yaml --ranks 4 --dry-run",
-        "mpiflux run workflow.yaml --run-dir runs/first --resume")
+        "mpiflux run workflow.yaml --run-dir runs/first --resume --rerun failed,timeout")
     add = parser.add_argument
     add("workflow", metavar="WORKFLOW", help="the workflow file, YAML or JSON")
     add("--run-dir", metavar="DIR", help="directory for the run's results (default: mpiflux-run-NAME-TIME here)")
     add("--resume", action="store_true", help="go on with the run in --run-dir; jobs that ended do not run again")
+    add("--rerun", metavar="LIST", help="with --resume: ended jobs that run again, a comma list of results (failed, "
+        "timeout, canceled, completed), names and ids (sim, sim[0-9], 12)")
+    add("--rerun-changed", action="store_true",
+        help="with --resume: jobs too that ended before the workflow file changed their entry")
     add("--set", metavar="NAME=VALUE", type=assignment, action="append", default=[], dest="overrides",
         help="set a variable of the workflow, or one of its keys by dotted path; repeatable")
     add("--hierarchy", metavar="SPEC",
@@ -127,8 +131,12 @@ def without_ranks(argv: list[str]) -> list[str]:
 
 
 def options_of(args: Namespace) -> RunOptions:
+    from mpiflux.cli.rundir import split
+
     return RunOptions(
-        workflow=args.workflow, run_dir=args.run_dir, resume=args.resume, hierarchy=args.hierarchy,
+        workflow=args.workflow, run_dir=args.run_dir, resume=args.resume,
+        rerun=tuple(split(args.rerun)) if args.rerun else (), rerun_changed=args.rerun_changed,
+        hierarchy=args.hierarchy,
         policy=args.policy, overrides=dict(args.overrides), dry_run=args.dry_run, fail_fast=args.fail_fast,
         time_limit=args.time_limit, cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node,
         null_exec=args.exec == "null", sync_window=args.sync,

@@ -45,7 +45,7 @@ class Master(Asked):
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
-                 waits: Sequence[tuple[float, Any]] = ()) -> None:
+                 waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = ()) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -72,6 +72,8 @@ class Master(Asked):
         self._ended_groups: list[int] = []
         """Those that were submitted, of which schedulers have not been told yet that they are over."""
         self._of_file = len(workflow.groups)
+        self._removed = removed
+        """Groups that the workflow file does not have any more: how they ended, does not matter."""
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
@@ -150,7 +152,8 @@ class Master(Asked):
             return 3
         if self.program_status is not None:
             return self.program_status
-        return 0 if counts.completed == counts.total and not self.controller_failed else 1
+        others = sum(sum(self.table.group_ended(number)[1:]) for number in self._removed)
+        return 0 if counts.completed + others == counts.total and not self.controller_failed else 1
 
     @property
     def is_stopping(self) -> bool:
@@ -365,7 +368,7 @@ class Master(Asked):
             if not_completed:
                 self._note_failures(applied.ended, applied.results)
             verdicts += self.dependencies.ended(group, completed, not_completed)
-            if group >= self._of_file and self.table.is_over(group):
+            if (group >= self._of_file or self.groups[group].submitted) and self.table.is_over(group):
                 self._ended_groups.append(group)
         if self.dependencies.wants_jobs:
             verdicts += self.dependencies.jobs_ended(

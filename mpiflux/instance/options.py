@@ -19,6 +19,10 @@ class RunOptions:
     """Path of the workflow file; empty with ``initial_program`` alone."""
     run_dir: str | None = None
     resume: bool = False
+    rerun: tuple[str, ...] = ()
+    """With ``resume``: which ended jobs run again, as results, names and ids."""
+    rerun_changed: bool = False
+    """With ``resume``: those too that ended before the workflow file changed what they are."""
     hierarchy: str | None = None
     policy: str | None = None
     overrides: dict[str, str] = field(default_factory=dict)

@@ -19,17 +19,16 @@ from mpiflux.instance.deadline import deadline
 from mpiflux.instance.log import NAME, Logged, RunLog
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
+from mpiflux.instance.resuming import take_up
 from mpiflux.instance.site import Site
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.messages import Urgency
 from mpiflux.overlay import address
 from mpiflux.overlay.plan import Plan, draw, explain_misfits
-from mpiflux.store import reader as store_reader
 from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal, JournalError
 from mpiflux.store.kvs import Kvs
-from mpiflux.store.resume import resume
 from mpiflux.store.runlock import Held
 
 COPY = "workflow.yaml"
@@ -52,6 +51,10 @@ class Prepared:
     """By group."""
     urged: list[Urgency] = field(default_factory=list)
     waits: list[tuple[float, Any]] = field(default_factory=list)
+    removed: tuple[int, ...] = ()
+    """Groups that are not in the workflow file any more."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should hear of what was taken over."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What ``instance.json`` says."""
     observer: Logged | None = None
@@ -63,7 +66,7 @@ class Prepared:
                         ranks=len(self.site.node_of_rank), clock=clock,
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
-                        t_submit=self.t_submit, urged=self.urged, waits=self.waits)
+                        t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:
@@ -118,6 +121,7 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     assert prepared.table is not None
     if fresh and options.resume:
         info = replace(info, notes=(*info.notes, f"{prepared.run_dir} holds no run yet: starting it"))
+    info = replace(info, workflow=prepared.workflow, notes=(*info.notes, *prepared.notes))
     prepared.observer = Logged(observer, RunLog(os.path.join(prepared.run_dir, NAME)))
     prepared.observer.begin(replace(info, run_dir=prepared.run_dir, resumed=prepared.table.counts().inactive))
     return prepared
@@ -130,6 +134,8 @@ def _refusals(options: RunOptions) -> list[str]:
         return [not_text(run_dir)]
     if options.trouble:
         return [options.trouble]
+    if (options.rerun or options.rerun_changed) and not options.resume:
+        return ["--rerun and --rerun-changed are for a run that is gone on with: add --resume"]
     if options.dry_run:
         return []
     if not options.run_dir:
@@ -188,39 +194,15 @@ def _fresh(prepared: Prepared, now: float) -> JobTable:
 
 
 def _resumed(prepared: Prepared, now: float) -> JobTable:
-    """The table of what an earlier instance did. Raises RunError when the workflow is not the same any more."""
-    journal, workflow = prepared.journal, prepared.workflow
-    assert journal is not None
-    with store_reader.open_run(prepared.run_dir) as reader:
-        resumed = resume(reader, now)
-    of_file = sum(not group.submitted for group in resumed.groups)
-    changed = [new.name for old, new in zip(resumed.groups, workflow.groups) if not _same(old, new)]  # noqa: B905
-    if of_file < len(resumed.groups) and of_file != len(workflow.groups):
-        raise RunError(f"{workflow.source}: jobs cannot be added to a run that more were submitted to while it ran; "
-                       "submit them to the instance, or start a new run in another --run-dir")
-    if changed or of_file > len(workflow.groups):
-        what = f"jobs {', '.join(changed)} differ" if changed else "jobs are missing"
-        raise RunError(f"{workflow.source} is not the workflow that {prepared.run_dir} holds: {what}; "
-                       "start a new run in another --run-dir")
-    for group in workflow.groups[len(resumed.groups):]:
-        resumed.table.add_group(group)
-        journal.append_group(group, now)
-        resumed.t_submit.append(now)
+    """The table of what earlier instances did."""
+    assert prepared.journal is not None
+    taken = take_up(prepared.options, prepared.workflow, prepared.journal, prepared.run_dir, now)
+    prepared.workflow, prepared.removed = taken.workflow, taken.removed
+    prepared.notes = taken.notes
+    resumed = taken.resumed
     prepared.kvs, prepared.urged, prepared.waits = resumed.kvs, resumed.urged, resumed.waits
     prepared.t_submit = array.array("d", resumed.t_submit)
-    if len(resumed.lost):
-        data = resumed.lost.tobytes()
-        place = journal.append_results(data, b"", {})
-        resumed.table.apply(resumed.lost, *place)
     return resumed.table
-
-
-def _same(old: JobGroup, new: JobGroup) -> bool:
-    """Whether a group means the same jobs as it did; priorities and limits may change."""
-    def core(group: JobGroup) -> tuple[Any, ...]:
-        return (group.name, group.first_id, group.count, group.command, group.script, group.shell, group.params)
-
-    return core(old) == core(new)
 
 
 def _describe(prepared: Prepared, now: float) -> None:

@@ -79,6 +79,8 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     params: ParamTable = ParamTable()
     env: dict[str, str] = {}
     """Values are templates. Merged over the workflow's ``env`` by the loader."""
+    secrets: tuple[str, ...] = ()
+    """Names of variables whose values come from mpiflux's own environment and are stored nowhere."""
     cwd: str = ""
     """Absolute directory, a template; empty means the directory mpiflux was started in."""
     input: str = ""

@@ -1,4 +1,4 @@
-"""Job states, results, and the one table of what may follow what (Flux RFC 21, plus retries).
+"""Job states, results, and the one table of what may follow what (Flux RFC 21, plus retries and reruns).
 
 Codes are bytes because a million of them live in one NumPy column.
 """
@@ -48,6 +48,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.CLEANUP, "exception"): State.CLEANUP,
     (State.CLEANUP, "retry"): State.SCHED,
     (State.CLEANUP, "clean"): State.INACTIVE,
+    (State.INACTIVE, "rerun"): State.DEPEND,
 }
 
 

@@ -67,13 +67,15 @@ def eventlog(
     *,
     running: Record | None = None,
     ended: bool = False,
+    reruns: Iterable[tuple[int, float]] = (),
 ) -> list[Event]:
     """The events of one job, in order.
 
     ``attempts`` are its ended attempts' records in order, each with the text that says why or an empty one; their
     ``out_len`` and ``err_len`` count all that is kept of a stream, what was sent while it ran too;
     ``running`` is the record of an attempt that runs; ``extra`` are stored events, told where their time puts
-    them; ``ended`` says whether the last attempt was the job's end or is to be repeated.
+    them; ``ended`` says whether the last attempt was the job's end or is to be repeated; ``reruns`` are
+    (ended attempts before it, time) of each time that the job was to run again although it had ended.
     """
     extra = sorted(extra, key=lambda event: event.timestamp)
     out = [Event("submit", t_submit, {"urgency": group.priority, "name": group.name})]
@@ -82,9 +84,15 @@ def eventlog(
     if not any(event.name == "depend" for event in extra) and (not group.after or tried):
         first = tried[0] if tried and group.after else None
         out.append(Event("depend", first.t_alloc or first.t_start or first.t_finish if first else t_submit, {}))
+    rerun_at = dict(reruns)
     for i, (record, reason) in enumerate(attempts):
         out += attempt_events(record, reason)
-        if i < len(attempts) - 1 or not ended:
+        if i + 1 in rerun_at:
+            t = rerun_at[i + 1]
+            out += [Event("clean", record.t_finish, {}), Event("rerun", t, {})]
+            if not group.after:
+                out.append(Event("depend", t, {}))
+        elif i < len(attempts) - 1 or not ended:
             out.append(Event("retry", record.t_finish, {"attempt": record.attempt + 1}))
         else:
             out.append(Event("clean", record.t_finish, {}))
@@ -133,12 +141,31 @@ def attempt_events(record: Record, reason: str) -> list[Event]:
 
 
 def _merge(events: list[Event], extra: list[Event]) -> list[Event]:
-    """Put each extra event before the first one that is later; ``submit`` stays first, ``clean`` last."""
+    """Put each extra event before the first one that is later; ``submit`` stays first, ``clean`` last, but for what
+    comes after a ``rerun``."""
     out, i = events[:1], 0
-    for event in events[1:]:
-        while i < len(extra) and (extra[i].timestamp < event.timestamp or event.name == "clean"
+    for n, event in enumerate(events[1:], 2):
+        until = event.timestamp if event.name != "clean" else events[n].timestamp if n < len(events) else float("inf")
+        while i < len(extra) and (extra[i].timestamp < until
                                   or (extra[i].name == "depend" and event.name == "alloc")):
             out.append(extra[i])
             i += 1
         out.append(event)
-    return out + extra[i:]
+    return _sensible(out + extra[i:])
+
+
+def _sensible(events: list[Event]) -> list[Event]:
+    """Without what was said of a whole group and does not concern this job: that its dependencies are met, again."""
+    out: list[Event] = []
+    waits = True
+    for event in events:
+        if event.name == "rerun":
+            waits = True
+        elif event.name == "depend":
+            if not waits:
+                continue
+            waits = False
+        elif event.name == "clean":
+            waits = False
+        out.append(event)
+    return out

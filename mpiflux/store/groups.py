@@ -46,6 +46,12 @@ class Groups(Sequence[JobGroup]):
         block.append(group)
         self._n += 1
 
+    def replace(self, group: JobGroup) -> None:
+        """Another description of a group that is not packed, with its number."""
+        block = self._blocks[group.number // BLOCK]
+        assert isinstance(block, list), "groups are described anew before any is over"
+        block[group.number % BLOCK] = group
+
     def over(self, number: int) -> None:
         """All jobs of a group have ended; said once for each."""
         at = number // BLOCK

@@ -130,11 +130,8 @@ class JobTable:
             for name in ("_first", "_retries", "_group_results"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
-        self._first[index], self._retries[index] = n, group.retries
-        if group.retries and not group.retry.every:
-            self._choosy.add(index)
-        if group.retries and group.retry.backoff:
-            self._patient.add(index)
+        self._first[index] = n
+        self._note_retries(group)
         state = State.DEPEND if group.after else State.SCHED
         self.state[n:stop] = state
         self.owner[n:stop] = NOBODY
@@ -142,6 +139,52 @@ class JobTable:
         self._states[state] += group.count
         self.groups.append(group)
         self._n = stop
+
+    def redefine(self, group: JobGroup) -> None:
+        """A group as it is from now on: the same number and jobs, other retries or whatever else."""
+        assert group.count == self.groups[group.number].count, "a group never has more or fewer jobs"
+        self._note_retries(group)
+        self.groups.replace(group)
+        rows = slice(group.first_id - 1, group.stop_id - 1)
+        state, untried = self.state[rows], self.attempt[rows] == 0
+        before, after = (State.SCHED, State.DEPEND) if group.after else (State.DEPEND, State.SCHED)
+        moved = (state == before) & untried
+        state[moved] = after
+        self._states[before] -= np.count_nonzero(moved)
+        self._states[after] += np.count_nonzero(moved)
+
+    def _note_retries(self, group: JobGroup) -> None:
+        index = group.number
+        self._retries[index] = group.retries
+        for numbers, apt in ((self._choosy, not group.retry.every), (self._patient, group.retry.backoff > 0)):
+            if group.retries and apt:
+                numbers.add(index)
+            else:
+                numbers.discard(index)
+
+    def rerun(self, ids: Array) -> Array:
+        """Jobs that have ended are to run again, with new attempt numbers and all their retries.
+
+        They are in DEPEND if their group waits for others, else in SCHED. Returns the ids of those that had ended.
+        """
+        rows = np.unique(np.asarray(ids, "i8")) - 1
+        rows = rows[self.state[rows] == State.INACTIVE]
+        numbers = np.searchsorted(self._first[:len(self.groups)], rows, "right") - 1
+        waits = np.zeros(len(rows), bool)
+        for number in np.unique(numbers).tolist():
+            waits[numbers == number] = bool(self.groups[number].after)
+        results = self.result[rows]
+        np.subtract.at(self._group_results, (numbers, results), 1)
+        self._results -= np.bincount(results, minlength=len(self._results))
+        self._states[State.INACTIVE] -= len(rows)
+        again = TRANSITIONS[State.INACTIVE, "rerun"]
+        self.state[rows] = np.where(waits, again, TRANSITIONS[again, "depend"])
+        self._states += np.bincount(self.state[rows], minlength=len(self._states))
+        self.result[rows] = self.returncode[rows] = self.retries_used[rows] = 0
+        self.attempt[rows] += self.attempt[rows] > 0
+        self.owner[rows] = NOBODY
+        again_ids: Array = rows + 1
+        return again_ids
 
     def _reserve(self, rows: int) -> None:
         capacity = len(self.state)

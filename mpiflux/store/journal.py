@@ -24,7 +24,8 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +146,17 @@ class Journal:
         self.close()
 
     # -- appending ---------------------------------------------------------------------------------------------
+
+    @property
+    def next_batch(self) -> int:
+        """The number of the next batch of records. Meant for who has appended none yet."""
+        return self._next_batch
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is appended in here is committed as one, or not at all."""
+        with self._condition:
+            yield
 
     @property
     def backlog_bytes(self) -> int:

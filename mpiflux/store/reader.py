@@ -28,6 +28,7 @@ from mpiflux.store import describe, kvsview, runlock, schema
 from mpiflux.store.database import Database
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import ELEMENTS, Event, Record, about, eventlog
+from mpiflux.store.history import REDEFINE, RERUN, History, Step
 from mpiflux.store.jobtable import RECORD, Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.schema import RunError
@@ -94,6 +95,24 @@ class RunReader:
         self.groups: Sequence[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
         self.t_submit: Sequence[float] = [t for _, t in rows]
         self.by_name = {group.name: group for group in reversed(self.groups)}
+        self.history = History(self._steps())
+
+    def _steps(self) -> Iterator[Step]:
+        """What resumptions changed."""
+        for number, t, name, data in self._db.query("ifsb", "SELECT number, t, name, context FROM events WHERE id=0 "
+                                                    "AND name IN (?,?)", (RERUN, REDEFINE)):
+            told = self._db.unpack(data, dict[str, Any])
+            try:
+                group, batch = int(told["group"]), int(told["batch"])
+                ranges = [(int(start), int(stop), int(step)) for start, stop, step in told.get("ranges", ())]
+                was = self._db.unpack(told["was"], JobGroup) if name == REDEFINE else None
+                fits = was is None or (was.number, was.first_id, was.count) == (
+                    group, self.groups[group].first_id, self.groups[group].count)
+                if not fits or not 0 <= group < len(self.groups) or any(step < 1 for _, _, step in ranges):
+                    raise ValueError(f"event {number} speaks of a group that is not there")
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise self._db.damaged(error) from error
+            yield Step(number, t, name, group, batch, ranges, was, bool(told.get("judged")))
 
     @property
     def state(self) -> str:
@@ -169,23 +188,48 @@ class RunReader:
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
         table = JobTable()
-        released = self._db.query("ib", "SELECT id, context FROM events WHERE name='depend'")
-        batch = np.repeat(np.arange(len(counts)), counts)
+        released = self._db.query("iib", "SELECT number, id, context FROM events WHERE name='depend' ORDER BY number")
         try:
             for group in self.groups:
-                table.add_group(group)
-            for id, data in released:
-                first = self._group_of(id) if id > 0 else self.groups[-1 - id]
-                some = [(id - first.first_id, id - first.first_id + 1, 1)] if id > 0 else (
-                    self._db.unpack(data, dict[str, Any]).get(ELEMENTS, [(0, first.count, 1)]))
-                for start, stop, step in some:
-                    table.depend(Chunk(first.number, start, stop, step))
-            table.replay(self._records, batch, np.arange(len(self._records)) - self._first[batch])
+                table.add_group(self.history.first(group))
+            self._replay(table, counts, released)
             if self.running:
                 table.started(np.array(list(self.running.values()), RECORD), replay=True)
         except (IllegalTransition, ValueError, TypeError, OverflowError, IndexError, RunError) as error:
             raise self._db.damaged(error) from error
         self._table = table
+
+    def _replay(self, table: JobTable, counts: Array, released: list[tuple[int, int, bytes]]) -> None:
+        """All that happened: what came before the first step of the history, that step, and so on."""
+        batch = np.repeat(np.arange(len(counts)), counts)
+        pos = np.arange(len(self._records)) - self._first[batch]
+        steps, at, low = self.history.steps, 0, 0
+        for k in range(len(steps) + 1):
+            step = steps[k] if k < len(steps) else None
+            while at < len(released) and (step is None or released[at][0] < step.number):
+                self._release(table, *released[at][1:])
+                at += 1
+            high = len(batch) if step is None else max(int(np.searchsorted(batch, step.batch)), low)
+            if high > low:
+                table.replay(self._records[low:high], batch[low:high], pos[low:high])
+            low = high
+            if step is not None and step.kind == RERUN:
+                group = self.groups[step.group]
+                indices = np.concatenate([np.zeros(0, "i8"), *(np.arange(*one) for one in step.ranges)])
+                if len(indices) and not 0 <= indices.min() <= indices.max() < group.count:
+                    raise ValueError(f"event {step.number} speaks of jobs that are not there")
+                table.rerun(indices + group.first_id)
+            elif step is not None:
+                table.redefine(next((later.was for later in steps[k + 1:] if later.group == step.group and later.was),
+                                    self.groups[step.group]))
+
+    def _release(self, table: JobTable, id: int, data: bytes) -> None:
+        """The dependencies of some jobs were met."""
+        group = self._group_of(id) if id > 0 else self.groups[-1 - id]
+        some = [(id - group.first_id, id - group.first_id + 1, 1)] if id > 0 else (
+            self._db.unpack(data, dict[str, Any]).get(ELEMENTS, [(0, group.count, 1)]))
+        for start, stop, step in some:
+            table.depend(Chunk(group.number, start, stop, step))
 
     # -- finding jobs ------------------------------------------------------------------------------------------
 
@@ -252,10 +296,30 @@ class RunReader:
     def _accepted(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
         """Without the records that came late, by the rules of :meth:`JobTable.apply`."""
         out: list[Attempt] = []
+        reruns = [step.batch for step in self.history.reruns(group, attempts[0].record.id)] if attempts else []
+        at = 0
         for attempt in attempts:
-            if (not out or attempt.record.attempt > out[-1].record.attempt) and not describe.ended(group, out):
+            anew = False
+            while reruns and attempt.batch >= reruns[0]:
+                del reruns[0]
+                at, anew = len(out), True
+            later = not out or attempt.record.attempt > out[-1].record.attempt or (anew and not attempt.record.attempt)
+            if later and not self._over(group, out[at:]):
                 out.append(attempt)
         return out
+
+    def _over(self, group: JobGroup, attempts: list[Attempt]) -> bool:
+        """Whether the last of these was a job's end, by what its group was then."""
+        return bool(attempts) and describe.ended(self.history.group_at(group, attempts[-1].batch), attempts)
+
+    def _ended(self, group: JobGroup, attempts: list[Attempt]) -> bool:
+        """Whether a job has ended, these being all its attempts."""
+        return self._over(group, self._lately(group, attempts))
+
+    def _lately(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
+        """The attempts since the job was to run again although it had ended."""
+        reruns = self.history.reruns(group, attempts[0].record.id) if attempts else []
+        return [attempt for attempt in attempts if attempt.batch >= reruns[-1].batch] if reruns else attempts
 
     def _running_record(self, id: int) -> tuple[Record, int] | None:
         rows = self._db.query("bi", "SELECT record, run FROM running WHERE id=? AND length(record)=?", (id, SIZE))
@@ -265,12 +329,12 @@ class RunReader:
         """One job's record, by the names of DESIGN.md 1.1."""
         group, attempts = self._group_of(id), self.attempts(id)
         t_submit = self.t_submit[group.number]
-        if describe.ended(group, attempts):
+        if self._ended(group, attempts):
             last = attempts[-1]
-            out = describe.job(group, id, t_submit, State.INACTIVE, last.record, self._where(last.record, last.run),
-                               last.reason)
+            out = describe.job(self.history.group_at(group, last.batch), id, t_submit, State.INACTIVE, last.record,
+                               self._where(last.record, last.run), last.reason)
         else:
-            waiting = group.after and not attempts and not self._depended(group, id)
+            waiting = group.after and not self._lately(group, attempts) and not self._depended(group, id)
             state = State.DEPEND if waiting else State.SCHED
             out = self._unended(group, id, self._running_record(id), state, len(attempts), self.state == "running")
         if with_output:
@@ -287,8 +351,9 @@ class RunReader:
         return describe.job(group, id, t_submit, state, None, None, "", tried)
 
     def _depended(self, group: JobGroup, id: int) -> bool:
-        rows = self._db.query("b", "SELECT context FROM events WHERE id IN (?,?) AND name='depend'",
-                           (id, schema.group_event_id(group.number)))
+        reruns = self.history.reruns(group, id)
+        rows = self._db.query("b", "SELECT context FROM events WHERE id IN (?,?) AND name='depend' AND number>?",
+                              (id, schema.group_event_id(group.number), reruns[-1].number if reruns else -1))
         return any(about(self._db.unpack(data, dict[str, Any]), id - group.first_id) for (data,) in rows)
 
     def jobs(
@@ -329,8 +394,8 @@ class RunReader:
                 span = None
             else:
                 reason = reasons.get((number, id), "") if record.flags & FLAG_REASON else ""
-                out = describe.job(group, id, self.t_submit[group.number], State.INACTIVE, record,
-                                   self._where(record, run), reason)
+                out = describe.job(self.history.group_at(group, number), id, self.t_submit[group.number],
+                                   State.INACTIVE, record, self._where(record, run), reason)
                 offset = int(self._offset[place] - self._offset[self._first[number]])
                 span = Attempt(record, run, number, offset, reason)
             if with_output:
@@ -367,10 +432,13 @@ class RunReader:
             (id, schema.group_event_id(group.number)))]
         extra = [Event(name, t, {key: value for key, value in context.items() if key != ELEMENTS})
                  for name, t, context in extra if about(context, id - group.first_id)]
-        done = describe.ended(group, attempts)
+        done = self._ended(group, attempts)
         live = None if done else self._running_record(id)
         told = [(self._whole(attempt.record), attempt.reason) for attempt in attempts]
-        return eventlog(group, self.t_submit[group.number], told, extra, running=live and live[0], ended=done)
+        reruns = [(sum(attempt.batch < step.batch for attempt in attempts), step.t)
+                  for step in self.history.reruns(group, id)]
+        return eventlog(group, self.t_submit[group.number], told, extra, running=live and live[0], ended=done,
+                        reruns=reruns)
 
     def events(self, name: str = "") -> list[tuple[int, Event]]:
         """Every stored event with its job's id; 0 is the instance, below 0 a group (−1 − its number)."""
@@ -446,17 +514,18 @@ class RunReader:
 
     def jobspec(self, id: int) -> dict[str, Any]:
         """What the job asked for, templates filled in."""
-        group = self._group_of(id)
+        group, attempts = self._group_of(id), self.attempts(id)
+        if attempts and self._ended(group, attempts):
+            group = self.history.group_at(group, attempts[-1].batch)
         compiled = self._compiled.get(group.number)
-        if compiled is None:
+        if compiled is None or compiled.group != group:
             compiled = self._compiled[group.number] = CompiledGroup(group, str(self.meta.get("workflow_dir", "")))
-        attempts = self.attempts(id)
         return describe.jobspec(compiled, id - group.first_id, max([1, *(a.record.attempt for a in attempts)]))
 
     def R(self, id: int) -> dict[str, Any] | None:
         """The job's resources by Flux RFC 20; None while it has none."""
         attempts = self.attempts(id)
-        if describe.ended(self._group_of(id), attempts):
+        if self._ended(self._group_of(id), attempts):
             record, run = attempts[-1].record, attempts[-1].run
         else:
             live = self._running_record(id)

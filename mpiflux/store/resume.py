@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Urgency
@@ -15,6 +16,7 @@ from mpiflux.store.eventlog import ELEMENTS
 from mpiflux.store.jobtable import Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.reader import RunReader
+from mpiflux.store.schema import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +77,97 @@ def _urged(reader: RunReader) -> list[Urgency]:
         found += [Urgency(group.number, start, stop, event.context["urgency"])
                   for start, stop, _ in event.context.get(ELEMENTS, [(0, group.count, 1)])]
     return found
+
+
+_RESULTS = {"completed": Result.COMPLETED, "failed": Result.FAILED, "canceled": Result.CANCELED,
+            "cancelled": Result.CANCELED, "timeout": Result.TIMEOUT}
+
+
+def chosen(reader: RunReader, words: Sequence[str]) -> Array:
+    """Ids of the ended jobs that ``--rerun`` names: results (``failed``), names and ids; a job must match one of the
+    results, and one of the names. Raises RunError for a word that is neither."""
+    results: set[int] = set()
+    named: list[Sequence[int]] = []
+    for word in words:
+        if word.lower() in _RESULTS:
+            results.add(_RESULTS[word.lower()])
+        else:
+            try:
+                named.append(reader.resolve(word))
+            except RunError as error:
+                raise RunError(f"--rerun: {word!r} is none of completed, failed, canceled, timeout, nor a name or id: "
+                               f"{error}") from None
+    table = reader.table
+    n = len(table)
+    mask = table.state[:n] == State.INACTIVE
+    if results:
+        mask &= np.isin(table.result[:n], sorted(results))
+    if named:
+        mine = np.zeros(n, bool)
+        for ids in named:
+            mine[np.asarray(ids, "i8") - 1] = True
+        mask &= mine
+    found: Array = np.flatnonzero(mask) + 1
+    return found
+
+
+def outdated(reader: RunReader, judged: Sequence[int]) -> Array:
+    """Ids of the jobs that ended as something else than their group is now; ``judged``: groups that change now."""
+    found = [np.zeros(0, "i8")]
+    table = reader.table
+    for group in reader.groups:
+        rows = np.arange(group.first_id - 1, group.stop_id - 1)
+        rows = rows[table.state[rows] == State.INACTIVE]
+        if group.number not in judged:
+            rows = rows[table.batch[rows] < reader.history.judged_at(group.number)]
+        found.append(rows + 1)
+    return np.concatenate(found)
+
+
+def with_dependants(reader: RunReader, groups: Sequence[JobGroup], ids: Array) -> Array:
+    """``ids``, and the jobs that were cancelled only because one of these had not completed, and so on.
+
+    ``groups`` as they are from now on; only those that ``reader`` has are looked at. Jobs that ran are left alone.
+    """
+    if not len(ids):
+        return ids
+    table, n = reader.table, len(reader.table)
+    again = np.zeros(n, bool)
+    again[ids - 1] = True
+    victims = _victims(reader)
+    by_name = {group.name: group for group in groups if not group.submitted}
+    old = groups[:len(reader.groups)]
+    while True:
+        before = int(np.count_nonzero(again))
+        for group in old:
+            mine = slice(group.first_id - 1, group.stop_id - 1)
+            for dependency in group.after:
+                if dependency.ids:
+                    hit = any(again[job - 1] for job in dependency.ids if job <= n)
+                elif dependency.group:
+                    other = by_name.get(dependency.group) or groups[int(dependency.group[1:])]
+                    theirs = again[other.first_id - 1:other.stop_id - 1]
+                    if dependency.kind == "each":
+                        if len(theirs) == group.count:
+                            again[mine] |= victims[mine] & theirs
+                        continue
+                    # a group that is new has no jobs yet, and what waits for it is not over
+                    hit = bool(theirs.any()) or other.number >= len(old)
+                else:
+                    continue
+                if hit:
+                    again[mine] |= victims[mine]
+        if int(np.count_nonzero(again)) == before:
+            found: Array = np.flatnonzero(again & (table.state[:n] == State.INACTIVE)) + 1
+            return found
+
+
+def _victims(reader: RunReader) -> npt.NDArray[np.bool_]:
+    """Mask over all jobs: cancelled because a dependency could not be met."""
+    table, n = reader.table, len(reader.table)
+    mask = np.zeros(n, bool)
+    canceled = np.flatnonzero((table.state[:n] == State.INACTIVE) & (table.result[:n] == Result.CANCELED)) + 1
+    if len(canceled):
+        for job in reader.jobs(ids=canceled.tolist()):
+            mask[job["id"] - 1] = str(job["reason"]).startswith("dependency")
+    return mask

@@ -103,7 +103,7 @@ def test_validate_and_run_say_the_same_and_everything_at_once(prepared: Place) -
 
 def test_a_run_directory_that_holds_another_run(place: Place) -> None:
     run = place.run({"jobs": {"a": {"command": "true"}}})
-    place.write("other.yaml", "jobs: {a: {command: touch started}}\n")
+    place.write("other.yaml", "jobs: {b: {command: touch started}}\n")
     name = run.directory.name
     again = place.call("run", "other.yaml", "--run-dir", name, status=2)
     assert name in again.stderr and "--resume" in again.stderr and "Traceback" not in again.stderr

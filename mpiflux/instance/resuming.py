@@ -1,0 +1,185 @@
+"""Rank 0 takes over a run that an earlier instance left: what the workflow file changed, what is to run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpiflux.instance.options import RunError, RunOptions
+from mpiflux.model.jobspec import JobGroup, Workflow
+from mpiflux.model.records import FLAG_REASON
+from mpiflux.model.states import Result
+from mpiflux.store import history
+from mpiflux.store import reader as store_reader
+from mpiflux.store.jobtable import JobTable, progressions
+from mpiflux.store.journal import Journal
+from mpiflux.store.reader import RunReader
+from mpiflux.store.resume import Resumed, chosen, outdated, resume, with_dependants
+
+GONE = "not in the workflow file any more"
+"""Why jobs of a removed entry are cancelled."""
+
+
+@dataclass
+class TakenUp:
+    """What a new instance starts from, journaled. ``workflow`` has every group of the table."""
+
+    resumed: Resumed
+    workflow: Workflow
+    removed: tuple[int, ...] = ()
+    """Groups that are not in the workflow file any more."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should hear of."""
+
+    @property
+    def table(self) -> JobTable:
+        return self.resumed.table
+
+
+def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: str, now: float) -> TakenUp:
+    """Go on with the run that ``run_dir`` holds.
+
+    Raises RunError, with nothing changed, when ``workflow`` is another one altogether or has an entry of another
+    number of jobs, or when ``--rerun`` names nothing.
+    """
+    try:
+        with store_reader.open_run(run_dir) as reader:
+            wanted = chosen(reader, options.rerun) if options.rerun else np.zeros(0, "i8")
+            revision = history.revise(reader.groups, workflow.groups, replace=options.rerun_changed)
+            _check_revision(workflow, reader.groups, revision, run_dir)
+            judged = [group.number for group, change in revision.changed if change.judged]
+            old = outdated(reader, judged)
+            if options.rerun_changed:
+                wanted = np.union1d(wanted, old)
+            wanted = wanted[~_of(wanted, revision.groups, revision.removed)]
+            if options.rerun or options.rerun_changed:
+                wanted = with_dependants(reader, revision.groups, wanted)
+            resumed = resume(reader, now)
+            notes = _notes(options, reader, revision, old, wanted)
+    except store_reader.RunError as error:
+        raise RunError(str(error)) from None
+    with journal.together():
+        _carry_out(journal, resumed, revision, wanted, now)
+        _end(journal, resumed, revision, now)
+    if len(wanted):
+        # those that rest before they are tried again are others: these have ended
+        notes += _counted(revision.groups, wanted)
+    return TakenUp(resumed, msgspec.structs.replace(workflow, groups=tuple(_prefix(revision.groups))),
+                   tuple(revision.removed), notes)
+
+
+def _check_revision(workflow: Workflow, old: Sequence[JobGroup], revision: history.Revision, run_dir: str) -> None:
+    of_file = [group for group in old if not group.submitted]
+    if of_file and len(revision.removed) - len(revision.replaced) == len(of_file):
+        names = ", ".join(group.name for group in of_file[:5])
+        raise RunError(f"{workflow.source or 'this'} is not the workflow that {run_dir} holds, which has {names}: "
+                       "start a new run in another --run-dir")
+    if revision.resized:
+        raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}: results cannot be kept job by job. With "
+                       "--rerun-changed all its jobs run, and the old ones stay under another name; or name the "
+                       "additional jobs as an entry of their own")
+
+
+def _prefix(groups: Sequence[JobGroup]) -> Sequence[JobGroup]:
+    """Without the submitted groups at the end, which the table has."""
+    n = len(groups)
+    while n and groups[n - 1].submitted:
+        n -= 1
+    return groups[:n]
+
+
+def _of(ids: Any, groups: Sequence[JobGroup], numbers: Sequence[int]) -> Any:
+    """Mask of the jobs that are of these groups."""
+    mask = np.zeros(len(ids), bool)
+    for number in numbers:
+        mask |= (ids >= groups[number].first_id) & (ids < groups[number].stop_id)
+    return mask
+
+
+def _carry_out(journal: Journal, resumed: Resumed, revision: history.Revision, wanted: Any, now: float) -> None:
+    table, batch = resumed.table, journal.next_batch
+    for was, change in revision.changed:
+        group = revision.groups[was.number]
+        journal.append_event(0, now, history.REDEFINE, {
+            "group": was.number, "what": [*change.judged, *change.others], "batch": batch,
+            "judged": bool(change.judged), "was": msgspec.msgpack.encode(was)})
+        journal.append_group(group, resumed.t_submit[was.number])
+        table.redefine(group)
+    for number, name in revision.replaced.items():
+        # its dependencies stay in the directory: that is what its jobs were
+        group = msgspec.structs.replace(resumed.groups[number], name=name)
+        journal.append_group(group, resumed.t_submit[number])
+        table.redefine(group)
+    for group in revision.added:
+        table.add_group(group)
+        journal.append_group(group, now)
+        resumed.t_submit.append(now)
+    for group in revision.groups:
+        mine = wanted[(wanted >= group.first_id) & (wanted < group.stop_id)]
+        if len(mine):
+            journal.append_event(0, now, history.RERUN, {
+                "group": group.number, "batch": batch, "ranges": progressions(mine - group.first_id)})
+    table.rerun(wanted)
+
+
+def _end(journal: Journal, resumed: Resumed, revision: history.Revision, now: float) -> None:
+    """Attempts that died with the last instance, and the jobs of removed entries."""
+    table = resumed.table
+    if len(resumed.lost):
+        table.apply(resumed.lost, *journal.append_results(resumed.lost.tobytes(), b"", {}))
+    for number in revision.removed:
+        group = revision.groups[number]
+        records = table.synthesize(np.arange(group.first_id, group.stop_id), Result.CANCELED, now)
+        if len(records):
+            records["flags"] |= FLAG_REASON
+            place = journal.append_results(records.tobytes(), b"", dict.fromkeys(records["id"].tolist(), GONE))
+            table.apply(records, *place)
+
+
+def _notes(options: RunOptions, reader: RunReader, revision: history.Revision, old: Any, wanted: Any) -> list[str]:
+    notes = []
+    changes = {was.number: change for was, change in revision.changed}
+    for group in reader.groups:
+        change = changes.get(group.number, history.Difference((), (), False))
+        kept = int(np.count_nonzero((old >= group.first_id) & (old < group.stop_id) & ~np.isin(old, wanted)))
+        what = ", ".join((*change.judged, *change.others))
+        if group.number in revision.removed:
+            notes.append(_removed(reader, group, revision.replaced.get(group.number)))
+        elif kept:
+            notes.append(f"{group.name}: {what or 'it'} changed since {kept:,} of its {_jobs(group.count)} ended, "
+                         "which keep their results; --rerun-changed runs them again")
+        elif what:
+            notes.append(f"{group.name}: {what} changed; that holds for what runs from now on")
+    notes += [f"{group.name}: new in the workflow file, {_jobs(group.count)}" for group in revision.added
+              if group.name not in {reader.groups[number].name for number in revision.replaced}]
+    if options.rerun and not len(wanted):
+        notes.append(f"--rerun {','.join(options.rerun)}: no job of this run has ended so")
+    return notes
+
+
+def _removed(reader: RunReader, group: JobGroup, name: str | None) -> str:
+    counts = reader.table.group_counts(group.number)
+    if name is not None:
+        return f"{group.name}: has another number of jobs now; all run, and what was is kept as {name}"
+    left = counts.total - counts.inactive
+    ended = f"what ended ({counts.inactive:,} of {_jobs(counts.total)}) is kept" if counts.inactive else ""
+    canceled = f"{_jobs(left)} not run" if left else ""
+    return f"{group.name}: {GONE}; {', '.join(filter(None, (ended, canceled)))}"
+
+
+def _counted(groups: Sequence[JobGroup], ids: Any) -> list[str]:
+    parts = []
+    for group in groups:
+        n = int(np.count_nonzero((ids >= group.first_id) & (ids < group.stop_id)))
+        if n:
+            parts.append(f"{n:,} of {group.name}")
+    more = f" and {len(parts) - 8} more entries" if len(parts) > 8 else ""
+    return [f"{_jobs(len(ids))} to be run again: {', '.join(parts[:8])}{more}"]
+
+
+def _jobs(n: int) -> str:
+    return f"{n:,} job{'s' * (n != 1)}"

@@ -1,0 +1,154 @@
+"""What a changed workflow file, and jobs that run again, mean for the groups and records of a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpiflux.model.jobspec import Dependency, JobGroup, Request
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON
+from mpiflux.model.states import TRANSITIONS, Result, State
+from mpiflux.store.history import History, Step, revise
+from mpiflux.store.jobtable import RECORD, JobTable
+from mpiflux.store.journal import Journal
+from mpiflux.store.reader import open_run
+from mpiflux.store.resume import chosen, with_dependants
+
+
+def group(number: int, name: str, first_id: int, count: int, **more: Any) -> JobGroup:
+    return JobGroup(number=number, name=name, first_id=first_id, count=count, **{"command": ("true",), **more})
+
+
+def record(id: int, result: Result, attempt: int = 1, t: float = 10.0, **more: Any) -> bytes:
+    out = np.zeros(1, RECORD)
+    for name, value in {"id": id, "attempt": attempt, "result": result, "tasks": 1, "t_alloc": t, "t_start": t,
+                        "t_finish": t + 1, "returncode": int(result == Result.FAILED), **more}.items():
+        out[name] = value
+    return out.tobytes()
+
+
+CANCELED = {"attempt": 0, "flags": FLAG_NOT_STARTED | FLAG_REASON, "t_alloc": 0.0, "t_start": 0.0}
+
+
+def test_entries_are_known_by_name_whatever_their_order() -> None:
+    old = [group(0, "a", 1, 3), group(1, "b", 4, 2, after=(Dependency("a"),)), group(2, "s", 6, 1, submitted=True)]
+    new = [group(0, "c", 1, 4), group(1, "b", 5, 2, after=(Dependency("a"),)),
+           group(2, "a", 7, 3, command=("false",), time_limit=5.0)]
+    found = revise(old, new, replace=False)
+    assert [(g.number, g.name, g.first_id, g.count) for g in found.groups] == [
+        (0, "a", 1, 3), (1, "b", 4, 2), (2, "s", 6, 1), (3, "c", 7, 4)]
+    assert found.groups[0].command == ("false",) and found.groups[2] is old[2]
+    assert [(was.name, change) for was, change in found.changed] == [("a", (("command",), ("time_limit",), False))]
+    assert [g.name for g in found.added] == ["c"] and not found.removed and not found.resized
+
+
+def test_what_is_gone_waits_for_nobody_and_another_size_is_another_group() -> None:
+    old = [group(0, "a", 1, 3), group(1, "b", 4, 3, after=(Dependency("a", "each"),)),
+           group(2, "n", 7, 2, request=Request(per_node=True))]
+    new = [group(0, "a", 1, 5), group(1, "n", 6, 4, request=Request(per_node=True))]
+    found = revise(old, new, replace=False)
+    assert found.resized == ["a had 3 jobs and has 5 now"]
+    found = revise(old, new, replace=True)
+    assert [(g.name, g.after) for g in found.groups] == [("a~1", ()), ("b", ()), ("n~1", ()), ("a", ()), ("n", ())]
+    assert found.removed == [0, 1, 2] and found.replaced == {0: "a~1", 2: "n~1"}
+    again = revise(found.groups, [*new[:1], msgspec.structs.replace(new[0], name="a2", count=1)], replace=True)
+    assert again.groups[3].count == 5 and [g.name for g in again.added] == ["a2"]
+
+
+def test_a_group_is_what_it_was_when_the_records_came() -> None:
+    first, second, now = (group(0, "a", 1, 2, command=(word,)) for word in ("one", "two", "three"))
+    steps = [Step(7, 2.0, "redefine", 0, 5, [], second, False), Step(3, 1.0, "redefine", 0, 2, [], first, True)]
+    history = History(steps)
+    assert [history.group_at(now, batch).command[0] for batch in range(7)] == ["one"] * 2 + ["two"] * 3 + ["three"] * 2
+    assert history.first(now) is first and history.judged_at(0) == 2 and history.judged_at(1) == 0
+
+
+def chain(directory: Path) -> list[JobGroup]:
+    """a fails in one of three, b follows element by element, c follows b, d follows nobody and was cancelled."""
+    groups = [group(0, "a", 1, 3), group(1, "b", 4, 3, after=(Dependency("a", "each"),)),
+              group(2, "c", 7, 1, after=(Dependency("b"),)), group(3, "d", 8, 1),
+              group(4, "e", 9, 1, after=(Dependency("a", "any"),))]
+    with Journal(directory) as journal:
+        for one in groups:
+            journal.append_group(one, 1.0)
+        journal.append_results(b"".join(record(id, Result.FAILED if id == 2 else Result.COMPLETED) for id in (1, 2, 3)))
+        reasons = {5: "dependency a[1]: it did not complete", 7: "dependency b: 1 of its 3 jobs did not complete",
+                   8: "no longer wanted"}
+        journal.append_results(b"".join(record(id, Result.CANCELED, **CANCELED) for id in reasons), b"", reasons)
+        journal.append_results(b"".join(record(id, Result.COMPLETED) for id in (4, 6, 9)))
+    return groups
+
+
+def test_who_was_cancelled_because_of_a_job_runs_again_with_it(tmp_path: Path) -> None:
+    groups = chain(tmp_path)
+    with open_run(tmp_path) as run:
+        assert chosen(run, ["failed"]).tolist() == [2] and chosen(run, ["canceled", "b", "c"]).tolist() == [5, 7]
+        assert chosen(run, ["a[0-1]"]).tolist() == [1, 2] and not len(chosen(run, ["failed", "b"]))
+        assert with_dependants(run, groups, chosen(run, ["failed"])).tolist() == [2, 5, 7]
+        assert with_dependants(run, groups, chosen(run, ["d"])).tolist() == [8]
+        assert with_dependants(run, groups, chosen(run, ["a.0"])).tolist() == [1]
+
+
+def test_a_job_that_runs_again_is_read_from_its_directory(tmp_path: Path) -> None:
+    groups = chain(tmp_path)
+    changed = msgspec.structs.replace(groups[0], command=("false",), retries=1)
+    with Journal(tmp_path) as journal:
+        batch = journal.next_batch
+        with journal.together():
+            journal.append_event(0, 20.0, "redefine", {"group": 0, "what": ["command"], "batch": batch, "judged": True,
+                                                       "was": msgspec.msgpack.encode(groups[0])})
+            journal.append_group(changed, 1.0)
+            for number, ranges in ((0, [(1, 2, 1)]), (1, [(1, 2, 1)]), (2, [(0, 1, 1)])):
+                journal.append_event(0, 20.0, "rerun", {"group": number, "batch": batch, "ranges": ranges})
+        journal.append_results(record(2, Result.FAILED, 2, 30.0))
+        with_failure = journal.wait()
+        assert with_failure
+        with open_run(tmp_path) as run:
+            table = run.table
+            assert run.job(2)["state"] == "SCHED" and run.job(2)["attempts"] == 2, "it has a retry now"
+            assert table.retries_used[1] == 1 and table.attempt[1] == 3 and table.state[4] == State.DEPEND
+            assert table.group_ended(0) == (2, 0, 0, 0) and table.counts().inactive == 6
+            assert run.job(5)["state"] == "DEPEND" and run.job(7)["result"] is None
+            assert run.jobspec(1)["command"] == ["true"] and run.jobspec(2)["command"] == ["false"]
+            assert [job["state"] for job in run.jobs()] == [run.job(id)["state"] for id in range(1, 10)]
+        journal.append_results(record(2, Result.COMPLETED, 3, 40.0))
+        journal.append_group_event(1, 41.0, "depend", {"elements": [(1, 2, 1)]})
+        journal.append_results(record(5, Result.COMPLETED, 1, 42.0))
+    with open_run(tmp_path) as run:
+        assert [run.job(id)["result"] for id in (2, 5, 7)] == ["COMPLETED", "COMPLETED", None]
+        for id in range(1, 10):
+            log = [event.name for event in run.eventlog(id)]
+            state: State | None = State.DEPEND
+            for name in log[1:]:
+                state = TRANSITIONS[state, name] if name != "output" else state
+            assert (state == State.INACTIVE) == (id != 7), log
+        assert [event.name for event in run.eventlog(2)].count("rerun") == 1
+        assert [a.record.attempt for a in run.attempts(2)] == [1, 2, 3]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(list(Result)[1:5]), st.booleans()), min_size=1, max_size=12),
+       st.lists(st.integers(1, 12), max_size=12))
+def test_counts_agree_with_the_columns_after_any_rerun(ends: list[tuple[Result, bool]], again: list[int]) -> None:
+    table, n = JobTable(), len(ends)
+    table.add_group(group(0, "a", 1, n))
+    table.add_group(group(1, "b", n + 1, 1, after=(Dependency("a"),)))
+    data = b"".join(record(id, result, 1 if ran else 0) for id, (result, ran) in enumerate(ends, 1))
+    table.replay(np.frombuffer(data, RECORD), np.zeros(n, "i8"), np.arange(n))
+    wanted = np.array([id for id in again if id <= n], "i8")
+    assert table.rerun(wanted).tolist() == sorted(set(wanted.tolist()))
+    assert not len(table.rerun(np.array([n + 1])))
+    states = np.bincount(table.state[:n + 1], minlength=6)
+    counts = table.counts()
+    assert (counts.depend, counts.sched, counts.inactive) == (states[1], states[2], states[5])
+    for number, rows in ((0, slice(0, n)), (1, slice(n, n + 1))):
+        results = np.bincount(table.result[rows], minlength=6)
+        assert table.group_ended(number) == tuple(results[1:5].tolist())
+    assert sum(len(chunk) for chunk in table.unfinished(0)) == len(set(wanted.tolist()))
+    for chunk in table.unfinished(0):
+        assert all(chunk.attempt == (2 if ends[i][1] else 1) for i in range(chunk.start, chunk.stop, chunk.step))
