@@ -11,34 +11,25 @@ nothing is given ahead, that would still be there when such a place is due.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
-from mpiflux.model.records import SIZE
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.claims import Claims
 from mpiflux.sched.explain import Fact, missing
 from mpiflux.sched.gang import Gang, Gangs
+from mpiflux.sched.handed import AHEAD, Action, Handed
 from mpiflux.sched.leases import Lease, Pairs, Shape, Slot
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
 
-AHEAD = 0.1
-"""Seconds of work that an executor is given beyond what runs."""
-MOST_AHEAD = 256
-"""Jobs for each lease, however short they are."""
-SLOW = 0.1
-"""Jobs that take longer than this many seconds are never given ahead."""
 NOBODY = -1
 """The executor of a lease that is a gang's: it has several."""
 _GIVEN_UP = -(1 << 60)
 """From here down are the tokens of what is taken out for good, which nobody asked for."""
-
-Action = tuple[int, m.Message]
 
 
 class Leasing:
@@ -59,14 +50,8 @@ class Leasing:
         self._pairs = Pairs()
         self._next_lease = 0
         self._r_ids: dict[m.ResourceSet, int] = {}
-        self._seconds: dict[int, float] = {}
-        """How long jobs of a group take, a moving average."""
-        self._held: dict[int, dict[int, int]] = {executor: {} for executor in executors}
-        """Attempts that each executor has, by job id."""
+        self._handed = Handed(executors, catalog)
         self._gangs = Gangs()
-        self._declared: set[tuple[int, int]] = set()
-        self._feeds: dict[tuple[int, int], list[m.Chunk]] = {}
-        self._out: list[Action] = []
         self.now = 0.0
         self.again = False
         self._freed = 0
@@ -90,13 +75,6 @@ class Leasing:
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors
-
-    def _ahead(self, group: int) -> int:
-        """Jobs that each lease may have beyond the one that runs."""
-        seconds = self._seconds.get(group)
-        if seconds is None or seconds > SLOW:
-            return 0
-        return min(MOST_AHEAD, math.ceil(AHEAD / max(seconds, 1e-6)))
 
     def _shape(self, chunk: m.Chunk) -> Shape:
         group = self.catalog.group(chunk.group)
@@ -133,7 +111,7 @@ class Leasing:
         """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
         chunk = entry.chunk
         shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
-        each = 1 + self._ahead(chunk.group)
+        each = 1 + self._handed.ahead(chunk.group)
         if not shape.open and each <= shape.each and (shape.full_at == self._freed or (
                 shape.refused_at == self._state and limit >= shape.refused_limit)):
             # what a policy hears most of the time
@@ -193,7 +171,7 @@ class Leasing:
         if len(r.shares) > 1:
             self._start_gang(shape, r, entry, chunk.split(1)[0])
             return 1
-        rest = self._grant(shape, r, entry, 1 + self._ahead(chunk.group), chunk, due=True)
+        rest = self._grant(shape, r, entry, 1 + self._handed.ahead(chunk.group), chunk, due=True)
         return len(chunk) - (len(rest) if rest is not None else 0)
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -227,7 +205,7 @@ class Leasing:
         """Have the timetable know when leases end, after something was fed or reported that may have changed it."""
         if self._table is None or not slot.until:
             return
-        for number, end in slot.expect(self._held[executor]):
+        for number, end in slot.expect(self._handed.by(executor)):
             if self._table.move(number, end):
                 self._state += 1
 
@@ -297,7 +275,7 @@ class Leasing:
         r_id = self._r_ids.get(r)
         if r_id is None:
             r_id = self._r_ids[r] = len(self._r_ids)
-            self._out.append((self.parent, m.NewR(self.number, r_id, r)))
+            self._handed.out.append((self.parent, m.NewR(self.number, r_id, r)))
         lease = self._leases[number] = Lease(shape, executor, r, r_id, job, self.now + self.limit(entry))
         if self._table is not None:
             self._table.add(number, lease.end, r, shape.request)
@@ -316,12 +294,12 @@ class Leasing:
         number, r_id = self._lease(shape, executor, r, entry, -1 if waits else self.catalog.ids(first)[0])
         lease = slot.leases[number] = self._leases[number]
         self._pairs.add(number, lease, self._leases)
-        self._out.append((executor, m.Grant(number, shape.number, r_id, r)))
+        self._handed.out.append((executor, m.Grant(number, shape.number, r_id, r)))
         if waits:
             self._expect(slot, executor)
             return chunk
         slot.fed += 1
-        self._feed(executor, shape, first)
+        self._handed.feed(executor, shape.number, first)
         if slot.ahead > 0:
             slot.until = max(slot.until, lease.end + AHEAD)
         if each > 1 and rest is not None and self._may_extend(slot, lease.end + AHEAD, chunk.group):
@@ -339,10 +317,10 @@ class Leasing:
         parts = []
         for at, share in enumerate(r.shares):
             executor = self._executor(share)
-            self._declare(executor, chunk.group)
+            self._handed.declare(executor, chunk.group)
             parts.append((executor, names[at], m.Part(declared.group.first_id + chunk.start, chunk.attempt,
                                                       chunk.group, chunk.start, at, tasks, share, hosts)))
-        self._out += self._gangs.add(Gang(
+        self._handed.out += self._gangs.add(Gang(
             number, parts, sched=self.number, r_id=r_id, parent=self.parent, limit=declared.output_limit,
             in_turn=bool(declared.group.output or declared.group.error), now=self.now))
 
@@ -356,38 +334,19 @@ class Leasing:
         slot.fed += len(part)
         if rest is None and len(part) < room:
             shape.open[executor] = None
-        self._feed(executor, shape, part)
+        self._handed.feed(executor, shape.number, part)
         self._expect(slot, executor)
         return rest
 
-    def _feed(self, executor: int, shape: Shape, chunk: m.Chunk) -> None:
-        self._declare(executor, chunk.group)
-        self._held[executor].update(dict.fromkeys(self.catalog.ids(chunk), chunk.attempt))
-        self._feeds.setdefault((executor, shape.number), []).append(chunk)
-
-    def _declare(self, executor: int, group: int) -> None:
-        if (executor, group) not in self._declared:
-            self._declared.add((executor, group))
-            self._out.append((executor, self.catalog.declared[group]))
-
     def forget(self, groups: Sequence[int]) -> None:
-        for executor in self._executors:
-            known = tuple(group for group in groups if (executor, group) in self._declared)
-            if known:
-                self._declared.difference_update([(executor, group) for group in known])
-                self._out.append((executor, m.Forget(known)))
+        self._handed.forget(self._executors, groups)
         for group in groups:
             self._shape_of.pop(group, None)
-            self._seconds.pop(group, None)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
     def collect(self, now: float) -> list[Action]:
-        out, self._out = self._out, []
-        for (executor, shape), chunks in self._feeds.items():
-            out.append((executor, m.Feed(shape, tuple(chunks))))
-        self._feeds.clear()
-        return out
+        return self._handed.collect()
 
     # -- lending to the parent -----------------------------------------------------------------------------------
 
@@ -400,7 +359,7 @@ class Leasing:
         for number, lease in self._leases.items():
             # a gang ends by itself with its one job
             if lease.executor >= 0 and any(self._claims.wants(share) for share in lease.r.shares):
-                self._out.append((lease.executor, m.Revoke(number)))
+                self._handed.out.append((lease.executor, m.Revoke(number)))
         self.now = now
         self._lend_freed()
 
@@ -432,7 +391,7 @@ class Leasing:
     def dismiss(self, executors: Sequence[int], left: Sequence[NodeResources], now: float) -> list[tuple[int, int]]:
         """What these executors had is lost. Of nodes that are not in ``left`` nothing is given any more."""
         self.now = now
-        jobs = [job for executor in executors if executor in self._held for job in self.lost(executor)]
+        jobs = [job for executor in executors if self._handed.knows(executor) for job in self.lost(executor)]
         self._first = {part.node: part.cores[0] for part in left if part.cores}
         self._drained = {part.node for part in self._owned} - {part.node for part in left}
         for node in self._drained:
@@ -464,7 +423,7 @@ class Leasing:
         return []
 
     def explain(self, message: m.Explain) -> list[Fact] | None:
-        if any(message.id in held for held in self._held.values()):
+        if self._handed.holding(frozenset((message.id,))):
             return [("its resources are chosen; it starts as soon as the short job before it has ended", 0.0)]
         return [("it is starting, or on its way between schedulers: ask again", 0.0)]
 
@@ -487,25 +446,18 @@ class Leasing:
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         self.now = now
-        held = self._held[src]
         if report.records:
-            # the id is the first of the eight-byte words of a record
-            for job in memoryview(report.records).cast("Q")[::SIZE // 8].tolist():
-                held.pop(job, None)
+            self._handed.ended(src, report.records)
         touched: dict[int, None] = {}
         for number, group, count, seconds in report.done:
             self._ended(number, src, count)
             touched[number] = None
-            mean = seconds / count
-            self._seconds[group] = 0.5 * (self._seconds.get(group, mean) + mean)
+            self._handed.took(group, seconds / count)
         back = []
         for number, chunk in reversed(report.returned):
             self._ended(number, src, len(chunk))
             touched[number] = None
-            for job in self.catalog.ids(chunk):
-                held.pop(job, None)
-            # it waited behind a long job: whatever the average says, do not do that again soon
-            self._seconds[chunk.group] = max(self._seconds.get(chunk.group, 0.0), 2 * SLOW)
+            self._handed.returned(src, chunk)
             back.append(chunk)
         for number in report.idle:
             self._end_lease(number)
@@ -542,7 +494,7 @@ class Leasing:
             return
         if lease.executor != NOBODY:
             del lease.shape.slots[lease.executor].leases[number]
-            self._pairs.remove(number, lease, self._held[lease.executor])
+            self._pairs.remove(number, lease, self._handed.by(lease.executor))
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
         self._state += 1
@@ -556,10 +508,10 @@ class Leasing:
         if self._table is not None:
             self._table.changed(self._claims.nodes())
         for token, idle in self._claims.collect(self.now):
-            self._out += self._then.pop(token) if token in self._then else [(self.parent, m.Lend(token, idle))]
+            self._handed.out += self._then.pop(token) if token in self._then else [(self.parent, m.Lend(token, idle))]
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
-        return [job for held in self._held.values() for job in (held.keys() & wanted if wanted else held)]
+        return self._handed.holding(wanted)
 
     def lost(self, executor: int) -> list[tuple[int, int]]:
         for number in [n for n, lease in self._leases.items() if lease.executor == executor]:
@@ -567,32 +519,25 @@ class Leasing:
         for shape in self._by_number.values():
             if executor in shape.slots:
                 shape.slots[executor].fed, shape.slots[executor].until = 0, 0.0
-        for key in [key for key in self._feeds if key[0] == executor]:
-            # not sent yet: its leases are over all the same
-            del self._feeds[key]
-        self._out += self._gangs.lost(executor, self.now)
+        self._handed.out += self._gangs.lost(executor, self.now)
         self._free_gangs()
-        jobs = list(self._held[executor].items())
-        self._held[executor].clear()
-        return jobs
+        return self._handed.lost(executor)
 
     def pause(self, message: m.Pause) -> None:
         """Executors have no queue of their own to speak of."""
 
     def reach(self, message: m.Listen | m.Signal | m.Stdin) -> None:
-        wanted = set(message.ids)
         executors = self._gangs.reached(message)
-        executors.update(executor for executor, held in self._held.items() if not wanted.isdisjoint(held))
-        self._out += [(executor, message) for executor in sorted(executors)]
+        if message.ids:
+            executors.update(self._handed.holders(frozenset(message.ids)))
+        self._handed.out += [(executor, message) for executor in sorted(executors)]
 
     def cancel(self, message: m.Cancel) -> list[m.Chunk]:
-        wanted = set(message.ids)
         executors, out = self._gangs.cancel(message, self.now)
-        self._out += out
+        self._handed.out += out
         self._free_gangs()
-        for executor, held in self._held.items():
-            if executor in executors or (held and (not wanted or not wanted.isdisjoint(held))):
-                self._out.append((executor, message))
+        executors.update(self._handed.holders(frozenset(message.ids)))
+        self._handed.out += [(executor, message) for executor in sorted(executors)]
         return []
 
 

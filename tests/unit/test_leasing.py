@@ -14,7 +14,8 @@ from mpiflux.model.records import PACK
 from mpiflux.model.resources import NodeResources
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.leasing import MOST_AHEAD, Leasing
+from mpiflux.sched.handed import MOST_AHEAD
+from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.policies import make
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Scheduler
