@@ -234,9 +234,11 @@ def names_output(text: str) -> bool:
 def formatter(text: str) -> Callable[[dict[str, Any]], str]:
     """What turns a record into a line. Raises Trouble for a format that is none."""
     try:
-        for _, field, _, conversion in string.Formatter().parse(text):
+        for _, field, spec, conversion in string.Formatter().parse(text):
             if field is None:
                 continue
+            if "{" in (spec or ""):
+                raise Trouble(f"--format: {{{field}:{spec}}}: a width is a number")
             name = field.partition("[")[0]
             if name not in FIELDS and name not in DERIVED:
                 raise Trouble(f"--format: there is no field {name or field!r}{suggestion(name, (*FIELDS, *DERIVED))}")

@@ -70,6 +70,8 @@ def _options(parser: Parser, bulk: bool) -> None:
     add("--job-name", metavar="NAME", default="", help="default: that of the command")
     add("--env", metavar="RULE", action="append", default=[],
         help="NAME=VALUE sets a variable, NAME takes it from here, -NAME removes it; repeatable")
+    add("--secret", metavar="NAME", action="append", default=[],
+        help="a variable whose value, which it has here, is stored nowhere; repeatable")
     add("--cwd", metavar="DIR", help="where it runs (default: here)")
     add("--output", metavar="FILE", type=file_name, default="",
         help="file for stdout instead of the store; may have {{id}} or {job.id}")
@@ -90,7 +92,7 @@ def options_for(args: Namespace) -> dict[str, Any]:
         "nodes": args.nodes, "exclusive": args.exclusive, "time_limit": args.time_limit, "urgency": args.urgency,
         "after": args.dependency or None, "begin_time": args.begin_time,
         "env": args.sets, "output": args.output, "error": args.error,
-        "input": args.input, "hold": args.urgency == 0, "mpi": args.mpi}
+        "input": args.input, "secrets": args.secret, "hold": args.urgency == 0, "mpi": args.mpi}
     if args.cwd is not None:
         options["cwd"] = args.cwd
     return options
@@ -116,6 +118,9 @@ def _around(command: list[str], args: Namespace) -> list[str]:
 
 def submit(args: Namespace) -> int:
     args.command = _rules(args, _instance(args) if args.instance else args.command)
+    unset = [name for name in args.secret if name not in os.environ]
+    if unset:
+        raise Trouble(f"--secret={unset[0]}: no variable has that name here")
     if args.dry_run:
         for cc in _ids(args) or [0]:
             say(shlex.join(word.replace("{cc}", str(cc)) if args.cc else word for word in args.command))

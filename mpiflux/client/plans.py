@@ -65,6 +65,8 @@ class JobOptions(TypedDict, total=False):
     hold: bool
     """Wait for ``release``."""
     env: Mapping[str, str]
+    secrets: Sequence[str] | Mapping[str, str]
+    """Variables that are stored nowhere: names, whose values are taken from here, or names and values."""
     cwd: str
     """Where it runs; unless said otherwise, where the submitting program is."""
     input: str
@@ -123,7 +125,17 @@ def new_group(command: Command, options: JobOptions, params: ParamTable = NO_PAR
         resources=request, time_limit=float(options.get("time_limit", 0.0)), retries=retries, retry=retry,
         urgency=options.get("urgency", 16), after=_after(options.get("after")),
         begin_time=_unix(options.get("begin_time", 0.0)), hold=options.get("hold", False),
-        mpi=options.get("mpi", "none"))
+        mpi=options.get("mpi", "none"), secrets=_secrets(options.get("secrets", ())))
+
+
+def _secrets(given: Sequence[str] | Mapping[str, str]) -> dict[str, bytes]:
+    if isinstance(given, Mapping):
+        return {name: os.fsencode(str(value)) for name, value in given.items()}
+    names = [given] if isinstance(given, str) else given
+    lacking = [name for name in names if name not in os.environ]
+    if lacking:
+        raise ValueError(f"secrets: {', '.join(lacking)} not set in the environment of this program")
+    return {name: os.fsencode(os.environ[name]) for name in names}
 
 
 def _unix(moment: float | datetime.datetime) -> float:

@@ -51,9 +51,13 @@ def check_group(new: r.NewGroup) -> int:
         raise RequestError("value", f"begin time {new.begin_time}: it is in Unix seconds")
     if new.mpi not in _PMI:
         raise RequestError("value", f"mpi {new.mpi[:40]!r}: there are {', '.join(_PMI)}")
-    wrong = next((name for name in new.env if not name or "=" in name), None)
+    wrong = next((name for name in (*new.env, *new.secrets) if not name or "=" in name), None)
     if wrong is not None:
         raise RequestError("value", f"environment variable {wrong[:40]!r}: a name has a character, and no '='")
+    bad = next((name for name, value in new.secrets.items() if b"\0" in value or name in new.env
+                or name.startswith("MPIFLUX_")), None)
+    if bad is not None:
+        raise RequestError("value", f"secret {bad[:40]!r}: it is in env too, has a null byte, or is mpiflux's own")
     _check_resources(new.resources)
     return count
 

@@ -83,6 +83,7 @@ class Jobs:
                 raise RequestError("request", f"more than {r.MAX_SUBMITTED} jobs in one request; submit them in parts")
         for new, group in zip(op.groups, groups, strict=True):
             self.results.t_submit.append(self.master.now())
+            self.master.vault.keep(group.number, new.secrets)
             self.master.submit(group, held=new.hold)
         if op.tie:
             self._ties.add(op.tie, groups[0].first_id, groups[-1].stop_id)
@@ -104,7 +105,7 @@ class Jobs:
             input=new.input, output=new.output, error=new.error, request=self._shared(new.resources),
             time_limit=new.time_limit or 0.0, retries=new.retries, retry=self._shared(new.retry),
             priority=new.urgency, begin_time=new.begin_time or 0.0, after=tuple(after), mpi=sys.intern(new.mpi),
-            submitted=True)
+            submitted=True, secrets=tuple(new.secrets))
         self._check_templates(group)
         key = group.request.key
         why = self._fits.get(key)

@@ -10,6 +10,7 @@ import msgspec
 
 from mpiflux.instance.options import RunError, RunOptions
 from mpiflux.instance.site import Site
+from mpiflux.instance.vault import missing, unset
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, NestedSpec, Place, PolicySpec, Workflow
 from mpiflux.overlay.pernode import expand
 from mpiflux.overlay.plan import NodeInfo, Plan, PlanError, ShapeError, make_plan, misfits
@@ -81,6 +82,10 @@ def check(options: RunOptions, site: Site, others: Iterable[str] = ()) -> Checke
         raise RunError(str(mistakes))
     usable = [part.node for part in plan.schedulers[0].resources if part.cores]
     workflow = expand(workflow, usable, [site.nodes[number].name for number in usable])
+    for group in workflow.groups:
+        names = missing(group.secrets, os.environ)
+        if names:
+            mistakes.add(workflow.places.get(f"secrets {group.name}", Place(workflow.source)), unset(names))
     wrong = bool(mistakes)
     too_large = list(misfits(plan, _judged(workflow, mistakes)))
     for group, text in too_large:

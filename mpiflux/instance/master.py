@@ -15,6 +15,7 @@ import numpy as np
 from mpiflux.instance.asked import Asked
 from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
 from mpiflux.instance.deadline import Deadline
+from mpiflux.instance.vault import Vault
 from mpiflux.instance.view import Desk, Lives, Observer, View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
@@ -45,7 +46,8 @@ class Master(Asked):
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
-                 waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = ()) -> None:
+                 waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = (),
+                 vault: Vault | None = None) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -71,6 +73,7 @@ class Master(Asked):
         self._urgencies: dict[int, Urgencies] = {}
         self._ended_groups: list[int] = []
         """Those that were submitted, of which schedulers have not been told yet that they are over."""
+        self.vault = vault or Vault()
         self._of_file = len(workflow.groups)
         self._removed = removed
         """Groups that the workflow file does not have any more: how they ended, does not matter."""
@@ -141,7 +144,7 @@ class Master(Asked):
             self._begins.add(self.begin_of(group), group.number)
 
     def _declare(self, group: JobGroup) -> None:
-        self._send(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
+        self._send(m.Declare(group, self.workflow.directory, self.workflow.output_limit, self.vault.of(group)))
 
     def exit_status(self) -> int:
         """The exit status of ``run`` and ``start`` (DESIGN 1.1)."""
@@ -279,6 +282,7 @@ class Master(Asked):
             for group in over:
                 self.dependencies.drop(group)
                 self.table.groups.over(group)
+                self.vault.drop(group)
                 self._urgencies.pop(group, None)
             self._send(m.Forget(tuple(over)))
 

@@ -21,6 +21,7 @@ from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
 from mpiflux.instance.resuming import take_up
 from mpiflux.instance.site import Site
+from mpiflux.instance.vault import Vault
 from mpiflux.model import hostlist, idset
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.messages import Urgency
@@ -66,7 +67,8 @@ class Prepared:
                         ranks=len(self.site.node_of_rank), clock=clock,
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
-                        t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed)
+                        t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed,
+                        vault=Vault(self.table.groups, os.environ))
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:

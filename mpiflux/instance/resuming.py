@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 
 from mpiflux.instance.options import RunError, RunOptions
+from mpiflux.instance.vault import missing, unset
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FLAG_REASON
 from mpiflux.model.states import Result
@@ -50,7 +52,7 @@ def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: 
         with store_reader.open_run(run_dir) as reader:
             wanted = chosen(reader, options.rerun) if options.rerun else np.zeros(0, "i8")
             revision = history.revise(reader.groups, workflow.groups, replace=options.rerun_changed)
-            _check_revision(workflow, reader.groups, revision, run_dir)
+            _check_revision(workflow, reader, revision, run_dir)
             judged = [group.number for group, change in revision.changed if change.judged]
             old = outdated(reader, judged)
             if options.rerun_changed:
@@ -72,12 +74,18 @@ def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: 
                    tuple(revision.removed), notes)
 
 
-def _check_revision(workflow: Workflow, old: Sequence[JobGroup], revision: history.Revision, run_dir: str) -> None:
+def _check_revision(workflow: Workflow, reader: RunReader, revision: history.Revision, run_dir: str) -> None:
+    old = reader.groups
+    unfinished = {group.number for group in old if group.secrets and not reader.table.is_over(group.number)}
     of_file = [group for group in old if not group.submitted]
     if of_file and len(revision.removed) - len(revision.replaced) == len(of_file):
         names = ", ".join(group.name for group in of_file[:5])
         raise RunError(f"{workflow.source or 'this'} is not the workflow that {run_dir} holds, which has {names}: "
                        "start a new run in another --run-dir")
+    lacking = missing((name for group in old if group.submitted and group.number in unfinished
+                       for name in group.secrets), os.environ)
+    if lacking:
+        raise RunError(f"{run_dir}: {unset(lacking)}; jobs that were submitted with them have not ended")
     if revision.resized:
         raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}: results cannot be kept job by job. With "
                        "--rerun-changed all its jobs run, and the old ones stay under another name; or name the "

@@ -13,7 +13,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.resources import NodeResources
 from mpiflux.model.tree import TreeNode
 
-VERSION = 3
+VERSION = 4
 """Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
 
 
@@ -59,12 +59,23 @@ class ResourceSet(msgspec.Struct, frozen=True, array_like=True):
 # -- down the tree -----------------------------------------------------------------------------------------------
 
 
+class Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """Values of secrets by name, and names of variables that are not inherited. No error shows what is in it."""
+
+    values: dict[str, bytes] = {}
+    hidden: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Sealed({', '.join(self.values)})"
+
+
 class Declare(msgspec.Struct, frozen=True, tag="declare"):
     """A job group, sent to each receiver once, before the first chunk that names it."""
 
     group: JobGroup
     workflow_dir: str = ""
     output_limit: int = 16 << 20
+    sealed: Sealed = Sealed()
 
 
 class Forget(msgspec.Struct, frozen=True, tag="forget"):

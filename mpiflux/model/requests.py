@@ -76,6 +76,11 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Unix seconds before which it does not start."""
     hold: bool = False
     mpi: str = "none"
+    secrets: dict[str, bytes] = {}
+    """Variables whose values are stored nowhere."""
+
+    def __repr__(self) -> str:
+        return f"NewGroup(name={self.name!r}, command={self.command!r})"
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

@@ -65,8 +65,10 @@ class Group:
         self.number, self.first_id = spec.number, spec.first_id
         self.limit = declared.output_limit
         self.compiled = CompiledGroup(spec, declared.workflow_dir)
-        own = {**self.compiled.constant_env, b"MPIFLUX_JOB_NAME": os.fsencode(spec.name)}
-        self.variables = {**base, **_entries(own)}
+        secrets = {os.fsencode(name): value for name, value in declared.sealed.values.items()}
+        own = {**self.compiled.constant_env, b"MPIFLUX_JOB_NAME": os.fsencode(spec.name), **secrets}
+        hidden = set(map(os.fsencode, declared.sealed.hidden))
+        self.variables = {**{name: entry for name, entry in base.items() if name not in hidden}, **_entries(own)}
         """``NAME=value`` by name, of what is the same for all its jobs."""
         self.varying = len(self.compiled.env_items(0, 1))
         for name in (*_NUMBERS, *(name for name, _ in self.compiled.env_items(0, 1))):

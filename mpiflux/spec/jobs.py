@@ -22,7 +22,8 @@ from mpiflux.spec.scalars import as_int
 from mpiflux.spec.supplies import BUILT_IN, read_amount
 
 KEYS = ("command", "script", "shell", "parameters", "sampling", "resources", "time_limit", "retries", "retry_on",
-        "priority", "after", "begin_time", "env", "cwd", "input", "output", "error", "mpi", "per", "duration")
+        "priority", "after", "begin_time", "env", "secrets", "cwd", "input", "output", "error", "mpi", "per",
+        "duration")
 RESOURCES = BUILT_IN
 RETRIES = ("limit", "backoff", "factor", "max")
 KINDS = ("ok", "any", "not_ok", "each")
@@ -45,18 +46,21 @@ MAX_COMMAND = 1 << 18
 
 _NO_PROGRAM = "command: names no program"
 _JOB_NAME = re.compile(r"\w[\w.+-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _PARAMETER = re.compile(r"[^\W\d][\w-]*")
 
 
 class JobReader:
     """Builds job groups; ``env`` and ``cwd`` are the workflow's own, as nodes, for the jobs to inherit."""
 
-    def __init__(self, reader: Reader, columns: ColumnReader, env: Node | None, cwd: Node | None) -> None:
+    def __init__(self, reader: Reader, columns: ColumnReader, env: Node | None, cwd: Node | None,
+                 secrets: Node | None = None) -> None:
         self.reader, self.columns = reader, columns
         self.cwd = cwd
         self.uncounted: set[str] = set()
         """Jobs whose parameters are wrong, so that nobody knows how many they are."""
         self.env = self.environment(env, "$.env")
+        self.secrets = self._secret_names(secrets, "$.secrets")
 
     def group(self, key: Node, node: Node, number: int, first_id: int) -> JobGroup | None:
         """One job; what is wrong is noted, and defaults stand in its place."""
@@ -81,11 +85,12 @@ class JobReader:
         retries, retry = self._retries(fields)
         request = self._request(fields, name)
         reader.remember(f"job {name}", key)
+        env = self._merged_env(fields, names, name)
         begin = self._begin(*fields.get("begin_time"))
         return JobGroup(
             number=number, name=name, first_id=first_id, count=len(params), params=params,
             command=command, script=script, shell=shell,
-            env=self._merged_env(fields, names, name),
+            env=env, secrets=self._secrets(fields, name, env),
             cwd=self._cwd(fields, names),
             input=reader.template(*fields.get("input"), names, "a file name"),
             output=reader.template(*fields.get("output"), names, "a file name"),
@@ -367,6 +372,35 @@ class JobReader:
             else:
                 found[name] = value, where, self.reader.text(value, where)
         return found
+
+    def _secret_names(self, node: Node | None, path: str) -> dict[str, tuple[Node, str]]:
+        """Name to (place, path) of a list of variables."""
+        found: dict[str, tuple[Node, str]] = {}
+        if node is None:
+            return found
+        for i, item in enumerate(node.items if node.kind == "list" else [node]):
+            where = f"{path}[{i}]" if node.kind == "list" else path
+            name = self.reader.text(item, where, "", "the name of a variable of mpiflux's environment")
+            if not name:
+                continue
+            if not _VARIABLE.fullmatch(name) or name.startswith("MPIFLUX_"):
+                # not shown: somebody may have written the value
+                self.reader.problem(item, where, "secrets: a name is needed, of letters, digits and '_', not beginning "
+                                    "with MPIFLUX_; the value is taken from the environment of mpiflux")
+            else:
+                found[name] = item, where
+        if len(found) > MAX_ENV:
+            self.reader.problem(node, path, f"secrets: more than {MAX_ENV} variables")
+        return found
+
+    def _secrets(self, fields: Fields, name: str, env: Collection[str]) -> tuple[str, ...]:
+        found = {**self.secrets, **self._secret_names(*fields.get("secrets"))}
+        for secret, (place, where) in found.items():
+            if secret in env:
+                self.reader.problem(place, where, f"secrets: {secret} is in env too, whose values are "
+                                    "stored: remove it there")
+            self.reader.remember(f"secrets {name}", place)
+        return tuple(found)
 
     def _merged_env(self, fields: Fields, names: Collection[str], name: str) -> dict[str, str]:
         own = self.environment(*fields.get("env"))

@@ -19,8 +19,8 @@ from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy, unknown_
 from mpiflux.spec.unsupported import refusals
 from mpiflux.spec.variables import Overrides, Substitution, read_variables
 
-KEYS = ("mpiflux", "name", "hierarchy", "policy", "resources", "env", "cwd", "variables", "output_limit", "controller",
-        "jobs")
+KEYS = ("mpiflux", "name", "hierarchy", "policy", "resources", "env", "secrets", "cwd", "variables", "output_limit",
+        "controller", "jobs")
 VERSION = 1
 """The version of the format, the value of the key ``mpiflux``."""
 
@@ -164,7 +164,7 @@ def _groups(fields: Fields, reader: Reader, directory: str) -> tuple[JobGroup, .
         return ()
     problems = reader.problems
     columns = ColumnReader(reader, lambda file: files.read_table(directory, file))
-    jobs = JobReader(reader, columns, fields.get("env")[0], fields.get("cwd")[0])
+    jobs = JobReader(reader, columns, fields.get("env")[0], fields.get("cwd")[0], fields.get("secrets")[0])
     groups: list[JobGroup] = []
     next_id = 1
     for key, value in node.entries.values():

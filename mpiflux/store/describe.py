@@ -109,7 +109,8 @@ def jobspec(compiled: CompiledGroup, index: int, attempt: int) -> dict[str, Any]
     return {
         "name": group.name, "index": index, "params": group.params.row(index),
         "command": [text(a) for a in compiled.argv(index, attempt)], "script": script, "shell": group.shell,
-        "env": {text(k): text(v) for k, v in env.items()}, "cwd": text(compiled.cwd(index, attempt)),
+        "env": {text(k): text(v) for k, v in env.items()}, "secrets": list(group.secrets),
+        "cwd": text(compiled.cwd(index, attempt)),
         "input": text(compiled.input(index, attempt)), "output": text(compiled.output(index, attempt)),
         "error": text(compiled.error(index, attempt)),
         "resources": {

@@ -113,7 +113,8 @@ def test_a_format_of_ones_own(capfdbinary, done):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("{idd}", "did you mean 'id'"), ("{id.__class__}", "no field"), ("{name[0]}", "only {name}"), ("{", "--format"),
-    ("{id:zz}", "--format"), ("{params.x}", "no field"), ("{params[x].real}", "only {name}"),
+    ("{id:zz}", "--format"), ("{id:{params.__class__}}", "a width"),
+    ("{params.x}", "no field"), ("{params[x].real}", "only {name}"),
 ])
 def test_a_format_that_is_none(capfdbinary, done, text, said):
     status, _, err = run(capfdbinary, "jobs", done, "--format", text)
