@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from mpiflux.model import messages as m
 from mpiflux.node import quick
 from mpiflux.node.backlog import Backlog, Span
 from mpiflux.node.capture import Pipes
@@ -48,6 +49,8 @@ class Burst:
         self._leases: list[Lease] = []
         self._pipes: list[Pipes] = []
         self._environments: list[Environment] = []
+        self._messages: list[tuple[int, int, m.Message]] = []
+        """What came in the middle of a burst and waits for its end."""
         self._kept: object = None
         """What the queue points to."""
 
@@ -97,10 +100,24 @@ class Burst:
             old = now - self._young
             if any(slot.pid and slot.t_start <= old for slot in self._slots) or not sup.keep_time(now):
                 return False
-        else:
+        elif reason != quick.EVENTS or not self._take_feeds():
             return False
         state.due, state.oldest = sup.due, sup.outbox.oldest
         return True
+
+    def _take_feeds(self) -> bool:
+        """Whether all that is to be done is to take more jobs: then it has been done. Other messages are kept."""
+        sup, now = self._sup, self._state.now
+        self._messages = [item for frame in sup.link.receive() for item in m.decode(frame)]
+        if not self._messages or not all(isinstance(message, m.Feed) for _, _, message in self._messages):
+            return False
+        self._deal(now)
+        return True
+
+    def _deal(self, now: float) -> None:
+        messages, self._messages = self._messages, []
+        for _, src, message in messages:
+            self._sup.handle(src, message, now)
 
     # -- before --------------------------------------------------------------------------------------------------
 
@@ -231,6 +248,7 @@ class Burst:
             sup.reaped(state.pid, state.status, state.utime, state.stime, state.maxrss, now)
         elif reason == quick.SIGNAL:
             sup.outside.note(state.signal)
+        self._deal(now)
         if failed is not None:
             # for the person: the ordinary way knows what to say, and whether another try may help
             sup.start_next(failed, backlog)

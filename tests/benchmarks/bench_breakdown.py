@@ -59,6 +59,8 @@ def family(root: int, command: str) -> dict[int, str]:
         except OSError:
             return
         if name == "mpiflux-zygote":
+            if above not in ("rank", "zygote"):
+                return  # a job that has not become its program yet
             kinds[pid] = "zygote" if above == "rank" else "supervisors"
         elif ours and name.startswith("python") and above != "rank":
             kinds[pid] = f"rank {ranks}" if ranks == 0 else "other ranks"
@@ -126,11 +128,11 @@ def main() -> None:
             begin, before = time.time(), sample(list(kinds))
             end, after = begin, before
             while process.poll() is None:
+                time.sleep(0.1)
                 try:
                     after, end = sample(list(kinds)), time.time()
                 except OSError:
                     break
-                time.sleep(0.1)
             process.wait(timeout=600)
         supervisors = report(run_dir, kinds, before, after, begin, end, loop)
         if shutil.which("perf") and os.geteuid() == 0:
