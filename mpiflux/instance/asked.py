@@ -39,6 +39,7 @@ class Asked:
     feed: Feed
     view: View
     holders: set[object]
+    pausers: set[str]
     program_status: int | None
     controller_failed: bool
     _clock: Callable[[], float]
@@ -169,6 +170,16 @@ class Asked:
     def reach(self, message: m.Listen | m.Signal | m.Stdin | m.Pause | m.Explain) -> None:
         """Something for jobs that run, for all schedulers, or for the one that has a job."""
         self._send(message)
+
+    def pause(self, who: str, on: bool) -> None:
+        """Start no more jobs for the sake of ``who``, or go on as far as it is concerned."""
+        before = bool(self.pausers)
+        if on:
+            self.pausers.add(who)
+        else:
+            self.pausers.discard(who)
+        if before != bool(self.pausers):
+            self._send(m.Pause(not before))
 
     def cancel(self, ids: Any, reason: str) -> int:
         """End these jobs, wherever they are; how many that are."""

@@ -119,7 +119,7 @@ class Desk:
             jobs.closed = None if op.enabled else op.reason
         if op.started is not None and op.started is not self._started:
             self._started = op.started
-            self._master.reach(m.Pause(not op.started))
+            self._master.pause("queue", not op.started)
         if op.enabled is False or op.started is False:
             self._why = op.reason
         return {"enabled": jobs.closed is None, "started": self._started,

@@ -15,6 +15,7 @@ import numpy as np
 from mpiflux.instance.asked import Asked
 from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
 from mpiflux.instance.deadline import Deadline
+from mpiflux.instance.storage import Storage
 from mpiflux.instance.vault import Vault
 from mpiflux.instance.view import Desk, Lives, Observer, View
 from mpiflux.model import messages as m
@@ -74,6 +75,9 @@ class Master(Asked):
         self._ended_groups: list[int] = []
         """Those that were submitted, of which schedulers have not been told yet that they are over."""
         self.vault = vault or Vault()
+        self.storage = Storage()
+        self.pausers: set[str] = set()
+        """For whose sake no more jobs are started at the moment."""
         self._of_file = len(workflow.groups)
         self._removed = removed
         """Groups that the workflow file does not have any more: how they ended, does not matter."""
@@ -260,10 +264,9 @@ class Master(Asked):
 
     def _beat(self, now: float) -> None:
         self.view.counts, self.view.now = self.table.counts(), now
-        if self.journal.error != self.view.journal_error:
-            self.view.journal_error = self.journal.error
-            if self.journal.error:
-                self.observer.note(self.journal.error)
+        self.view.journal_error = self.journal.error
+        if not self.is_stopping and not self._over:
+            self._watch_storage(now)
         if not self.is_stopping and not self._over:
             if self.deadline.passed(now):
                 self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
@@ -273,6 +276,18 @@ class Master(Asked):
                                    "run --resume")
                 self.signalled(signal.SIGTERM, now)
         self.observer.progress(self.view)
+
+    def _watch_storage(self, now: float) -> None:
+        storage, journal = self.storage, self.journal
+        said = storage.look(journal.error, journal.backlog_bytes, self.view.counts.run, now)
+        if said:
+            self.observer.note(said)
+        self.pause("storage", storage.paused)
+        if storage.given_up:
+            self.observer.error(f"{journal.directory} can still not be written: the run ends; make room there and go "
+                                "on with run --resume")
+            self._broken = True
+            self._stop(now)
 
     def _forget(self) -> None:
         """Jobs that are submitted one by one are a group each: who schedules and starts them is to keep nothing of
@@ -554,6 +569,6 @@ class Master(Asked):
         self.journal.set_meta(t_end=t_end, state=self.state(), busy=self.view.busy)
         if self.desk is not None:
             self.desk.close()
-        self.journal.close()
+        self.journal.close(1.0 if self.storage.given_up else 10.0)
 
 
