@@ -24,6 +24,7 @@ from mpiflux.instance.deadline import allocation_end
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
 from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
+from mpiflux.instance.limits import in_words, too_little_memory
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.pmi_lengths import short_values
@@ -86,13 +87,19 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     end = allocation_end(os.environ, time.time())
     options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble, notes=end.notes)
     given = grant(os.environ, launcher.kind)
-    problem = refusal(os.environ, launcher.kind, given)
+    problem = refusal(os.environ, launcher.kind, given) or too_little_memory()
     if problem:
         # whichever task comes first: its end is that of the others
         tell(problem)
         return 2
-    zygote = None if options.dry_run or options.null_exec else fork_zygote()
-    report = _look_around(options, launcher, None if options.cores_per_node else given)
+    try:
+        zygote = None if options.dry_run or options.null_exec else fork_zygote()
+        report = _look_around(options, launcher, None if options.cores_per_node else given)
+    except OSError as error:
+        if not in_words(error):
+            raise
+        tell(f"{socket.gethostname()}: {in_words(error)}")
+        return 3
     world: Any = None
     MPI: Any = None
     if launcher.kind != "none" and launcher.size != 1:
@@ -124,7 +131,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
 
         where = f"rank {world.rank if world else 0} on {report.node_name}"
         then = "unless the others go on, run --resume does" if world and world.rank else "go on with run --resume"
-        tell(f"{where}: {error}; {then}" if isinstance(error, SupervisorsFail) else
+        known = str(error) if isinstance(error, SupervisorsFail) else in_words(error)
+        tell(f"{where}: {known}; {then}" if known else
              f"{traceback.format_exc()}{where} failed: {error!r}; this is a bug worth reporting; go on with "
              "run --resume")
         if world is not None and world.size > 1:
