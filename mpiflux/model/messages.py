@@ -507,7 +507,7 @@ def decode(data: bytes | memoryview) -> tuple[tuple[int, int, Message], ...]:
     """The items of a batch. Raises ValueError when it is not one of this version."""
     try:
         envelope = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not a message of this program: {error}") from error
     if envelope.version != VERSION:
         raise ValueError(f"message version {envelope.version}, this program speaks {VERSION}")

@@ -66,7 +66,7 @@ class Supervisor:
     """See the module's text. ``run`` returns when the rank says so, is gone, or has been silent for ``patience``
     seconds (0: however long)."""
 
-    def __init__(self, link: Link, launcher: Launcher, number: int, clock: Callable[[], float] = time.time,
+    def __init__(self, link: Link, launcher: Launcher, number: int, clock: Callable[[], float] = time.monotonic,
                  patience: float = 0.0) -> None:
         self.link, self.launcher, self.number, self.clock = link, launcher, number, clock
         self.groups: dict[int, Group] = {}

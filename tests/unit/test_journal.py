@@ -11,15 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.jobspec import Dependency, JobGroup
+from mpiflux.model.messages import NodeShare, ResourceSet
 from mpiflux.model.states import Result
+from mpiflux.store import journal as journal_module
 from mpiflux.store.jobtable import RECORD
 from mpiflux.store.journal import Held, Journal, JournalError
+from mpiflux.store.kvs import Kvs, put
 from mpiflux.store.reader import RunError, open_run
-from mpiflux.store.resume import resume
+from mpiflux.store.resume import chosen, outdated, resume, with_dependants
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 200_000
@@ -174,3 +180,89 @@ def test_bytes_changed_anywhere_never_give_a_traceback(tmp_path):
         except RunError as error:
             assert "run.db" in str(error)
         shutil.rmtree(bad)
+
+
+def everything(directory, mode):
+    """A run directory with something in every table, as a writer that is killed in a transaction leaves it."""
+    source = directory / "source"
+    groups = [JobGroup(number=0, name="a", first_id=1, count=60, command=("x", "{job.id}"), retries=1),
+              JobGroup(number=1, name="b", first_id=61, count=60, after=(Dependency("a", "each"),), command=("y",))]
+    with Journal(source, sync_window=0.0) as journal:
+        assert journal.mode == mode
+        for group in groups:
+            journal.append_group(group, 1.0)
+        journal.set_meta(nodes=["n1"], state="running")
+        journal.append_rset(0, 0, ResourceSet((NodeShare(0, (0, 1)),)))
+        journal.put_kvs(Kvs().apply([put("k.v", [1, "x"])]))
+        for at in range(1, 41, 10):
+            records = np.zeros(10, RECORD)
+            records["id"], records["attempt"] = np.arange(at, at + 10), 1
+            records["result"], records["out_len"], records["t_alloc"] = 1 + (records["id"] % 3 == 0), 7, 5.0
+            journal.append_results(records.tobytes(), b"".join(b"%07d" % i for i in range(at, at + 10)), {at: "why"})
+            assert journal.wait()
+        journal.append_event(0, 2.0, "redefine", {"group": 1, "what": ["command"], "batch": 2, "judged": True,
+                                                  "was": msgspec.msgpack.encode(groups[1])})
+        journal.append_event(0, 2.0, "rerun", {"group": 0, "batch": 4, "ranges": [(0, 4, 1)]})
+        journal.append_group_event(1, 3.0, "depend", {"elements": [(0, 9, 2)]})
+        journal.append_started(records[:1].tobytes().replace(b"\x1f", b"\x20"))
+        journal.append_output(41, 1, 1, 0, b"early")
+        assert journal.wait()
+        db = journal._db
+        db.execute("PRAGMA cache_size=4")
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT INTO chunks VALUES (?,?,?,?,?,?)",
+                       [(90 + i, 42, 1, 1, i, b"z" * 900) for i in range(90)])
+        files = {name: (source / name).read_bytes() for name in ("run.db", "run.db-wal", "run.db-journal")
+                 if (source / name).exists()}
+        db.execute("ROLLBACK")
+    assert len(files) == 2
+    return files
+
+
+def read_all(directory):
+    with open_run(directory) as run:
+        jobs = list(run.jobs(with_output=True))
+        for id in {1, 3, 41, 61, run.total} & set(range(1, run.total + 1)):
+            run.eventlog(id), run.job(id), run.jobspec(id), run.R(id)
+        run.kvs().items(), run.events(), run.kvs_ls(recursive=True), run.widths()
+        ids = with_dependants(run, run.groups, chosen(run, ["failed"]))
+        outdated(run, []), resume(run, 1.0)
+        return len(jobs), ids
+
+
+@pytest.mark.parametrize("mode", ["WAL", "TRUNCATE"])
+def test_any_damage_after_a_kill_is_read_or_told_in_a_sentence(tmp_path_factory, monkeypatch, mode):
+    if mode == "TRUNCATE":
+        monkeypatch.setattr(journal_module, "_filesystem", lambda path: "nfs")
+    top = tmp_path_factory.mktemp(mode)
+    files = everything(top, mode)
+    other = next(name for name in files if name != "run.db")
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(["run.db", other]), st.one_of(
+        st.tuples(st.just("cut"), st.floats(0, 1), st.just(b"")),
+        st.tuples(st.just("change"), st.floats(0, 1), st.binary(min_size=1, max_size=40))))
+    def damaged(name, damage):
+        directory = top / "bad"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        kind, where, what = damage
+        for one, data in files.items():
+            at = int(where * max(len(data) - 1, 0))
+            changed = data[:at] if kind == "cut" else data[:at] + what + data[at + len(what):]
+            (directory / one).write_bytes(changed if one == name else data)
+        try:
+            read_all(directory)
+        except RunError as error:
+            assert "run.db" in str(error) or "--rerun" in str(error)
+        try:
+            Journal(directory).close(timeout=0.1)
+        except JournalError as error:
+            assert "run.db" in str(error)
+
+    whole = top / "whole"
+    whole.mkdir()
+    for name, data in files.items():
+        (whole / name).write_bytes(data)
+    assert read_all(whole)[0] == 120, "what was half done is undone"
+    damaged()

@@ -6,11 +6,14 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpiflux.model import messages
 from mpiflux.model import requests as r
 from mpiflux.model.frames import LIMIT, BadFrame, Unpacker, pack
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.params import ParamTable, RangeColumn
 
 
 @given(st.lists(st.binary(max_size=300), max_size=10), st.lists(st.integers(0, 4000), max_size=10))
@@ -63,3 +66,22 @@ def test_calls_and_answers_come_back_as_they_were(number: int, text: str, data: 
         assert r.decode_call(r.encode(r.Call(number, op))) == r.Call(number, op)
     for answer in (r.Reply(number, [data, text]), r.Error(number, "key", text), r.Goodbye(text, over=True)):
         assert r.decode_answer(r.encode(answer)) == answer
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))))
+def test_bytes_from_another_rank_are_a_batch_or_an_error(damage: bytes | tuple[int, bytes]) -> None:
+    group = JobGroup(number=0, name="g", first_id=1, count=3, command=("x", "{p}"), secrets=("K",),
+                     params=ParamTable(("p",), (RangeColumn(0, 1, 3),)))
+    good = messages.encode([(1, 2, messages.Declare(group, sealed=messages.Sealed({"K": b"v"}))),
+                            (3, 4, messages.Submit((messages.Chunk(0, 0, 3, 1, 1),)))])
+    if isinstance(damage, bytes):
+        data = damage
+    else:
+        at = damage[0] % len(good)
+        data = good[:at] + damage[1] + good[at + len(damage[1]):]
+    try:
+        for _, _, message in messages.decode(data):
+            assert isinstance(repr(message), str)
+    except ValueError as error:
+        assert "message" in str(error)

@@ -289,3 +289,18 @@ def test_purity_is_not_taken_for_impurity() -> None:
 def test_printing_and_pickling_are_found() -> None:
     assert len(printing(module("sched.fcfs", "import sys\nprint(1)\nsys.stderr.write('')"))) == 2
     assert len(pickling(module("sched.fcfs", "import pickle\nfrom cloudpickle import loads"))) == 2
+
+
+WALL_CLOCK = {"instance.nesting", "instance.bootstrap", "instance.prepare", "cli.top", "cli.jobs", "cli.parser"}
+"""Modules that ask what time it is on the wall: to write it down, or because a person named a time. Whoever sets that
+clock back must not make others wait: time-outs and intervals are by the monotonic one."""
+
+
+def test_only_what_is_written_down_is_by_the_clock_on_the_wall() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                    and (node.value.id, node.attr) in (("time", "time"), ("time", "time_ns"), ("datetime", "now"))):
+                found.add(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    assert found == WALL_CLOCK

@@ -31,11 +31,13 @@ jobs = st.fixed_dictionaries({"command": st.lists(words, min_size=1, max_size=3)
     "resources": st.dictionaries(words, scalars, max_size=3), "after": values, "retries": values,
     "retry_on": values,
     "env": st.dictionaries(words, scalars, max_size=2),
+    "secrets": st.lists(words | values, max_size=2) | words,
     **{key: scalars for key in JOB_KEYS if key not in (
         "command", "parameters", "resources", "after", "env", "retries", "retry_on")}})
 workflows = st.fixed_dictionaries(
     {"jobs": st.dictionaries(st.sampled_from(["a", "b", "c.d"]), jobs, max_size=3) | values},
     optional={**{key: values for key in KEYS if key != "jobs"},
+              "secrets": st.lists(words, max_size=2) | values,
               "variables": st.dictionaries(st.sampled_from(["v", "w"]), scalars)})
 pieces = st.sampled_from([*"jobs:ac{}[],'\"&*!|>-?%@#<~ \n\t$\r", "jobs:\n", "  a:\n", "    command: ", "&x ", "*x",
                           "- ", "---\n", "{p}", "${v}", "<<: ", "\\", "\u2028", "é"])
