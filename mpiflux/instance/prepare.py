@@ -19,7 +19,7 @@ from mpiflux.instance.deadline import deadline
 from mpiflux.instance.log import NAME, Logged, RunLog
 from mpiflux.instance.master import Master
 from mpiflux.instance.options import RunError, RunInfo, RunObserver, RunOptions
-from mpiflux.instance.resuming import take_up
+from mpiflux.instance.resuming import foresee, take_up
 from mpiflux.instance.site import Site
 from mpiflux.instance.vault import Vault
 from mpiflux.model import hostlist, idset
@@ -114,7 +114,8 @@ def prepare(options: RunOptions, site: Site, notes: list[str], observer: RunObse
     prepared = Prepared(options, checked.workflow, site, checked.plan)
     info = _info(prepared, [*notes, *options.notes], checked.misfits)
     if options.dry_run:
-        observer.dry_run(info)
+        foreseen = foresee(options, checked.workflow, time.time()) if options.resume else []
+        observer.dry_run(replace(info, notes=(*info.notes, *foreseen)))
     if checked.misfits:
         raise RunError(checked.mistakes)
     if options.dry_run:

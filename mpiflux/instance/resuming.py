@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -42,12 +43,42 @@ class TakenUp:
         return self.resumed.table
 
 
+class Found(NamedTuple):
+    """What an instance finds that goes on with a run."""
+
+    resumed: Resumed
+    revision: history.Revision
+    wanted: Any
+    """Ids of the ended jobs that are to run again."""
+    notes: list[str]
+
+
 def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: str, now: float) -> TakenUp:
     """Go on with the run that ``run_dir`` holds.
 
     Raises RunError, with nothing changed, when ``workflow`` is another one altogether or has an entry of another
     number of jobs, or when ``--rerun`` names nothing.
     """
+    resumed, revision, wanted, notes = _look(options, workflow, run_dir, now)
+    with journal.together():
+        _carry_out(journal, resumed, revision, wanted, now)
+        _end(journal, resumed, revision, now)
+    return TakenUp(resumed, msgspec.structs.replace(workflow, groups=tuple(_prefix(revision.groups))),
+                   tuple(revision.removed), notes)
+
+
+def foresee(options: RunOptions, workflow: Workflow, now: float) -> list[str]:
+    """What :func:`take_up` would say of ``--run-dir``, which it only reads. Raises RunError as that does."""
+    run_dir = os.path.abspath(options.run_dir or "")
+    if not options.run_dir or not os.path.exists(os.path.join(run_dir, "run.db")):
+        return []
+    found = _look(options, workflow, run_dir, now)
+    counts = found.resumed.table.counts()
+    left = counts.total - counts.inactive + sum(group.count for group in found.revision.added)
+    return [*found.notes, f"{_jobs(counts.inactive - len(found.wanted))} stay as they are, {_jobs(left)} had not ended"]
+
+
+def _look(options: RunOptions, workflow: Workflow, run_dir: str, now: float) -> Found:
     try:
         with store_reader.open_run(run_dir) as reader:
             wanted = chosen(reader, options.rerun) if options.rerun else np.zeros(0, "i8")
@@ -60,18 +91,12 @@ def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: 
             wanted = wanted[~_of(wanted, revision.groups, revision.removed)]
             if options.rerun or options.rerun_changed:
                 wanted = with_dependants(reader, revision.groups, wanted)
-            resumed = resume(reader, now)
             notes = _notes(options, reader, revision, old, wanted)
+            if len(wanted):
+                notes += _counted(revision.groups, wanted)
+            return Found(resume(reader, now), revision, wanted, notes)
     except store_reader.RunError as error:
         raise RunError(str(error)) from None
-    with journal.together():
-        _carry_out(journal, resumed, revision, wanted, now)
-        _end(journal, resumed, revision, now)
-    if len(wanted):
-        # those that rest before they are tried again are others: these have ended
-        notes += _counted(revision.groups, wanted)
-    return TakenUp(resumed, msgspec.structs.replace(workflow, groups=tuple(_prefix(revision.groups))),
-                   tuple(revision.removed), notes)
 
 
 def _check_revision(workflow: Workflow, reader: RunReader, revision: history.Revision, run_dir: str) -> None:
@@ -126,11 +151,9 @@ def _carry_out(journal: Journal, resumed: Resumed, revision: history.Revision, w
         table.add_group(group)
         journal.append_group(group, now)
         resumed.t_submit.append(now)
-    for group in revision.groups:
-        mine = wanted[(wanted >= group.first_id) & (wanted < group.stop_id)]
-        if len(mine):
-            journal.append_event(0, now, history.RERUN, {
-                "group": group.number, "batch": batch, "ranges": progressions(mine - group.first_id)})
+    for group, mine in _by_group(revision.groups, wanted):
+        journal.append_event(0, now, history.RERUN, {
+            "group": group.number, "batch": batch, "ranges": progressions(mine - group.first_id)})
     table.rerun(wanted)
 
 
@@ -151,9 +174,12 @@ def _end(journal: Journal, resumed: Resumed, revision: history.Revision, now: fl
 def _notes(options: RunOptions, reader: RunReader, revision: history.Revision, old: Any, wanted: Any) -> list[str]:
     notes = []
     changes = {was.number: change for was, change in revision.changed}
+    outdated_of = {group.number: len(mine) for group, mine in _by_group(reader.groups, np.setdiff1d(old, wanted))}
     for group in reader.groups:
+        if group.submitted:
+            continue
         change = changes.get(group.number, history.Difference((), (), False))
-        kept = int(np.count_nonzero((old >= group.first_id) & (old < group.stop_id) & ~np.isin(old, wanted)))
+        kept = outdated_of.get(group.number, 0)
         what = ", ".join((*change.judged, *change.others))
         if group.number in revision.removed:
             notes.append(_removed(reader, group, revision.replaced.get(group.number)))
@@ -179,12 +205,17 @@ def _removed(reader: RunReader, group: JobGroup, name: str | None) -> str:
     return f"{group.name}: {GONE}; {', '.join(filter(None, (ended, canceled)))}"
 
 
+def _by_group(groups: Sequence[JobGroup], ids: Any) -> Iterator[tuple[JobGroup, Any]]:
+    """Ascending ids, parted by the groups that they are of."""
+    firsts = np.fromiter((group.first_id for group in groups), "i8", len(groups))
+    numbers = np.searchsorted(firsts, ids, "right") - 1
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(ids)] if len(ids) else []
+    for low, high in pairwise(bounds):
+        yield groups[int(numbers[low])], ids[low:high]
+
+
 def _counted(groups: Sequence[JobGroup], ids: Any) -> list[str]:
-    parts = []
-    for group in groups:
-        n = int(np.count_nonzero((ids >= group.first_id) & (ids < group.stop_id)))
-        if n:
-            parts.append(f"{n:,} of {group.name}")
+    parts = [f"{len(mine):,} of {group.name}" for group, mine in _by_group(groups, ids)]
     more = f" and {len(parts) - 8} more entries" if len(parts) > 8 else ""
     return [f"{_jobs(len(ids))} to be run again: {', '.join(parts[:8])}{more}"]
 

@@ -24,6 +24,10 @@ def test_what_changed_is_told_and_runs_again_only_when_asked(place: Place) -> No
     new = {"command": "true", "after": ["c"]}
     flow = {"jobs": {"e": new, "c": last | {"time_limit": "1h"}, "a": one | {"env": {"X": "1"}}, "b": each}}
 
+    foreseen = place.resume(run, flow, "--rerun", "failed", "--dry-run")
+    assert foreseen.done is not None and "1 of a, 1 of b, 1 of c" in foreseen.done.stdout
+    assert "7 jobs stay as they are, 1 job had not ended" in foreseen.done.stdout and marks(place) == before
+
     run = place.resume(run, flow, "--hierarchy", "none", "--cores-per-node", "3", status=1)
     told = run.done.stderr if run.done else ""
     assert "a: env changed since 4 of its 4 jobs ended" in told and "--rerun-changed" in told
