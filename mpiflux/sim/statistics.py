@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.sim.cluster import START, Cluster
 from mpiflux.store.jobtable import RECORD
 
@@ -26,7 +27,7 @@ class Statistics:
         self.name = name
         machine, master = cluster.machine, cluster.master
         records = np.frombuffer(b"".join(master.records), RECORD)
-        ran = records[records["t_finish"] > records["t_alloc"]] if len(records) else records
+        ran = records[records["flags"] & FLAG_NOT_STARTED == 0]
         counts = master.table.counts()
         self.jobs, self.completed = counts.total, counts.completed
         self.makespan = float(records["t_finish"].max()) - START if len(records) else 0.0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpiflux.cli.main import main
-from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, PolicySpec, Request, Workflow
+from mpiflux.model.jobspec import Dependency, HierarchySpec, JobGroup, LevelSpec, PolicySpec, Request, Workflow
 from mpiflux.sim.compare import CannotSimulate, Variant, best, parse_policy, simulate, split_outside
 from mpiflux.sim.costs import Costs, load_costs
 from mpiflux.sim.durations import Distribution, DurationError, Durations, draw, parse_distribution
@@ -144,6 +144,17 @@ def test_numbers_of_a_run_by_hand() -> None:
     assert found.as_dict()["completed"] == 6
     assert found.steady("gpus") == pytest.approx((0, 30, 1), abs=0.1)
     assert found.steady("cores") is None and found.steady("cores", 0.5) == pytest.approx((0, 30, 0.5), abs=0.1)
+
+
+def test_a_job_that_never_ran_used_nothing() -> None:
+    """Its dependency fails, so it is cancelled: it has no R, no wait, and no part of the machine."""
+    wide = JobGroup(number=0, name="wide", first_id=1, count=2, request=Request(cores=8), time_limit=5)
+    then = JobGroup(number=1, name="then", first_id=3, count=1, after=(Dependency("wide"),))
+    found = simulate(Variant("v", HierarchySpec(levels=()), PolicySpec()), build(parse_cluster("1x(8c)")),
+                     _workflow(wide, then), Fixed(), Costs(commit=0.0))  # type: ignore[arg-type]
+    assert (found.jobs, found.completed, len(found.waits)) == (3, 0, 2)
+    assert found.utilisation["cores"] == pytest.approx(1, abs=0.01)
+    assert found.curves["cores"].max() <= 1 + 1e-9
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------
