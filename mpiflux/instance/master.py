@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mpiflux.instance.asked import Asked
@@ -26,6 +27,7 @@ from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.urgency import Urgencies
+from mpiflux.store.crashes import Crashes
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.groups import Instead
@@ -48,7 +50,7 @@ class Master(Asked):
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
                  waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = (),
-                 vault: Vault | None = None) -> None:
+                 vault: Vault | None = None, crashes: Crashes | None = None) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -65,6 +67,7 @@ class Master(Asked):
         self.program_status: int | None = None
         """Exit status of the initial program, once it has ended."""
         self.controller_failed = False
+        self._crashes = crashes or Crashes()
         self._doomed: dict[int, str] = {}
         """Jobs that were handed out and are to be cancelled, and why: they are not tried again."""
         self._t_submit = t_submit
@@ -368,9 +371,12 @@ class Master(Asked):
             self.desk.started(records)
 
     def _ended(self, report: m.Report, now: float) -> None:
-        place = self.journal.append_results(report.records, report.output, report.reasons)
         records = np.frombuffer(report.records, RECORD)
         told = self._is_running(records)
+        if not self.is_stopping and (records["result"] == Result.LOST).any():
+            records, reasons = self._crashes.judge(records, told & self.table.current(records), report.reasons)
+            report = msgspec.structs.replace(report, records=records.tobytes(), reasons=reasons)
+        place = self.journal.append_results(report.records, report.output, report.reasons)
         applied = self.table.apply(records, *place)
         self._account(records)
         self._feed(records, told, applied, report.reasons)

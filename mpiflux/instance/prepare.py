@@ -27,6 +27,7 @@ from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.messages import Urgency
 from mpiflux.overlay import address
 from mpiflux.overlay.plan import Plan, draw, explain_misfits
+from mpiflux.store.crashes import Crashes
 from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal, JournalError
 from mpiflux.store.kvs import Kvs
@@ -52,6 +53,7 @@ class Prepared:
     """By group."""
     urged: list[Urgency] = field(default_factory=list)
     waits: list[tuple[float, Any]] = field(default_factory=list)
+    crashes: Crashes = field(default_factory=Crashes)
     removed: tuple[int, ...] = ()
     """Groups that are not in the workflow file any more."""
     notes: list[str] = field(default_factory=list)
@@ -68,7 +70,7 @@ class Prepared:
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
                         t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed,
-                        vault=Vault(self.table.groups, os.environ))
+                        vault=Vault(self.table.groups, os.environ), crashes=self.crashes)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:
@@ -204,6 +206,7 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
     prepared.notes = taken.notes
     resumed = taken.resumed
     prepared.kvs, prepared.urged, prepared.waits = resumed.kvs, resumed.urged, resumed.waits
+    prepared.crashes = resumed.crashes
     prepared.t_submit = array.array("d", resumed.t_submit)
     return resumed.table
 

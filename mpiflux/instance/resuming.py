@@ -161,7 +161,7 @@ def _end(journal: Journal, resumed: Resumed, revision: history.Revision, now: fl
     """Attempts that died with the last instance, and the jobs of removed entries."""
     table = resumed.table
     if len(resumed.lost):
-        table.apply(resumed.lost, *journal.append_results(resumed.lost.tobytes(), b"", {}))
+        table.apply(resumed.lost, *journal.append_results(resumed.lost.tobytes(), b"", resumed.reasons))
     for number in revision.removed:
         group = revision.groups[number]
         records = table.synthesize(np.arange(group.first_id, group.stop_id), Result.CANCELED, now)

@@ -39,5 +39,9 @@ FLAG_NOT_STARTED = 8
 FLAG_REASON = 16
 """A text in the batch's ``reasons`` says why."""
 
+FLAG_CRASHED = 32
+"""The attempt had begun when its supervisor, its rank or the instance died (:mod:`mpiflux.store.crashes`). If it is
+FAILED and not LOST, that was once too often: no retries are left to the job."""
+
 NO_R = 0xFFFFFFFF
 """``r_sched`` of an attempt that never had resources."""

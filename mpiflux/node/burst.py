@@ -15,7 +15,7 @@ from mpiflux.model import messages as m
 from mpiflux.node import quick
 from mpiflux.node.backlog import Backlog, Span
 from mpiflux.node.capture import Pipes
-from mpiflux.node.job import Job
+from mpiflux.node.job import ANNOUNCED, Job
 from mpiflux.node.launch import CannotStart, Group, Lease
 from mpiflux.node.spawn import Environment, StringArray, string_array
 
@@ -66,7 +66,7 @@ class Burst:
         """
         sup, state = self._sup, self._state
         group = backlog.spans[0].group
-        if not (self.takes(group) and sup.outside.quiet
+        if not (backlog.spans[0].attempt < ANNOUNCED and self.takes(group) and sup.outside.quiet
                 and all(lease.tasks == 1 == len(lease.place.cpus) and lease.owner == backlog.owner for lease in leases)
                 and self._place(group, leases)):
             return False
@@ -84,7 +84,8 @@ class Burst:
             self._fold(shape, group, backlog)
             if sup.outbox.congested or not self._goes_on(reason):
                 break
-            if sup.backlog.get(shape) is not backlog or not backlog.count or backlog.spans[0].group is not group:
+            if (sup.backlog.get(shape) is not backlog or not backlog.count or backlog.spans[0].group is not group
+                    or backlog.spans[0].attempt >= ANNOUNCED):
                 break
         self._hand_over(reason, shape, group, backlog)
         return True

@@ -10,6 +10,10 @@ from mpiflux.node.proctree import Trace
 from mpiflux.node.stdin import StdinPipe
 from mpiflux.node.team import Team
 
+ANNOUNCED = 3
+"""The first attempt that is reported as started before it is. One that brings its supervisor down within a moment would
+not be known to have begun (:mod:`mpiflux.store.crashes`)."""
+
 
 class Job:
     """One running attempt. What most attempts never change is a class attribute: that makes short jobs cheaper."""

@@ -29,7 +29,7 @@ from mpiflux.node import proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
 from mpiflux.node.burst import Burst
 from mpiflux.node.capture import Pipes
-from mpiflux.node.job import Job
+from mpiflux.node.job import ANNOUNCED, Job
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, open_files
 from mpiflux.node.link import Link, LinkClosed
 from mpiflux.node.outbox import Outbox
@@ -330,6 +330,9 @@ class Supervisor:
             job.team = self.parallel.team(group, job.id, attempt, lease.tasks, part)
             # its tasks spin while they wait for our answers
             self.launcher.stay_behind(False)
+        if attempt >= ANNOUNCED and (job.team is None or job.team.message is None):
+            self.outbox.report(lease.owner).started.append(job.pack())
+            self.outbox.flush()
         opened: list[int] = []
         try:
             pipes.begin(group.limit)
@@ -429,7 +432,8 @@ class Supervisor:
             self.process_ended(job, now)
 
     def process_ended(self, job: Job, now: float) -> None:
-        job.ended = now
+        # it may have been started after the turn of the loop that sees its end had begun
+        job.ended = max(now, job.t_start)
         nobody_left = self.strays.none(len(self.jobs))
         ended = True
         for stream in (job.pipes.out, job.pipes.err):

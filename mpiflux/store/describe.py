@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from mpiflux.model import idset
 from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.messages import NodeShare, ResourceSet
-from mpiflux.model.records import FLAG_NOT_STARTED
+from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED
 from mpiflux.model.states import Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store.eventlog import Record
@@ -35,7 +35,7 @@ def ended(group: JobGroup, attempts: Sequence[_HasRecord]) -> bool:
         return False
     failing = (Result.FAILED, Result.TIMEOUT)
     last = attempts[-1].record
-    if last.result not in failing or not last.attempt:
+    if last.result not in failing or not last.attempt or last.flags & FLAG_CRASHED:
         return True
     if not group.retry.wants(last.result == Result.TIMEOUT, last.returncode):
         return True

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
-from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED
+from mpiflux.model.records import FIELDS, FLAG_CRASHED, FLAG_NOT_STARTED
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
 from mpiflux.store.groups import Groups
 from mpiflux.store.transitions import ALLOC, END, START
@@ -394,6 +394,7 @@ class JobTable:
         if retries.any():
             failed = (results == Result.FAILED) | (results == Result.TIMEOUT)
             failed &= (self.retries_used[rows] < retries) & (records["attempt"] > 0)
+            failed &= (records["flags"] & FLAG_CRASHED) == 0
             if self._choosy:
                 failed &= self._wanted(groups, failed, records)
             self.retries_used[rows] += failed
@@ -443,6 +444,12 @@ class JobTable:
             seconds = self.groups[key >> 16].retry.delay(key & 0xFFFF)
             by_delay.setdefault(seconds, []).append(ids[inverse == at])
         return [(seconds, np.sort(np.concatenate(parts))) for seconds, parts in by_delay.items()]
+
+    def current(self, records: Array) -> Array:
+        """Mask of the records that are of their jobs' current attempts."""
+        rows, known = self._rows(records)
+        found: Array = known & (self.attempt[rows] == records["attempt"])
+        return found
 
     def here(self, ids: Array) -> Array:
         """Those of these jobs that wait for nothing but to be handed out."""

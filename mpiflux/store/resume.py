@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Urgency
 from mpiflux.model.states import Result, State
+from mpiflux.store.crashes import Crashes
 from mpiflux.store.eventlog import ELEMENTS
 from mpiflux.store.jobtable import Array, JobTable
 from mpiflux.store.kvs import Kvs
@@ -33,8 +34,12 @@ class Resumed:
     waits: list[tuple[float, Array]]
     """Jobs that are to be tried again after a failure, by when that may be (Unix seconds), which may have passed."""
     lost: Array
-    """Records of the attempts that ran when the instance died, as LOST. Journal and apply them first, like any
-    others: their jobs then come next with a higher attempt number, without using up a retry."""
+    """Records of the attempts that ran when the instance died, as LOST; FAILED where it was not the first instance or
+    supervisor to die with that job. Journal and apply them first, like any others: the jobs of the lost ones then come
+    next with a higher attempt number, without using up a retry."""
+    reasons: dict[int, str]
+    """Why jobs in ``lost`` have failed."""
+    crashes: Crashes
 
 
 def resume(reader: RunReader, now: float) -> Resumed:
@@ -51,7 +56,9 @@ def resume(reader: RunReader, now: float) -> Resumed:
         # Resource sets are numbered by each instance: without t_alloc the record names none.
         began = reader.running[int(record["id"])]
         record["t_start"], record["tasks"], record["pid"] = began.t_start, began.tasks, began.pid
-    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), waits, lost)
+    crashes = Crashes(reader.records)
+    lost, reasons = crashes.count(lost, np.arange(len(lost)), {})
+    return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), waits, lost, reasons, crashes)
 
 
 def _waits(reader: RunReader) -> list[tuple[float, Array]]:

@@ -1,0 +1,81 @@
+"""Jobs that take down what runs them are not tried for ever."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpiflux.model.jobspec import JobGroup
+from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
+from mpiflux.model.states import Result, State
+from mpiflux.store.crashes import LIMIT, Crashes
+from mpiflux.store.jobtable import RECORD, JobTable
+
+Array = np.ndarray
+
+
+def lost(*jobs: int, flags: int = FLAG_NOT_STARTED | FLAG_REASON, tasks: int = 0) -> Array:
+    """What a scheduler says of attempts whose supervisor is gone."""
+    records = np.zeros(len(jobs), RECORD)
+    records["id"], records["result"], records["flags"], records["tasks"] = jobs, Result.LOST, flags, tasks
+    return records
+
+
+def all_run(records: Array) -> Array:
+    return np.ones(len(records), bool)
+
+
+def test_the_last_allowed_loss_is_a_failure_with_its_reason() -> None:
+    crashes = Crashes()
+    for _ in range(LIMIT - 1):
+        records, reasons = crashes.judge(lost(7), np.ones(1, bool), {7: "its supervisor was killed"})
+        assert records["result"].tolist() == [Result.LOST]
+        assert records["flags"][0] & FLAG_CRASHED and reasons == {7: "its supervisor was killed"}
+    given_records = lost(7, 8)
+    records, reasons = crashes.judge(given_records, np.ones(2, bool), {7: "its supervisor was killed", 8: "so was its"})
+    assert records["result"].tolist() == [Result.FAILED, Result.LOST] and records["returncode"].tolist() == [-9, 0]
+    assert f"died {LIMIT} times, the last time: its supervisor was killed" in reasons[7] and reasons[8] == "so was its"
+    assert given_records["result"].tolist() == [Result.LOST] * 2
+
+
+@pytest.mark.parametrize(("records", "running"), [
+    (lost(1), False), (lost(1, flags=FLAG_REASON, tasks=1), True)], ids=["waited", "ended as the run was interrupted"])
+def test_what_does_not_count(records: Array, running: bool) -> None:
+    crashes = Crashes()
+    for _ in range(3 * LIMIT):
+        kept, _ = crashes.judge(records, np.full(1, running), {})
+        assert kept["result"].tolist() == [Result.LOST] and not kept["flags"][0] & FLAG_CRASHED
+
+
+def test_a_job_on_several_tasks_counts_though_its_record_is_of_one_that_ran() -> None:
+    kept, _ = Crashes().judge(lost(1, flags=FLAG_REASON, tasks=4), np.ones(1, bool), {})
+    assert kept["flags"][0] & FLAG_CRASHED
+
+
+@given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3, unique=True), max_size=25), st.data())
+def test_a_resumed_run_counts_on(losses: list[list[int]], data: st.DataObject) -> None:
+    """Wherever the instance is replaced by another, which has only the records: the outcome is the same."""
+    through, parts, history = Crashes(), Crashes(), np.zeros(0, RECORD)
+    for jobs in losses:
+        if data.draw(st.booleans()):
+            parts = Crashes(history)
+        records = lost(*jobs)
+        expected, _ = through.judge(records, all_run(records), {})
+        found, _ = parts.judge(records, all_run(records), {})
+        assert (found == expected).all()
+        history = np.concatenate([history, found])
+
+
+def test_no_retries_are_left_to_such_a_job() -> None:
+    group = JobGroup(number=0, name="a", first_id=1, count=1, command=("true",), retries=3)
+    for flag, state in ((0, State.SCHED), (FLAG_CRASHED, State.INACTIVE)):
+        table = JobTable()
+        table.add_group(group)
+        for chunk in table.unfinished(0):
+            table.assign(chunk, 0)
+        record = lost(1, flags=FLAG_NOT_STARTED | flag)
+        record["attempt"], record["result"] = table.attempt[0], Result.FAILED
+        applied = table.apply(record, 0)
+        assert not applied.late.any() and table.state[0] == state
