@@ -49,20 +49,23 @@ def resume(reader: RunReader, now: float) -> Resumed:
     satisfied: ask the dependencies again, whose outcome is in the table.
     """
     table = reader.table
-    waits = _waits(reader)
+    waits = _waits(reader, now)
     ids = np.flatnonzero(table.state[:len(table)] == State.RUN) + 1
     lost = table.synthesize(ids, Result.LOST, now)
     for record in lost:
         # Resource sets are numbered by each instance: without t_alloc the record names none.
         began = reader.running[int(record["id"])]
         record["t_start"], record["tasks"], record["pid"] = began.t_start, began.tasks, began.pid
+        # the clock may have been set back since, or be another node's
+        record["t_finish"] = max(now, began.t_start)
     crashes = Crashes(reader.records)
     lost, reasons = crashes.count(lost, np.arange(len(lost)), {})
     return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), waits, lost, reasons, crashes)
 
 
-def _waits(reader: RunReader) -> list[tuple[float, Array]]:
-    """The back-off of a retry is from the end of the attempt before, whoever was there to see it."""
+def _waits(reader: RunReader, now: float) -> list[tuple[float, Array]]:
+    """The back-off of a retry is from the end of the attempt before, whoever was there to see it; where the clock was
+    set back since, or is another node's, it is no longer than it ever was."""
     table = reader.table
     n = len(table)
     ids = np.flatnonzero((table.state[:n] == State.SCHED) & (table.retries_used[:n] > 0)) + 1
@@ -73,7 +76,7 @@ def _waits(reader: RunReader) -> list[tuple[float, Array]]:
     for seconds, some in table.delays(ids[failed]):
         if seconds:
             for job in some.tolist():
-                by_time.setdefault(math.ceil(100 * (ends[job] + seconds)) / 100, []).append(job)
+                by_time.setdefault(math.ceil(100 * (min(ends[job], now) + seconds)) / 100, []).append(job)
     return [(when, np.array(jobs, "i8")) for when, jobs in sorted(by_time.items())]
 
 

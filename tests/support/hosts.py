@@ -168,15 +168,22 @@ class Hosts:
 
     def processes(self) -> list[int]:
         """What runs on the hosts now."""
-        return [int(pid) for space in self._spaces()
-                for pid in subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True,
-                                          check=True).stdout.split()]
+        return [pid for space in self._spaces() for pid in _in(space)]
+
+    def on(self, name: str) -> list[int]:
+        """What runs on one host now."""
+        return _in(self._prefix + name)
 
     def left(self) -> list[str]:
         """After :meth:`close`: whatever of ours is still there."""
         links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
         return [*self._spaces(), *(line for line in links.splitlines() if self._prefix in line),
                 *map(str, NETNS.glob(f"{self._prefix}*")), *map(str, self._directory.parent.glob(self._directory.name))]
+
+
+def _in(space: str) -> list[int]:
+    found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid in found.split()]
 
 
 def _ip(*words: str) -> None:
