@@ -37,6 +37,7 @@ FAREWELL = 2.0
 """Seconds that a dropped client gets to take the reason, and all clients to take the last words at the end."""
 _READ = 1 << 18
 _SUN_PATH = 107
+_NEW = "new"
 _IN = select.EPOLLIN
 
 
@@ -362,22 +363,22 @@ def _listen(path: str) -> socket.socket:
 
 
 def _listen_again(path: str) -> socket.socket:
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        return _listen(path)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    return _bind(path)
+    return _bind(path) if os.path.isdir(os.path.dirname(path)) else _listen(path)
 
 
 def _bind(path: str) -> socket.socket:
+    """It gets its name once it listens: a door that refuses is taken for one whose instance was killed."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    new = f"{os.path.dirname(path)}/{_NEW}"
     try:
-        listener.bind(path)
-        os.chmod(path, 0o600)
+        try:
+            os.unlink(new)
+        except FileNotFoundError:
+            pass
+        listener.bind(new)
+        os.chmod(new, 0o600)
         listener.listen(4096)
+        os.rename(new, path)
     except BaseException:
         listener.close()
         raise
