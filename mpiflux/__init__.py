@@ -49,10 +49,10 @@ def __getattr__(name: str) -> Any:
         from mpiflux import client
 
         return getattr(client, name)
-    if name == "aio":
+    if name in ("aio", "kvs"):
         from importlib import import_module
 
-        return import_module("mpiflux.aio")
+        return import_module(f"mpiflux.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

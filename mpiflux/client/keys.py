@@ -57,11 +57,17 @@ class Kvs:
         return self.commit([store.Rename(key, to)])
 
     def commit(self, ops: Iterable[store.Op]) -> int:
-        """All of these operations (``put``, ``Delete``, ``Rename``, ``Check`` of mpiflux.kvs) at once, or none."""
+        """All of these operations (``put``, ``Delete``, ``Rename``, ``Check`` of :mod:`mpiflux.kvs`) at once, or none.
+
+        Returns the store's new version. Raises Conflict when a ``Check`` does not hold, NoKey, Rejected.
+        """
         return self._connection.do(plans.kvs_commit(self._names.ops(ops)))
 
     def fence(self, name: str, n: int, ops: Iterable[store.Op] = (), timeout: float | None = None) -> int:
-        """Wait until ``n`` participants have come here; what all of them bring is committed as one."""
+        """Wait until ``n`` participants have come here; what all of them bring is committed as one.
+
+        ``ops``: as for :meth:`commit`. Returns the store's version after it. Raises as that does, and TimeoutError.
+        """
         return self._connection.do(plans.kvs_fence(name, n, self._names.ops(ops)), timeout)
 
     def watch(self, key: str = "", *, since: int = -1) -> Subscription:

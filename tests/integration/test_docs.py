@@ -82,6 +82,19 @@ def test_tutorial(tmp_path):
     assert sum(line.startswith("mpiflux") for line in ran) >= 9
 
 
+def test_coordination(tmp_path):
+    (tmp_path / "sim").write_text("#!/bin/sh\necho $1\n")
+    (tmp_path / "sim").chmod(stat.S_IRWXU)
+    mpiflux = [sys.executable, "-m", "mpiflux"]
+    programs = [block for language, block in BLOCK.findall((ROOT / "docs/coordination.md").read_text())
+                if language == "python"]
+    for i, program in enumerate(programs):
+        run([*mpiflux, "start", "--cores-per-node", "2", "--run-dir", str(i), "--", sys.executable, "-c", program],
+            tmp_path)
+    assert len(programs) == 2 and run([*mpiflux, "kvs", "get", "results.3", "0"], tmp_path) == "0.3\n\n"
+    assert run([*mpiflux, "kvs", "ls", "-R", "1"], tmp_path).split() == ["members.first", "ready"]
+
+
 def test_reliability(tmp_path):
     ran = run_page("docs/reliability.md", tmp_path, {})
     assert sum(line.endswith("--resume") for line in ran) == 1

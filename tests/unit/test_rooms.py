@@ -21,6 +21,7 @@ ARROWS = {
     "__init__":  "client",
     "__main__":  "cli",
     "aio":       "client",
+    "kvs":       "store",
     "cli":       "instance client report sim store spec overlay model",
     "instance":  "node overlay store sched spec model",
     "sim":       "sched overlay store spec model",
