@@ -79,8 +79,7 @@ def cancel(flux: Flux, args: Namespace) -> int:
         ids, states = _filtered(flux, args.filter)
         n = flux.cancel(ids, reason=args.reason, states=states)
     else:
-        chosen = [range(*flux._do(plans.resolve(ref))) for ref in args.ids]
-        n = flux.cancel([job for ids in chosen for job in ids], reason=args.reason)
+        n = flux.cancel([job for ref in args.ids for job in flux._do(plans.resolve(ref))], reason=args.reason)
     say(f"{n} job{'s' * (n != 1)} cancelled")
     return 0 if n else 1
 
@@ -122,7 +121,7 @@ def _urgency(text: str) -> int:
 def urgency(flux: Flux, args: Namespace) -> int:
     from mpiflux.client import plans
 
-    n = flux.urgency(range(*flux._do(plans.resolve(args.id))), args.urgency)
+    n = flux.urgency(flux._do(plans.resolve(args.id)), args.urgency)
     what = f"ha{'ve' if n != 1 else 's'} urgency {args.urgency} now" if args.urgency else "held"
     say(f"{n} job{'s' * (n != 1)} {what}" if n else f"{args.id}: everything has started")
     return 0 if n else 1

@@ -327,7 +327,7 @@ class Flux:
         return Jobs(self, order(await self._do(plans.submit(groups))) if groups else range(0))
 
     async def job(self, ref: int | str | None = None) -> Job:
-        return Job(self, (await self._do(plans.resolve(plans.own_job() if ref is None else ref)))[0])
+        return Job(self, await self._do(plans.resolve_one(plans.own_job() if ref is None else ref)))
 
     async def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,
                    results: Collection[str] | None = None, with_output: bool = False) -> AsyncIterator[Record]:
@@ -350,7 +350,7 @@ class Flux:
                 thread.submit(directory.close)
 
     async def group(self, name: str) -> Jobs:
-        return Jobs(self, range(*await self._do(plans.resolve(name))))
+        return Jobs(self, await self._do(plans.resolve(name)))
 
     async def cancel(self, jobs: Ids | None = None, *, reason: str = "cancelled", states: Iterable[str] = ()) -> int:
         return await self._do(plans.cancel(jobs, reason, states))

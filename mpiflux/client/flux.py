@@ -125,7 +125,7 @@ class Flux:
 
     def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,
              results: Collection[str] | None = None, with_output: bool = False) -> Iterator[Job]:
-        """Jobs in order of id, as they are now: of the group ``name``, in one of ``states``, with one of ``results``.
+        """Jobs in order of id, as they are now: of all called ``name``, in one of ``states``, with one of ``results``.
 
         ``with_output`` reads stdout and stderr along, which is much faster than job by job. Raises NoJob for an
         unknown name, ValueError for an unknown state or result.
@@ -133,8 +133,8 @@ class Flux:
         state_codes = None if states is None else [State(_code(State, word)) for word in states]
         result_codes = None if results is None else [Result(_code(Result, word)) for word in results]
         self._reader.refresh()
-        if name is not None and all(group.name != name for group in self._reader.groups):
-            known = ", ".join(group.name for group in self._reader.groups)
+        if name is not None and name not in self._reader.named:
+            known = ", ".join(self._reader.named)
             raise NoJob(f"no jobs are called {name!r}; there are: {known or 'none'}")
         return self._each(name, state_codes, result_codes, with_output)
 

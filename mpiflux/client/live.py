@@ -68,16 +68,18 @@ class Flux:
         return Jobs(self, order(self._do(plans.submit(groups))) if groups else range(0))
 
     def job(self, ref: int | str | None = None) -> Job:
-        """A job by its id, or as ``"sim.3"``; without either, the job that this program is. Raises NoJob."""
-        first, _ = self._do(plans.resolve(plans.own_job() if ref is None else ref))
-        return Job(self, first)
+        """A job by its id, or as ``"sim.3"``; without either, the job that this program is. Raises NoJob.
+
+        Where a name was submitted several times the index counts through all its jobs in order.
+        """
+        return Job(self, self._do(plans.resolve_one(plans.own_job() if ref is None else ref)))
 
     def jobs(self, name: str | None = None, *, states: Collection[str] | None = None,
              results: Collection[str] | None = None, with_output: bool = False) -> Iterator[Record]:
         """Job records in order of id, read from the run directory once all so far is in it.
 
-        Of the group ``name``, in one of ``states``, with one of ``results``. Raises NoJob, ValueError, and
-        NotConnected where the run directory cannot be seen from this machine.
+        All called ``name``, in one of ``states``, with one of ``results``. Raises NoJob, ValueError, and NotConnected
+        where the run directory cannot be seen from this machine.
         """
         from mpiflux.client.flux import open_directory
 
@@ -86,8 +88,8 @@ class Flux:
             yield from directory.jobs(name, states=states, results=results, with_output=with_output)
 
     def group(self, name: str) -> Jobs:
-        """The jobs of a name."""
-        return Jobs(self, range(*self._do(plans.resolve(name))))
+        """All jobs that were submitted by a name so far, in order of id. Raises NoJob."""
+        return Jobs(self, self._do(plans.resolve(name)))
 
     def cancel(self, jobs: Ids | None = None, *, reason: str = "cancelled", states: Iterable[str] = ()) -> int:
         """End jobs: given ones, a group by name, or all; in these states only. How many had not ended."""

@@ -378,8 +378,23 @@ def own_job() -> int:
     return int(found)
 
 
-def resolve(ref: int | str) -> Plan[tuple[int, int]]:
-    return Plan(r.Resolve(str(ref)), lambda value: (value[0], value[1]))
+def resolve(ref: int | str) -> Plan[Sequence[int]]:
+    """The ids that a reference means, ascending."""
+    def ids(ranges: list[list[int]]) -> Sequence[int]:
+        return range(*ranges[0]) if len(ranges) == 1 else [job for one in ranges for job in range(*one)]
+
+    return Plan(r.Resolve(str(ref)), ids)
+
+
+def resolve_one(ref: int | str) -> Plan[int]:
+    """The one id that a reference means. Raises NoJob."""
+    def id(ranges: list[list[int]]) -> int:
+        n = sum(stop - first for first, stop in ranges)
+        if n != 1:
+            raise NoJob(f"{ref!r} means {n} jobs; say which one, as in {ref}.0, or take all by group({ref!r})")
+        return ranges[0][0]
+
+    return Plan(r.Resolve(str(ref)), id)
 
 
 def eventlog(id: int) -> Plan[list[JobEvent]]:

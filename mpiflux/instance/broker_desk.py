@@ -20,6 +20,7 @@ from mpiflux.model import messages as m
 from mpiflux.model import requests as r
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.store import kvsview
+from mpiflux.store.groups import by_name
 from mpiflux.store.kvs import BadKey, Kvs, KvsError, check_key, encode_value
 from mpiflux.store.reader import RunReader
 from mpiflux.store.schema import RunError
@@ -153,17 +154,17 @@ class Desk:
 
     def _one_job(self, ref: str) -> int:
         """The job that a key names. Raises RequestError."""
-        first, stop = self._jobs.resolve(ref)
-        if stop - first != 1:
-            raise RequestError("key", f"there is no key below job.{ref}: {stop - first} jobs are called that; say "
-                                      "which one")
-        return first
+        ranges = self._jobs.resolve(ref)
+        n = sum(stop - first for first, stop in ranges)
+        if n != 1:
+            raise RequestError("key", f"there is no key below job.{ref}: {n} jobs are called that; say which one")
+        return ranges[0][0]
 
     def _job_ls(self, session: Session, number: int, op: r.Ls) -> Any:
         session.wait(number, lambda: None)
 
         def look(reader: RunReader) -> Any:
-            reader.by_name = {group.name: group for group in reversed(reader.groups)}
+            reader.named = by_name(reader.groups)
             return kvsview.ls(reader, op.prefix, recursive=op.recursive)
 
         return self._read(session, number, look)

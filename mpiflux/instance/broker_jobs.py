@@ -207,27 +207,29 @@ class Jobs:
             ids = ids[np.isin(self.table.state[ids - 1], states)]
         return ids
 
-    def _resolve(self, session: Session, number: int, op: r.Resolve) -> tuple[int, int]:
+    def _resolve(self, session: Session, number: int, op: r.Resolve) -> list[tuple[int, int]]:
         return self.resolve(op.ref)
 
-    def resolve(self, ref: str) -> tuple[int, int]:
-        """(first, stop) of the ids that a reference means. Raises RequestError."""
+    def resolve(self, ref: str) -> list[tuple[int, int]]:
+        """Ranges (first, stop) of the ids that a reference means, ascending. Raises RequestError."""
         if ref.isascii() and ref.isdigit() and len(ref) < 20:
             job = int(ref)
             self.selection(r.Select(ids=((job, job + 1),)))
-            return job, job + 1
+            return [(job, job + 1)]
         name, index = ref, ""
         if not self._groups(name):
             name, _, index = ref.removesuffix("]").replace("[", ".").rpartition(".")
         numbers = self._groups(name)
         if not numbers or (index and not (index.isascii() and index.isdigit() and len(index) < 20)):
             raise RequestError("job", f"no job {ref!r}: give an id, a name, or NAME.INDEX as in sim.3")
-        group = self.table.groups[numbers[0]]
         if not index:
-            return group.first_id, group.stop_id
-        if int(index) >= group.count:
-            raise RequestError("job", f"no job {ref!r}: {name!r} has {group.count} jobs, from index 0")
-        return group.first_id + int(index), group.first_id + int(index) + 1
+            return Selection(self.named(name, 0)).ranges
+        left = int(index)
+        for group in map(self.table.groups.__getitem__, numbers):
+            if left < group.count:
+                return [(group.first_id + left, group.first_id + left + 1)]
+            left -= group.count
+        raise RequestError("job", f"no job {ref!r}: {name!r} has {int(index) - left} jobs, from index 0")
 
     # -- controlling -----------------------------------------------------------------------------------------------
 

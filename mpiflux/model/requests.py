@@ -188,7 +188,10 @@ class Info(msgspec.Struct, frozen=True, tag="info"):
 
 
 class Resolve(msgspec.Struct, frozen=True, tag="resolve"):
-    """Answer: [first, stop] of the ids that a reference such as ``sim``, ``sim.3`` or ``12`` means."""
+    """Answer: ranges [first, stop] of the ids that a reference such as ``sim``, ``sim.3`` or ``12`` means, ascending.
+
+    Where a name was submitted several times the index counts through all its jobs in order.
+    """
 
     ref: str
 

@@ -107,6 +107,14 @@ class Groups(Sequence[JobGroup]):
             yield self[number]
 
 
+def by_name(groups: Iterable[JobGroup]) -> dict[str, list[JobGroup]]:
+    """The groups of each name in order; several have one where programs submit more of what they submitted."""
+    found: dict[str, list[JobGroup]] = {}
+    for group in groups:
+        found.setdefault(group.name, []).append(group)
+    return found
+
+
 class Instead(Sequence[JobGroup]):
     """The same groups, but for the first ones: a workflow file may have changed what does not matter to the table."""
 

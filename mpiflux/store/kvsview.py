@@ -71,10 +71,10 @@ def ls(run: RunReader, prefix: str = "", *, recursive: bool = False) -> list[str
     if own is not None:
         return run.kvs().ls(own, recursive=recursive)
     if prefix == "job":
-        return [f"job.{id}." for id in range(1, run.total + 1)] + [f"job.{name}." for name in run.by_name]
+        return [f"job.{id}." for id in range(1, run.total + 1)] + [f"job.{name}." for name in run.named]
     inner = prefix[len("job."):]
-    if inner in run.by_name:
-        return [f"{prefix}.{i}." for i in range(run.by_name[inner].count)]
+    if inner in run.named:
+        return [f"{prefix}.{i}." for i in range(sum(group.count for group in run.named[inner]))]
     if inner.rpartition(".")[2] in JOB_KEYS:
         get(run, prefix)
         return [prefix]

@@ -28,6 +28,7 @@ from mpiflux.store import describe, kvsview, runlock, schema
 from mpiflux.store.database import Database
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import ELEMENTS, Event, Record, about, eventlog
+from mpiflux.store.groups import by_name
 from mpiflux.store.history import REDEFINE, RERUN, History, Step
 from mpiflux.store.jobtable import RECORD, Array, JobTable
 from mpiflux.store.kvs import Kvs
@@ -94,7 +95,7 @@ class RunReader:
         rows = self._db.query("bf", "SELECT data, t_submit FROM groups ORDER BY number")
         self.groups: Sequence[JobGroup] = [self._db.unpack(data, JobGroup) for data, _ in rows]
         self.t_submit: Sequence[float] = [t for _, t in rows]
-        self.by_name = {group.name: group for group in reversed(self.groups)}
+        self.named = by_name(self.groups)
         self.history = History(self._steps())
 
     def _steps(self) -> Iterator[Step]:
@@ -234,26 +235,36 @@ class RunReader:
     # -- finding jobs ------------------------------------------------------------------------------------------
 
     def resolve(self, ref: str | int) -> Sequence[int]:
-        """The ids that a reference means: ``12``, ``sim.3``, ``sim[3]``, ``sim[3-5,9]``, or ``sim`` for a group."""
+        """The ids that a reference means: ``12``, ``sim.3``, ``sim[3]``, ``sim[3-5,9]``, or ``sim`` for all of a name.
+
+        Where a name was submitted several times the index counts through all its jobs in order.
+        """
         text = str(ref)
-        if text in self.by_name:
-            group = self.by_name[text]
-            return range(group.first_id, group.stop_id)
+        if text in self.named:
+            return self._ids(text)
         if text.isdigit():
             self._group_of(int(text))
             return (int(text),)
         match = re.fullmatch(r"(.+)\.(\d+)|(.+)\[([\d,-]+)\]", text)
-        named = self.by_name.get(match[1] or match[3]) if match else None
-        if match is None or named is None:
-            names = ", ".join(list(self.by_name)[:8]) or "none"
+        name = (match[1] or match[3]) if match else ""
+        if match is None or name not in self.named:
+            names = ", ".join(list(self.named)[:8]) or "none"
             raise RunError(f"no job {text!r}: give an id, a group's name ({names}), or NAME.INDEX as in sim.3")
         try:
             indices = idset.decode(match[2] or match[4])
         except ValueError as error:
             raise RunError(f"no job {text!r}: {error}") from None
-        if indices[-1] >= named.count:
-            raise RunError(f"no job {text!r}: {named.name!r} has {named.count} jobs, from index 0")
-        return tuple(named.first_id + i for i in indices)
+        ids = self._ids(name)
+        if indices[-1] >= len(ids):
+            raise RunError(f"no job {text!r}: {name!r} has {len(ids)} jobs, from index 0")
+        return tuple(ids[i] for i in indices)
+
+    def _ids(self, name: str) -> Sequence[int]:
+        """The jobs of all groups of a name, ascending."""
+        groups = self.named[name]
+        if groups[-1].stop_id - groups[0].first_id == sum(group.count for group in groups):
+            return range(groups[0].first_id, groups[-1].stop_id)
+        return [id for group in groups for id in range(group.first_id, group.stop_id)]
 
     def one(self, ref: str | int) -> int:
         """The one id that a reference means; RunError when it means several."""
@@ -361,14 +372,13 @@ class RunReader:
         results: Collection[Result] | None = None, with_output: bool = False,
         ids: Sequence[int] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Job records in id order; only of the group ``name``, in one of ``states``, with one of ``results``."""
+        """Job records in id order; only those called ``name``, in one of ``states``, with one of ``results``."""
         table = self.table
         rows = np.arange(len(table)) if ids is None else np.unique(np.asarray(ids, "i8")) - 1
         if name is not None:
-            if name not in self.by_name:
-                raise RunError(f"no group {name!r}; there are: {', '.join(self.by_name) or 'none'}")
-            group = self.by_name[name]
-            rows = rows[(rows >= group.first_id - 1) & (rows < group.stop_id - 1)]
+            if name not in self.named:
+                raise RunError(f"no group {name!r}; there are: {', '.join(self.named) or 'none'}")
+            rows = np.intersect1d(rows, np.asarray(self._ids(name)) - 1, assume_unique=True)
         if states is not None:
             rows = rows[np.isin(table.state[rows], [int(s) for s in states])]
         if results is not None:

@@ -77,6 +77,28 @@ sys.exit(7)
     assert [job.stdout for job in jobs[1:]] == [f"{i}\n" for i in range(200)]
 
 
+def test_a_name_that_is_submitted_again_means_all_of_its_jobs(place: Place) -> None:
+    with instance(place) as (path, _), mpiflux.connect(path) as flux:
+        first = flux.submit_many([["echo", "0"], ["echo", "1"]], name="via")
+        other = flux.submit(["true"], name="other")
+        more = [flux.submit(["echo", str(i)], name="via") for i in (2, 3)]
+        ids = [*first.ids, *(job.id for job in more)]
+        assert list(flux.group("via").ids) == ids and [result.stdout for result in flux.group("via").results()] == [
+            "0\n", "1\n", "2\n", "3\n"]
+        assert flux.group("other").ids == range(other.id, other.id + 1) and flux.job("via.3") == more[1]
+        assert flux.kvs.get("job.via.2.stdout") == b"2\n" and flux.kvs.ls("job.via") == [
+            f"job.via.{i}." for i in range(4)]
+        for wrong in ("via", "via.4"):
+            with pytest.raises(mpiflux.NoJob, match="4 jobs"):
+                flux.job(wrong)
+        assert [record.id for record in flux.jobs("via")] == ids
+        for _ in range(2):
+            flux.submit(["true"], name="held", hold=True)
+        assert "2 jobs have" in place.call("job", "urgency", "held", "20", "--run-dir", str(path)).stdout
+    told = place.call("jobs", str(path), "--filter", "via", "--json")
+    assert [record["id"] for record in json.loads(told.stdout)] == ids
+
+
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_job_submits_more(place: Place, ranks: int) -> None:
     place.write("more.py", """

@@ -105,6 +105,23 @@ def test_a_finished_run(tmp_path):
         assert run.jobspec(8)["script"] == "echo 8" and run.jobspec(8)["after"] == [{"group": "sim", "kind": "ok"}]
 
 
+def test_a_name_that_was_submitted_again_means_all_of_its_jobs(tmp_path):
+    more = [JobGroup(number=n, name="sim", first_id=first, count=count, command=("true",))
+            for n, first, count in ((2, 9, 1), (3, 10, 2))]
+    def fill(journal):
+        for group in more:
+            journal.append_group(group, 101.0)
+    write(tmp_path, fill)
+    with open_run(tmp_path) as run:
+        ids = [1, 2, 3, 4, 5, 6, 9, 10, 11]
+        assert run.resolve("sim") == ids and [job["id"] for job in run.jobs("sim")] == ids
+        assert [job["id"] for job in run.jobs("sim", ids=[2, 7, 10])] == [2, 10]
+        assert run.resolve("sim[5-7]") == (6, 9, 10) and run.one("sim.8") == 11 and run.resolve("fit") == range(7, 9)
+        assert run.kvs_ls("job.sim")[-1] == "job.sim.8."
+        with pytest.raises(RunError, match="9 jobs"):
+            run.resolve("sim.9")
+
+
 def test_every_eventlog_follows_the_transition_table(tmp_path):
     cases = [
         record(1, out_len=1), record(1, result=Result.TIMEOUT) + record(1, 2, Result.TIMEOUT),
