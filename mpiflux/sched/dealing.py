@@ -79,7 +79,7 @@ class Dealing:
         """Children with something in their line, or to be sent."""
         self._keys: dict[int, tuple[object, ...]] = {}
         self._meet()
-        self.again = False
+        self.again = self.quiet = False
         self._refused: set[tuple[int, int]] = set()
         """(group, node) of which nothing more can be started on what is borrowed, in this round of decisions."""
 

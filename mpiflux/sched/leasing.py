@@ -53,7 +53,7 @@ class Leasing:
         self._handed = Handed(executors, catalog)
         self._gangs = Gangs()
         self.now = 0.0
-        self.again = False
+        self.again = self.quiet = False
         self._freed = 0
         """Counts what may turn a refusal into a place: something became free,"""
         self._state = 0
@@ -465,6 +465,7 @@ class Leasing:
             touched[shape.number] = None
         for number in touched:
             self._expect(self._by_number[number].slots[src], src)
+        self.quiet = not (touched or report.idle)
         return back
 
     def part(self, src: int, message: m.Message, now: float) -> list[Action] | None:

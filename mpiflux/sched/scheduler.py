@@ -42,6 +42,8 @@ class Below(Protocol):
     catalog: Catalog
     again: bool
     """Set by :meth:`collect` when another round of decisions is due although nothing has come."""
+    quiet: bool
+    """Set by :meth:`report` when no decision can change by what it was told: jobs run as was assumed."""
 
     def start(self, entry: Entry) -> int:
         """Take jobs from the front of an entry; how many."""
@@ -142,6 +144,8 @@ class Scheduler:
         self.queue.now = self.below.now = now
         if isinstance(message, m.Report):
             self._report(src, message, now)
+            if self.below.quiet:
+                return
         elif isinstance(message, m.Submit):
             if not self.stopped:
                 for chunk in message.chunks:

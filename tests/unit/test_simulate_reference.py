@@ -55,6 +55,18 @@ def test_every_start_of_a_random_trace_agrees(name: str, seed: int) -> None:
     assert simulated(name, cores, jobs) == pytest.approx(schedule(name, cores, jobs), abs=1e-3)
 
 
+def test_places_move_up_once_for_each_thing_that_happens() -> None:
+    """In a long queue what one job leaves can serve another before it, at the next event. That a job runs is none."""
+    draw = random.Random(32)
+    cores, arrival, jobs = 4, 0, []
+    for _ in range(120):
+        runtime = draw.randint(1_000, 60_999)
+        jobs.append((draw.choice((1, 1, 2, 3, 4)), runtime + draw.choice((0, 0, 7_003, 30_017, 200_019)), runtime,
+                     arrival))
+        arrival += draw.randint(1, 20_011 if draw.random() < 0.8 else 30)
+    assert simulated("conservative", cores, jobs) == pytest.approx(schedule("conservative", cores, jobs), abs=1e-3)
+
+
 def test_jobs_of_one_shape_keep_their_own_limits() -> None:
     """The second, of 60 seconds, must not pass for one of 7: the wide one would wait for it behind its back."""
     jobs: list[Job] = [(1, 7, 6, 0), (1, 60, 3, 1), (8, 2, 1, 2), (3, 9, 8, 4)]
