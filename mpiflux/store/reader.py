@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mpiflux.model import idset
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk, ResourceSet
-from mpiflux.model.records import FLAG_REASON, FLAG_STREAMED, SIZE
+from mpiflux.model.records import FLAG_REASON, SIZE
 from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store import describe, kvsview, runlock, schema
@@ -33,13 +31,10 @@ from mpiflux.store.history import REDEFINE, RERUN, History, Step
 from mpiflux.store.jobtable import RECORD, Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.schema import RunError
+from mpiflux.store.written import STDERR, STDOUT, Attempt, Written
 
 _WINDOW = 4096
 """Jobs that are made into dictionaries at a time."""
-_CACHED = 64 << 20
-"""Bytes of output blobs kept at hand."""
-
-STDOUT, STDERR = 1, 2
 
 __all__ = ["STDERR", "STDOUT", "Attempt", "RunError", "RunReader", "open_run"]
 
@@ -55,11 +50,10 @@ class RunReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.directory = Path(path)
         self._db = Database(self.directory)
+        self._written = Written(self._db)
         self._table: JobTable | None = None
         self.running: dict[int, Record] = {}
         """Attempts that run, or ran when the instance died, by job id; filled when :attr:`table` is."""
-        self._blobs: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._blob_bytes = 0
         self._compiled: dict[int, CompiledGroup] = {}
         self._rsets: dict[tuple[int, int, int], Where] = {}
         try:
@@ -444,7 +438,7 @@ class RunReader:
                  for name, t, context in extra if about(context, id - group.first_id)]
         done = self._ended(group, attempts)
         live = None if done else self._running_record(id)
-        told = [(self._whole(attempt.record), attempt.reason) for attempt in attempts]
+        told = [(self._written.whole(attempt.record), attempt.reason) for attempt in attempts]
         reruns = [(sum(attempt.batch < step.batch for attempt in attempts), step.t)
                   for step in self.history.reruns(group, id)]
         return eventlog(group, self.t_submit[group.number], told, extra, running=live and live[0], ended=done,
@@ -461,66 +455,13 @@ class RunReader:
         found = [a for a in self.attempts(id) if attempt in (None, a.record.attempt)]
         live = self._running_record(id)
         if live and (not found or live[0].attempt > found[-1].record.attempt) and attempt in (None, live[0].attempt):
-            return self._streamed(id, live[0].attempt, stream)
-        return self._stream(found[-1], stream) if found else b""
+            return self._written.streamed(id, live[0].attempt, stream)
+        return self._written.of(found[-1], stream) if found else b""
 
     def _add_output(self, job: dict[str, Any], latest: Attempt | None = None) -> None:
         for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
-            data = self.output(job["id"], stream) if latest is None else self._stream(latest, stream)
+            data = self.output(job["id"], stream) if latest is None else self._written.of(latest, stream)
             job[name] = data.decode("utf-8", "surrogateescape")
-
-    def _stream(self, attempt: Attempt, stream: int) -> bytes:
-        record = attempt.record
-        at, length = attempt.offset, record.out_len
-        if stream == STDERR:
-            at, length = at + record.out_len, record.err_len
-        rest = self._slice(attempt.batch, at, length) if length else b""
-        if record.flags & FLAG_STREAMED:
-            return self._streamed(record.id, record.attempt, stream) + rest
-        return rest
-
-    def _streamed(self, id: int, attempt: int, stream: int) -> bytes:
-        """Chunks put together at their offsets: what came twice is taken once."""
-        out = bytearray()
-        for offset, data in self._db.query("ib", "SELECT offset, data FROM chunks WHERE id=? AND attempt=? "
-                                        "AND stream=? ORDER BY offset, number", (id, attempt, stream)):
-            out += data[max(len(out) - offset, 0):]
-        return bytes(out)
-
-    def _whole(self, record: Record) -> Record:
-        """A record whose lengths count what was sent while it ran too."""
-        if not record.flags & FLAG_STREAMED:
-            return record
-        sent = {STDOUT: 0, STDERR: 0}
-        for stream, stop in self._db.query("ii", "SELECT stream, max(offset + length(data)) FROM chunks "
-                                        "WHERE id=? AND attempt=? GROUP BY stream", (record.id, record.attempt)):
-            sent[stream] = stop
-        return record._replace(out_len=record.out_len + sent[STDOUT], err_len=record.err_len + sent[STDERR])
-
-    def _slice(self, batch: int, at: int, length: int) -> bytes:
-        out = b""
-        while length > 0:
-            part, inside = divmod(at, schema.OUTPUT_PART)
-            piece = self._part(batch, part)[inside:inside + length]
-            if not piece:
-                raise self._db.damaged(f"output of batch {batch} ends early")
-            out, at, length = out + piece, at + len(piece), length - len(piece)
-        return out
-
-    def _part(self, batch: int, part: int) -> bytes:
-        key = (batch, part)
-        if key in self._blobs:
-            self._blobs.move_to_end(key)
-            return self._blobs[key]
-        rows = self._db.query("ib", "SELECT crc, data FROM output WHERE batch=? AND part=?", key)
-        if not rows or zlib.crc32(rows[0][1]) != rows[0][0]:
-            raise self._db.damaged(f"output of batch {batch} is missing or changed")
-        data: bytes = rows[0][1]
-        self._blobs[key] = data
-        self._blob_bytes += len(data)
-        while self._blob_bytes > _CACHED and len(self._blobs) > 1:
-            self._blob_bytes -= len(self._blobs.popitem(last=False)[1])
-        return data
 
     def jobspec(self, id: int) -> dict[str, Any]:
         """What the job asked for, templates filled in."""
@@ -567,17 +508,6 @@ class RunReader:
     def kvs_ls(self, prefix: str = "", *, recursive: bool = False) -> list[str]:
         """Keys below a prefix; directories end in a dot. Jobs are listed only below ``job``."""
         return kvsview.ls(self, prefix, recursive=recursive)
-
-
-class Attempt(NamedTuple):
-    """An ended attempt and where it is kept."""
-
-    record: Record
-    run: int
-    batch: int
-    offset: int
-    """Where its output begins in the batch's blob."""
-    reason: str
 
 
 def _named(records: Array) -> list[Any]:

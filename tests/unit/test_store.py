@@ -319,7 +319,7 @@ def test_a_full_disk_is_told_and_outlived(tmp_path):
     finally:
         journal.close()
     with open_run(tmp_path) as run:
-        assert len(run._streamed(1, 1, 1)) == 100_000
+        assert len(run._written.streamed(1, 1, 1)) == 100_000
 
 
 def test_closing_with_a_full_disk_says_what_is_missing(tmp_path):
