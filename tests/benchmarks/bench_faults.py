@@ -3,7 +3,9 @@
     python tests/benchmarks/bench_faults.py [ROUNDS] [FIRST_SEED]
 
 A round is 60 jobs in two groups on 4 ranks, with one to four faults of the seed's choice, and ``run --resume`` as
-often as it takes. Each job's end is compared with that of an undisturbed run. Exits with 1 when something is lost.
+often as it takes. "Running again": until the first of the lost jobs began once more, from the fault on, or from the
+start of ``run --resume`` where that is needed. Each job's end is compared with that of an undisturbed run. Exits with 1
+when something is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -34,6 +37,12 @@ def in_directory(seed: int, rounds: list[chaos.Round], expected: list[chaos.End]
         shutil.rmtree(place)
 
 
+def shown(times: Sequence[float | None]) -> str:
+    """Their median and maximum."""
+    known = [one for one in times if one is not None]
+    return f"{statistics.median(known):>27.2f} s{max(known):>8.2f} s" if known else f"{'-':>29}{'-':>10}"
+
+
 def main() -> int:
     count, first = (int(given or usual) for given, usual in zip([*sys.argv[1:3], "", ""], ("20", "0"), strict=False))
     rounds: list[chaos.Round] = []
@@ -46,12 +55,11 @@ def main() -> int:
         else:
             os.environ["TMPDIR"] = base
     print(machine())
-    print(f"{'fault':<14}{'injected':>9}{'noticed after, median':>23}{'longest':>9}")
+    heads = (f"{what + ' after, median':>29}{'longest':>10}" for what in ("noticed", "running again"))
+    print(f"{'fault':<14}{'injected':>9}{''.join(heads)}")
     for kind in chaos.KINDS:
         faults = [fault for one in rounds for fault in one.faults if fault.kind == kind]
-        times = [fault.noticed for fault in faults if fault.noticed is not None]
-        seen = f"{statistics.median(times):>21.2f} s{max(times):>7.2f} s" if times else f"{'-':>23}{'-':>9}"
-        print(f"{kind:<14}{len(faults):>9}{seen}")
+        print(f"{kind:<14}{len(faults):>9}{shown([f.noticed for f in faults])}{shown([f.recovered for f in faults])}")
     lost = sum(end not in one.ends for one in rounds for end in expected)
     bad = {"ends other than the undisturbed run's": lost,
            "jobs with two results recorded": sum(one.recorded_twice for one in rounds),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result
 from mpiflux.store.reader import open_run
 from tests.support import procs
@@ -50,6 +51,9 @@ class Fault:
     target: str = ""
     noticed: float | None = None
     """Seconds until it was acted upon: a rank was declared lost, a supervisor replaced, or everything had ended."""
+    recovered: float | None = None
+    """Seconds until the first of the jobs that it took along began again; where everything ended, from the next
+    ``--resume`` on until a job began."""
 
 
 @dataclass
@@ -105,9 +109,14 @@ def play(seed: int, place: Path, plan: Sequence[str] = ()) -> Round:
     (place / "flow.yaml").write_text(json.dumps(FLOW))
     began = time.monotonic()
     for attempt in range(MOST_RUNS):
+        before, at = len(one.faults), time.time()
         words = ["run", "flow.yaml", "--run-dir", name, "--ranks", str(RANKS), "--cores-per-node", "8",
                  "--hierarchy", one.hierarchy, *(["--resume"] if attempt else [])]
         status = _run(one, rng, place, words, plan)
+        ended = [fault for fault in one.faults[:before] if fault.kind in ENDS_ALL and fault.recovered is None]
+        first = min((t for t, _ in _starts(place / name) if t > at), default=None)
+        for fault in ended:
+            fault.recovered = None if first is None else first - at
         if status == 2:
             raise RuntimeError(one.said)
         if status in (0, 1):
@@ -186,12 +195,25 @@ def _committed(directory: Path) -> set[int]:
         return {job["id"] for job in reader.jobs() if job["result"]}
 
 
+def _starts(directory: Path) -> list[tuple[float, int]]:
+    """(when, which attempt) of each attempt that began and has ended."""
+    if not (directory / "run.db").exists():
+        return []
+    with open_run(directory) as reader:
+        records = reader.records
+        began = records[(records["flags"] & FLAG_NOT_STARTED) == 0]
+        return list(zip(began["t_start"].tolist(), began["attempt"].tolist(), strict=True))
+
+
 def _notice(hit: list[tuple[Fault, float]], directory: Path, gone: float) -> None:
-    lost = {}
+    lost, again = {}, []
     if (directory / "run.db").exists():
         with open_run(directory) as reader:
             lost = {f"rank {one['rank']}": one["t"] for one in reader.meta.get("lost") or ()}
+        again = [t for t, attempt in _starts(directory) if attempt > 1]
     for fault, when in hit:
+        if fault.kind not in ("pause", *ENDS_ALL):
+            fault.recovered = min((t - when for t in again if t > when), default=None)
         if fault.kind in ENDS_ALL:
             fault.noticed = gone - when
         elif fault.kind != "pause" and fault.target in lost:
