@@ -115,7 +115,8 @@ class Database:
                     return db
                 db.close()
                 break
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                # SQLite's own message may quote bytes of the file
                 problem = problem or error
                 if db:
                     db.close()

@@ -442,7 +442,7 @@ def _open(path: Path, durable: bool) -> tuple[sqlite3.Connection, str]:
                 db.execute("COMMIT")
                 return db, mode
             db.close()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             problem = error
             if db:
                 db.close()

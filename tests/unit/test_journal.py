@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mpiflux.model.jobspec import Dependency, JobGroup
@@ -242,6 +242,7 @@ def test_any_damage_after_a_kill_is_read_or_told_in_a_sentence(tmp_path_factory,
     @given(st.sampled_from(["run.db", other]), st.one_of(
         st.tuples(st.just("cut"), st.floats(0, 1), st.just(b"")),
         st.tuples(st.just("change"), st.floats(0, 1), st.binary(min_size=1, max_size=40))))
+    @example("run.db-journal", ("change", 0.8506402171340195, b"\x00\x00\x80")).via("SQLite's message quotes the file")
     def damaged(name, damage):
         directory = top / "bad"
         shutil.rmtree(directory, ignore_errors=True)
