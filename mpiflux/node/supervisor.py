@@ -433,7 +433,7 @@ class Supervisor:
 
     def process_ended(self, job: Job, now: float) -> None:
         # it may have been started after the turn of the loop that sees its end had begun
-        job.ended = max(now, job.t_start)
+        job.ended = now if now > job.t_start else self.clock()
         nobody_left = self.strays.none(len(self.jobs))
         ended = True
         for stream in (job.pipes.out, job.pipes.err):

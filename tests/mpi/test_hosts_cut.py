@@ -19,7 +19,7 @@ from tests.support.runs import Place, Run, until
 pytestmark = pytest.mark.mpi
 __all__ = ["rig"]
 
-JOBS = 30
+JOBS = 20
 # what begins on h2 is there for long, unless it was tried before
 FLOW = {"jobs": {"a": {"command": "echo {job.id} {job.attempt} $(hostname) >>marks; "
                                   "sleep $([ $(hostname){job.attempt} = h21 ] && echo 77 || echo 0.8); echo out {i}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,9 @@ from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
 from mpiflux.model.states import Result, State
 from mpiflux.store.crashes import LIMIT, Crashes
 from mpiflux.store.jobtable import RECORD, JobTable
+from mpiflux.store.journal import Journal
+from mpiflux.store.reader import open_run
+from mpiflux.store.resume import resume
 
 Array = np.ndarray
 
@@ -52,6 +57,32 @@ def test_what_does_not_count(records: Array, running: bool) -> None:
 def test_a_job_on_several_tasks_counts_though_its_record_is_of_one_that_ran() -> None:
     kept, _ = Crashes().judge(lost(1, flags=FLAG_REASON, tasks=4), np.ones(1, bool), {})
     assert kept["flags"][0] & FLAG_CRASHED
+
+
+def test_an_instance_that_dies_with_a_job_counts(tmp_path: Path) -> None:
+    """A job that takes rank 0 along is not tried again with every resumption."""
+    group = JobGroup(number=0, name="a", first_id=1, count=2, command=("true",), retries=3)
+    table, crashes = JobTable(), Crashes()
+    with Journal(str(tmp_path)) as journal:
+        table.add_group(group)
+        journal.append_group(group, 1.0)
+        for attempt in range(1, LIMIT):
+            for chunk in table.unfinished(0):
+                table.assign(chunk, 0)
+            record = lost(1)
+            record["attempt"] = attempt
+            record, reasons = crashes.judge(record, all_run(record), {1: "its supervisor was killed"})
+            table.apply(record, *journal.append_results(record.tobytes(), b"", reasons))
+        started = lost(1, 2, flags=0)
+        started["attempt"], started["result"] = (LIMIT, 1), Result.NONE
+        journal.append_started(started.tobytes())
+    with open_run(tmp_path) as reader:
+        again = resume(reader, 5.0)
+    assert again.lost["id"].tolist() == [1, 2]
+    assert again.lost["result"].tolist() == [Result.FAILED, Result.LOST]
+    assert f"died {LIMIT} times, the last time: the instance was killed" in again.reasons[1]
+    applied = again.table.apply(again.lost, 0)
+    assert applied.ended.tolist() == [1] and applied.again.tolist() == [2]
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3, unique=True), max_size=25), st.data())
