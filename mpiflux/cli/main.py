@@ -84,7 +84,9 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
 
         write(f"mpiflux {__version__}\n")
         raise SystemExit(0)
-    name, rest = _command(words)
+    before = _run_dir(words)
+    name, rest = _command(words[len(before):])
+    rest = before + rest
     module_name, description = COMMANDS[name]
     parser = Parser(f"mpiflux {name}", description[0].upper() + description[1:] + ".", once=name in ("run", "start"))
     # by name, so that a command loads no other command's module
@@ -93,6 +95,12 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
     args = parser.parse(rest)
     args.parser = parser
     return handler, args
+
+
+def _run_dir(words: list[str]) -> list[str]:
+    """``--run-dir DIR`` before the command, the one option that may stand there."""
+    n = 2 if words[0] == "--run-dir" else 1 if words[0].startswith("--run-dir=") else 0
+    return words[:n] if len(words) > n else []
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
@@ -114,7 +122,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     elif first.endswith(_FILES) or os.path.isfile(first):
         return "run", words
     elif first.startswith("-"):
-        fail(f"options stand after the command, as in `mpiflux run {first} …`", once=True)
+        fail(f"options but --run-dir DIR stand after the command, as in `mpiflux run {first} …`", once=True)
     else:
         singles = list(dict.fromkeys(command.split()[0] for command in known))
         fail(f"there is no command {first!r}, and no such workflow file{suggestion(first, singles)}\n"
@@ -125,7 +133,8 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 def overview() -> str:
     """The text of ``mpiflux --help``."""
     lines = ["usage: mpiflux COMMAND …        (the same: python -m mpiflux COMMAND …)",
-             "       mpiflux WORKFLOW.yaml …  (the same: mpiflux run WORKFLOW.yaml …)", "",
+             "       mpiflux WORKFLOW.yaml …  (the same: mpiflux run WORKFLOW.yaml …)",
+             "       mpiflux --run-dir DIR COMMAND …  (the same: mpiflux COMMAND --run-dir DIR …)", "",
              "Run workflows of up to a million short programs inside one MPI program.", ""]
     width = max(map(len, COMMANDS)) + 2
     lines += [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]

@@ -105,7 +105,8 @@ def test_groups_have_a_help(capsys, group):
 @pytest.mark.parametrize(("line", "said"), [
     ("rnu w.yaml", "did you mean 'run'"), ("jbos", "did you mean 'jobs'"), ("job shw 1", "did you mean 'show'"),
     ("kvs xyzzy", "there are: get, ls"), ("run --dry-rn w.yaml", "did you mean '--dry-run'"),
-    ("run", "WORKFLOW"), ("--ranks 2 w.yaml", "after the command"), ("run w.yaml x.yaml", "one argument too many"),
+    ("run", "WORKFLOW"), ("--ranks 2 w.yaml", "after the command"), ("--run-dir d", "after the command"),
+    ("--run-dir", "after the command"), ("--run-dir d xyzzy", "no command 'xyzzy'"), ("run w.yaml x.yaml", "one argument too many"),
     ("run w.yaml --ranks 0", "whole number"), ("run w.yaml --time-limit soon", "'soon' is not a duration"),
     ("run w.yaml --set n", "'n' is not NAME=VALUE"), ("run w.yaml --fail-fast --keep-going", "not allowed with"),
     ("run w.yaml --progress fancy", "fancy"), ("run w.yaml --res", "no option --res"),
@@ -130,6 +131,16 @@ def test_a_file_means_run(tmp_path):
     for first in ("w.yaml", "w.json", "sub/w.yml", "flow"):
         _, args = main.parse([first, "--dry-run"])
         assert args.parser.prog == "mpiflux run" and args.workflow == first and args.dry_run
+
+
+@pytest.mark.parametrize(("line", "prog"), [
+    ("--run-dir d jobs", "jobs"), ("--run-dir=d job show 12", "job show"), ("--run-dir d kvs get a", "kvs get"),
+    ("--run-dir d submit -n 2 true --run-dir other", "submit"), ("--run-dir d w.yaml", "run"),
+    ("--run-dir d start -- sh -c true", "start"),
+])
+def test_a_run_directory_may_stand_before_the_command(line, prog):
+    _, args = main.parse(line.split())
+    assert (args.parser.prog, args.run_dir) == (f"mpiflux {prog}", "d")
 
 
 def test_all_options_of_run_arrive():
