@@ -168,7 +168,7 @@ class Flux:
     def gate(self, *, enabled: bool | None = None, started: bool | None = None,
              reason: str = "") -> dict[str, Any]:
         """Whether the instance takes jobs (``enabled``) and starts them (``started``); set what is given. Jobs that run
-        are left alone. Gives ``enabled``, ``started``, ``reason``."""
+        are left alone. Gives ``enabled``, ``started``, and ``reason``: why one is not; both reasons where both are not."""
         return self._do(plans.gate(enabled, started, reason))
 
     def status(self) -> dict[str, Any]:

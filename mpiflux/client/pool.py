@@ -88,8 +88,10 @@ class Pool:
         """Call ``fn`` some time."""
         try:
             data = pickle.dumps((fn, args, kwargs))
-        except Exception as error:
+        except BaseException as error:
             self._executor.settle(future, error=error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C is its program's
             return
         with self._lock:
             self._waiting.append((next(self._numbers), future, data))
@@ -159,7 +161,7 @@ class Pool:
                     self._settle(number, None, pickle.loads(data))
                 else:
                     self._settle(number, None, BrokenProcessPool(data.decode()))
-            except Exception as error:
+            except BaseException as error:
                 self._settle(number, None, error)  # the result cannot be unpickled here
         if results.ended and results is self._results:
             self._lost(results.error or NotConnected("the instance has ended"))

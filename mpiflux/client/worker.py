@@ -77,7 +77,7 @@ def _pickled(error: BaseException, text: str) -> bytes:
         data = pickle.dumps(_Raised(error, text))
         pickle.loads(data)
         return data
-    except Exception:
+    except BaseException:
         return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error} (an exception that cannot be pickled)"))
 
 

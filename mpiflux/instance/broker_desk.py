@@ -36,7 +36,7 @@ class Desk:
         self._facts = {"instance": instance, "run_dir": run_dir, "cores": cores, "gpus": gpus,
                        "nodes": list(results.hosts)}
         self._started, self._why = True, ""
-        """Whether jobs are started, and why the queue was disabled or stopped."""
+        """Whether jobs are started, and why not."""
         ties = Ties(master.table, master.cancel)
         self._jobs = Jobs(master, results, misfit, ties)
         self._running = Running(master.table, results, master.reach, self._jobs.chosen)
@@ -117,14 +117,14 @@ class Desk:
     def _gate(self, session: Session, number: int, op: r.Gate) -> dict[str, Any]:
         jobs = self._jobs
         if op.enabled is not None:
-            jobs.closed = None if op.enabled else op.reason
-        if op.started is not None and op.started is not self._started:
-            self._started = op.started
-            self._master.pause("queue", not op.started)
-        if op.enabled is False or op.started is False:
-            self._why = op.reason
-        return {"enabled": jobs.closed is None, "started": self._started,
-                "reason": "" if jobs.closed is None and self._started else self._why}
+            jobs.closed = None if op.enabled else op.reason or jobs.closed or ""
+        if op.started is not None:
+            self._why = "" if op.started else op.reason or self._why
+            if op.started is not self._started:
+                self._started = op.started
+                self._master.pause("queue", not op.started)
+        reasons = dict.fromkeys(why for why in (self._why, jobs.closed) if why)
+        return {"enabled": jobs.closed is None, "started": self._started, "reason": "; ".join(reasons)}
 
     def _job_key(self, session: Session, number: int, key: str) -> Any:
         """``job.ID.what`` and ``job.NAME.INDEX.what``."""

@@ -18,7 +18,7 @@ from tests.support.runs import Place, place
 __all__ = ["place"]
 
 FUNCTIONS = """
-import os, time
+import os, sys, time
 
 def double(x, y=0):
     return 2 * x + y
@@ -33,6 +33,20 @@ def await_file(path):
 
 def die():
     os._exit(3)
+
+class Exits(Exception):
+    def __reduce__(self):
+        return sys.exit, (9,)
+
+class Stops:
+    def __reduce__(self):
+        raise KeyboardInterrupt
+
+def give_exits():
+    return Exits()
+
+def raise_exits():
+    raise Exits
 """
 
 
@@ -175,4 +189,8 @@ def what_cannot_travel(pool: mpiflux.Executor, work: Any, gate: Path) -> None:
         pool.submit(lambda: 1).result(30)
     with pytest.raises(ValueError, match="at most"):
         pool.submit(work.double, bytes(40 << 20)).result(30)
+    assert isinstance(pool.submit(work.give_exits).exception(30), SystemExit)
+    assert "Exits" in str(pool.submit(work.raise_exits).exception(30))
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(work.double, work.Stops())
     assert pool.submit(work.double, 4).result(30) == 8

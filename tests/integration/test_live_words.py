@@ -70,8 +70,13 @@ def test_queue_stop_start_disable_enable(place: Place, ranks: int) -> None:
         waits = call.flux.submit_many([["true"]] * 20)
         call("queue disable")
         assert "the queue is disabled" in call("submit", "true", status=1).stderr
-        assert json.loads(call("queue status --json").stdout) == {"enabled": False, "started": False, "reason": ""}
+        assert json.loads(call("queue status --json").stdout) == {
+            "enabled": False, "started": False, "reason": "upgrade"}
+        call("queue disable --message full")
+        assert "takes no jobs: full (" in call("submit", "true", status=1).stderr
+        assert call.flux.gate(started=False)["reason"] == "upgrade; full"
         call("queue enable")
+        assert call.flux.gate() == {"enabled": True, "started": False, "reason": "upgrade"}
         last = int(call("submit", "true").stdout)
         # a job that could start would have by now: the ranks have exchanged messages for each of these
         for _ in range(20):
