@@ -8,7 +8,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpiflux.cli.console import duration, near, say
+from mpiflux.cli.console import duration, near, say, tell
 from mpiflux.cli.parser import Parser, natural
 from mpiflux.cli.rundir import Trouble, add_namespace, answered
 
@@ -136,6 +136,13 @@ def _event_options(parser: Parser) -> None:
 
 def events(flux: Flux, args: Namespace) -> None:
     names = tuple(filter(None, args.names.split(",")))
+    if args.name is not None:
+        from mpiflux.client.errors import NoJob
+
+        try:
+            flux.group(args.name)
+        except NoJob:
+            tell(f"mpiflux: no jobs are called {args.name!r} so far")
     for event in flux.events(args.name, names=names, since=args.since):
         if args.json:
             say(json.dumps(event._asdict()))

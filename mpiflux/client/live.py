@@ -121,9 +121,9 @@ class Flux:
 
     def events(self, jobs: Ids | None = None, *, names: Iterable[str] = (), since: int = 0,
                finite: bool = False) -> Subscription:
-        """What happens to jobs (a group's name, ids, jobs; None: all, also those to come): an iterator of JobEvent.
+        """What happens to jobs (a name, ids, jobs; None: all, also those to come): an iterator of JobEvent.
 
-        From event number ``since`` on; 0: from the start, -1: from now on. Each comes once and in order, also across
+        Of a name also those that are submitted later, the first ones too, unless ``finite``. From event number ``since`` on; 0: from the start, -1: from now on. Each comes once and in order, also across
         a lost connection. ``finite``: it ends when all these jobs have ended.
         """
         return self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,

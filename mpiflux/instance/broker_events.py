@@ -7,6 +7,7 @@ cost nothing while others' jobs run.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ WINDOW = 8192
 _PAGE = 2048
 FEW = 64
 """A subscription to at most so many jobs is found by its jobs."""
+_ONE = re.compile(r"\.\d+$|\]$")
 
 
 class _Stream:
@@ -59,7 +61,7 @@ class Streams:
         return {r.Events: self._events, r.Taken: self._taken}
 
     def _events(self, session: Session, number: int, op: r.Events) -> Any:
-        chosen = self._select(op.select)
+        chosen = self._choose(op)
         if op.since > self.feed.next:
             raise RequestError("history", f"event {op.since} is still to come (the next one is {self.feed.next}); this "
                                           "instance is another than the one that told you: ask from 0 on")
@@ -82,6 +84,14 @@ class Streams:
         session.reply(number, stream.next)
         self._pump(stream)
         return LATER
+
+    def _choose(self, op: r.Events) -> Selection:
+        """The jobs that there are. A name may be followed before it is submitted; what looks like one job of it may not:
+        that would be waited for in vain."""
+        name = op.select.name
+        if op.finite or not name or _ONE.search(name):
+            return self._select(op.select)
+        return Selection(self._jobs_of(name, 0))
 
     def _enter(self, stream: _Stream) -> None:
         if self._is_wide(stream):

@@ -79,6 +79,7 @@ sys.exit(7)
 
 def test_a_name_that_is_submitted_again_means_all_of_its_jobs(place: Place) -> None:
     with instance(place) as (path, _), mpiflux.connect(path) as flux:
+        told = flux.events("via", names=["submit"])
         first = flux.submit_many([["echo", "0"], ["echo", "1"]], name="via")
         other = flux.submit(["true"], name="other")
         more = [flux.submit(["echo", str(i)], name="via") for i in (2, 3)]
@@ -88,6 +89,10 @@ def test_a_name_that_is_submitted_again_means_all_of_its_jobs(place: Place) -> N
         assert flux.group("other").ids == range(other.id, other.id + 1) and flux.job("via.3") == more[1]
         assert flux.kvs.get("job.via.2.stdout") == b"2\n" and flux.kvs.ls("job.via") == [
             f"job.via.{i}." for i in range(4)]
+        assert [told.get(30).job for _ in ids] == ids
+        for wrong in ("via.4", "nobody[0]"):
+            with pytest.raises(mpiflux.NoJob):
+                flux.events(wrong)
         for wrong in ("via", "via.4"):
             with pytest.raises(mpiflux.NoJob, match="4 jobs"):
                 flux.job(wrong)
@@ -95,8 +100,8 @@ def test_a_name_that_is_submitted_again_means_all_of_its_jobs(place: Place) -> N
         for _ in range(2):
             flux.submit(["true"], name="held", hold=True)
         assert "2 jobs have" in place.call("job", "urgency", "held", "20", "--run-dir", str(path)).stdout
-    told = place.call("jobs", str(path), "--filter", "via", "--json")
-    assert [record["id"] for record in json.loads(told.stdout)] == ids
+    listed = place.call("jobs", str(path), "--filter", "via", "--json")
+    assert [record["id"] for record in json.loads(listed.stdout)] == ids
 
 
 @pytest.mark.parametrize("ranks", RANKS)
