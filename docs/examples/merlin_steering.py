@@ -89,14 +89,15 @@ class Study:
         self.first, self.samples = first, samples
         self.rng = np.random.default_rng(11)
         self.asked, self.x, self.y = [], [], []
-        self.errors = []
-        """How wrong the surrogate was about each sample that it chose, before it was run."""
+        self.random, self.chosen = [], []
+        """Results of the random samples, and of those that the surrogate chose."""
 
     def choose(self):
-        """The next sample: random at first, then where improvement is expected, given what runs already."""
-        if len(self.y) < self.first:
+        """The next sample, and whether the surrogate chose it: random at first, then where improvement is expected,
+        given what runs already."""
+        chosen = len(self.asked) >= self.first and len(self.y) > 1
+        if not chosen:
             point = self.rng.uniform(size=len(INPUTS))
-            guess = None
         else:
             x, y = np.array(self.x), np.array(self.y)
             surrogate = Surrogate(x, y)
@@ -108,15 +109,13 @@ class Study:
                                       np.concatenate([y, surrogate.predict(believed)[0]]))
             pool = self.rng.uniform(size=(2000, len(INPUTS)))
             point = pool[int(np.argmax(improvement(surrogate, pool, max(self.y))))]
-            guess = float(surrogate.predict(point[None])[0][0])
         self.asked.append(point)
-        return point, guess
+        return point, chosen
 
-    def learn(self, point, guess, value):
+    def learn(self, point, chosen, value):
         self.x.append(point)
         self.y.append(value)
-        if guess is not None:
-            self.errors.append(abs(guess - value))
+        (self.chosen if chosen else self.random).append(value)
 
 
 def steer(samples, first):
@@ -127,34 +126,33 @@ def steer(samples, first):
         waiting = {}
 
         def submit():
-            point, guess = study.choose()
+            point, chosen = study.choose()
             inputs = {name: low + (high - low) * value
                       for (name, (low, high)), value in zip(INPUTS.items(), point, strict=True)}
             future = pool.submit([sys.executable, __file__, "--run", json.dumps(inputs)], name="implosion")
             future.add_event_callback("start", lambda future, event: started.append(event.job))
-            waiting[future] = (point, guess)
+            waiting[future] = (point, chosen)
 
         for _ in range(min(slots, samples)):
             submit()
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                point, guess = waiting.pop(future)
+                point, chosen = waiting.pop(future)
                 result = future.result()
                 if not result.ok:
                     raise SystemExit(f"job {result.id} failed: {result.stderr}")
-                study.learn(point, guess, json.loads(result.stdout)["yield"])
+                study.learn(point, chosen, json.loads(result.stdout)["yield"])
                 if len(study.asked) < samples:
                     submit()
     best = int(np.argmax(study.y))
     inputs = ", ".join(f"{name} {low + (high - low) * value:.3f}" for (name, (low, high)), value
                        in zip(INPUTS.items(), study.x[best], strict=True))
-    random = max(study.y[:first])
-    half = len(study.errors) // 2
-    print(f"{len(study.y)} samples, {first} of them random, {len(started)} starts heard of; best log yield "
-          f"{study.y[best]:.3f} (random ones: {random:.3f}) at {inputs}")
-    if half:
-        print(f"error of the surrogate at what it chose: {np.mean(study.errors[:half]):.3f} at first, "
-              f"{np.mean(study.errors[half:]):.3f} at last")
+    print(f"{len(study.y)} samples, {len(started)} starts heard of; best log yield {study.y[best]:.3f} at {inputs}")
+    random = max(study.random)
+    print(f"best of {len(study.random)} random samples: {random:.3f}")
+    if study.chosen:
+        print(f"best of {len(study.chosen)} that the surrogate chose: {max(study.chosen):.3f}; "
+              f"{sum(value > random for value in study.chosen)} of them are better than all random ones")
     return study
 
 

@@ -123,8 +123,9 @@ class Flux:
                finite: bool = False) -> Subscription:
         """What happens to jobs (a name, ids, jobs; None: all, also those to come): an iterator of JobEvent.
 
-        Of a name also those that are submitted later, the first ones too, unless ``finite``. From event number ``since`` on; 0: from the start, -1: from now on. Each comes once and in order, also across
-        a lost connection. ``finite``: it ends when all these jobs have ended.
+        Of a name also those that are submitted later, the first ones too, unless ``finite``. From event number
+        ``since`` on; 0: from the start, -1: from now on. Each comes once and in order, also across a lost connection.
+        ``finite``: it ends when all these jobs have ended.
         """
         return self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,
                                           resumes=True, acknowledge=True)
@@ -168,7 +169,7 @@ class Flux:
     def gate(self, *, enabled: bool | None = None, started: bool | None = None,
              reason: str = "") -> dict[str, Any]:
         """Whether the instance takes jobs (``enabled``) and starts them (``started``); set what is given. Jobs that run
-        are left alone. Gives ``enabled``, ``started``, and ``reason``: why one is not; both reasons where both are not."""
+        are left alone. Gives ``enabled``, ``started`` and ``reason``: why not, for either or both."""
         return self._do(plans.gate(enabled, started, reason))
 
     def status(self) -> dict[str, Any]:

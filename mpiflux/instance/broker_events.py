@@ -86,8 +86,8 @@ class Streams:
         return LATER
 
     def _choose(self, op: r.Events) -> Selection:
-        """The jobs that there are. A name may be followed before it is submitted; what looks like one job of it may not:
-        that would be waited for in vain."""
+        """The jobs that there are. A name may be followed before it is submitted, but for what looks like one job of
+        it, which would be waited for in vain."""
         name = op.select.name
         if op.finite or not name or _ONE.search(name):
             return self._select(op.select)

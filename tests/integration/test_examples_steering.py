@@ -33,10 +33,11 @@ def test_pilot2(place: Place) -> None:
 
 
 def test_merlin(place: Place) -> None:
-    said, results = steer(place, "merlin_steering.py", "--samples", "12", "--first", "6")
-    assert results == {"COMPLETED": 12}
-    found = re.search(r"12 samples, 6 of them random, 12 starts heard of; best log yield ([\d.]+) "
-                      r"\(random ones: ([\d.]+)\)", said)
+    said, results = steer(place, "merlin_steering.py", "--samples", "16", "--first", "6")
+    assert results == {"COMPLETED": 16}
+    assert "16 samples, 16 starts heard of" in said, said
+    found = re.search(r"best of 6 random samples: ([\d.]+)\n"
+                      r"best of 10 that the surrogate chose: ([\d.]+); (\d+) of them are better", said)
     assert found, said
-    assert float(found[1]) >= float(found[2])
-    assert "error of the surrogate" in said
+    # 4 to 7 of 10 in every order of ends that was tried; of random ones it would be 1.4
+    assert float(found[2]) > float(found[1]) and int(found[3]) >= 3
