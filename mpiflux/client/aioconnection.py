@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
+from mpiflux.client.forks import INHERITED, tell_of_forks
 from mpiflux.client.session import Plan, Session, Stream
 from mpiflux.model import requests as r
 
@@ -27,11 +28,13 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._out = bytearray()
         self._sock: socket.socket | None = None
-        self._closed = False
+        self._closed = ""
+        """Why nothing can be asked any more."""
         self._again: asyncio.Task[None] | None = None
         self._welcome: asyncio.Future[None] = self._loop.create_future()
         self.session.on_welcome = self._greeted
         self.session.send = self._send
+        tell_of_forks(self)
 
     def _greeted(self) -> None:
         if not self._welcome.done():
@@ -129,7 +132,7 @@ class Connection:
     async def do(self, plan: Plan[T]) -> T:
         """Carry out a plan. Raises FluxError."""
         if self._closed:
-            raise NotConnected("this connection was closed; connect again")
+            raise NotConnected(self._closed)
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def done(value: Any, error: FluxError | None) -> None:
@@ -160,7 +163,7 @@ class Connection:
     async def subscribe(self, make: Callable[[int, int], r.Op], since: int = 0, *, convert: Callable[[Any], Any],
                         resumes: bool = False, acknowledge: bool = False) -> Subscription:
         if self._closed:
-            raise NotConnected("this connection was closed; connect again")
+            raise NotConnected(self._closed)
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def done(value: Any, error: FluxError | None) -> None:
@@ -172,10 +175,18 @@ class Connection:
         await answer
         return subscription
 
+    def forked(self) -> None:
+        self._closed = INHERITED
+        # the event loop is the parent's too: it is told nothing
+        self.session.send = lambda data: None
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._closed = "this connection was closed; connect again"
         self.session.tell(r.Leave())
         self.session.end(ConnectionLost("this connection was closed"), quietly=True)
         self._hang_up()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from mpiflux.client.errors import ConnectionLost, FluxError, InstanceEnded, NotConnected
+from mpiflux.client.forks import INHERITED, tell_of_forks
 from mpiflux.client.session import Plan, Session, Stream
 from mpiflux.model import requests as r
 
@@ -44,12 +45,15 @@ class Connection:
         self.path = path
         self._lock = threading.RLock()
         self._closed = False
+        self._inherited = False
+        """This process was forked from the one that connected."""
         self.session = Session(r.Hello(r.VERSION, program, os.getpid(), keep))
         self._greeted = threading.Event()
         self.session.on_welcome = self._greeted.set
         self.session.send = self._send
         self._lost_at = time.monotonic()
         self._sock = self._connect()
+        tell_of_forks(self)
         self._send(self.session.open())
         self._thread = threading.Thread(target=self._work, name="mpiflux", daemon=True)
         self._thread.start()
@@ -208,7 +212,20 @@ class Connection:
             self._check()
             return self.session.subscribe(make, since, done, convert=convert, resumes=resumes, acknowledge=acknowledge)
 
+    def forked(self) -> None:
+        self._inherited = self._closed = True
+        # another thread, which is not here, may have held it
+        self._lock = threading.RLock()
+        self.session.send = lambda data: None
+        self._sock.close()
+
+    def check_inherited(self) -> None:
+        """Raises NotConnected in a process that was forked from the one that connected."""
+        if self._inherited:
+            raise NotConnected(INHERITED)
+
     def _check(self) -> None:
+        self.check_inherited()
         if self._closed:
             raise NotConnected("this connection was closed; connect again")
 
@@ -254,6 +271,7 @@ class Subscription:
         """The same, where items may be None."""
         stream = self._stream
         while True:
+            self._connection.check_inherited()
             with self._more:
                 self._more.wait_for(lambda: stream.has_items or stream.ended)
                 if not stream.has_items:
@@ -266,6 +284,7 @@ class Subscription:
     def get(self, timeout: float | None = None) -> Any:
         """The next item; None when none will come any more. Raises TimeoutError after ``timeout`` seconds."""
         stream = self._stream
+        self._connection.check_inherited()
         with self._more:
             if not self._more.wait_for(lambda: stream.has_items or stream.ended, timeout):
                 raise TimeoutError(f"nothing came within {timeout:g} s")
@@ -277,6 +296,8 @@ class Subscription:
 
     def close(self) -> None:
         """No more of it, please. What has come already can still be taken."""
+        if self._connection._inherited:
+            return
         with self._more:
             self._connection.session.close_stream(self._stream)
 

@@ -194,6 +194,8 @@ class Executor(BaseExecutor):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> FluxFuture:
         """A command (a list of arguments; keywords are options of this job alone), or a function to call."""
+        if self._pid != os.getpid():
+            raise RuntimeError("this executor is that of the process that this one was forked from: make one here")
         future = FluxFuture(self)
         if callable(fn):
             with self._lock:
@@ -224,6 +226,8 @@ class Executor(BaseExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more. ``wait`` until all is done; ``cancel_futures``: cancel what has not begun."""
+        if self._pid != os.getpid():
+            return  # of a forked process: what there is to do is its parent's
         with self._lock:
             self._shut = True
             left = list(self._open)

@@ -104,6 +104,34 @@ def test_a_name_that_is_submitted_again_means_all_of_its_jobs(place: Place) -> N
     assert [record["id"] for record in json.loads(listed.stdout)] == ids
 
 
+def test_a_forked_process_connects_again_and_leaves_its_parents_connection_alone(place: Place) -> None:
+    place.write("fork.py", """
+import os, signal, mpiflux
+flux = mpiflux.connect()
+flux.kvs.put("a", 1)
+events, pool = flux.events(), mpiflux.Executor()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    for ask in (lambda: flux.kvs.get("a"), lambda: flux.subscribe("t"), events.get, lambda: next(events),
+                lambda: pool.submit(["true"])):
+        try:
+            ask()
+        except (mpiflux.NotConnected, RuntimeError) as error:
+            assert "forked" in str(error), error
+        else:
+            os._exit(3)
+    events.close(), pool.shutdown(), flux.close()
+    with mpiflux.connect() as flux:
+        os._exit(flux.kvs.get("a"))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+with flux, pool:
+    assert flux.kvs.get("a") == 1 and pool.submit(["true"]).result(30).ok
+    assert [events.get(30).name for _ in range(3)] == ["submit", "depend", "alloc"]
+""")
+    place.call("start", "--run-dir", place.new(), "--", PY, "fork.py")
+
+
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_job_submits_more(place: Place, ranks: int) -> None:
     place.write("more.py", """
