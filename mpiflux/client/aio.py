@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpiflux.client import plans
+from mpiflux.client.aiocallbacks import Callbacks
 from mpiflux.client.aioconnection import Connection, Subscription
 from mpiflux.client.errors import NotConnected
 from mpiflux.client.names import Names, inherited
@@ -377,6 +378,11 @@ class Flux:
                      finite: bool = False) -> Subscription:
         return await self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,
                                                 resumes=True, acknowledge=True)
+
+    async def on_event(self, callback: Callable[[JobEvent], object], jobs: Ids | None = None, *,
+                       names: Iterable[str] = (), since: int = 0, finite: bool = False) -> Callbacks:
+        """Call ``callback(event)``, a function or a coroutine function, for each; see :meth:`mpiflux.Flux.on_event`."""
+        return Callbacks(await self.events(jobs, names=names, since=since, finite=finite), callback)
 
     async def publish(self, topic: str, payload: object = None) -> int:
         return await self._do(plans.publish(topic, payload))

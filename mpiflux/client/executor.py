@@ -64,6 +64,24 @@ class FluxFuture(Future[Any]):
             raise InvalidStateError("a function has no job of its own")
         return self._job
 
+    @property
+    def jobid_future(self) -> Future[int]:
+        """A future of what :meth:`jobid` returns or raises, for ``concurrent.futures.wait`` and its like."""
+        found: Future[int] = Future()
+        found.set_running_or_notify_cancel()
+        told = threading.Lock()
+
+        def known(_: object) -> None:
+            if told.acquire(blocking=False):
+                try:
+                    found.set_result(self.jobid(0))
+                except BaseException as error:
+                    found.set_exception(error)
+
+        self.add_jobid_callback(known)
+        self.add_done_callback(known)
+        return found
+
     def add_jobid_callback(self, callback: Callable[[FluxFuture], object]) -> None:
         """Call ``callback(future)`` once the job has an id; at once if it has."""
         with self._condition:

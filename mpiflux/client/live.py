@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpiflux.client import plans
+from mpiflux.client.callbacks import Callbacks
 from mpiflux.client.connection import Connection, Subscription
 from mpiflux.client.exchange import Item, Queue, Service
 from mpiflux.client.jobs import Job, Jobs
@@ -129,6 +130,12 @@ class Flux:
         """
         return self._connection.subscribe(plans.following(jobs, names, finite), since, convert=plans.job_event,
                                           resumes=True, acknowledge=True)
+
+    def on_event(self, callback: Callable[[JobEvent], object], jobs: Ids | None = None, *, names: Iterable[str] = (),
+                 since: int = 0, finite: bool = False) -> Callbacks:
+        """Call ``callback(event)`` for each event that :meth:`events` would tell, in a thread that it shares with no
+        other callback; it may use this object. ``names=["start", "finish", "clean"]`` are changes of state."""
+        return Callbacks(self.events(jobs, names=names, since=since, finite=finite), callback)
 
     # -- messages --------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ def check_group(new: r.NewGroup) -> int:
     count = _count(new.params)
     if len(new.name) > MAX_NAME:
         raise RequestError("value", f"a name of {len(new.name)} characters: at most {MAX_NAME} are allowed")
+    if new.name.removeprefix("#").isdecimal():
+        raise RequestError("value", f"a job called {new.name!r} would be taken for the job of that number: choose "
+                                    "a name that has a letter")
     if not 0 <= new.urgency <= 31:
         raise RequestError("value", f"urgency {new.urgency}: it is from 0 to 31")
     if not 0 <= new.time_limit < MAX_SECONDS:

@@ -94,6 +94,8 @@ class Jobs:
         count = check_group(new)
         name = new.name or (os.path.basename(new.command[0].split()[0]) if new.command and new.command[0].split()
                             else "script")
+        if name.removeprefix("#").isdecimal():
+            name = "script"  # its program's name is a number, which means the job of that number
         after = [self._dependency(one, first) for one in new.after]
         if new.begin_time:
             after.append(Dependency("", BEGIN))

@@ -65,9 +65,9 @@ class JobReader:
     def group(self, key: Node, node: Node, number: int, first_id: int) -> JobGroup | None:
         """One job; what is wrong is noted, and defaults stand in its place."""
         name, path = key.text, f"$.jobs.{key.text}"
-        if not _JOB_NAME.fullmatch(name) or len(name) > 200:
+        if not _JOB_NAME.fullmatch(name) or len(name) > 200 or name.isdecimal():
             self.reader.problem(key, path, f"{shorten(name)} cannot name a job: use letters, digits, '_', '-', '+' and "
-                                "'.', at most 200, starting with a letter or digit")
+                                "'.', at most 200, starting with a letter or digit, and not digits alone")
         fields = self.reader.fields(node, path, KEYS, f"job {name}")
         if fields is None:
             return None

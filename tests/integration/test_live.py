@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -222,6 +223,40 @@ def test_events_come_once_and_in_order_from_any_point(place: Place, ranks: int) 
         assert [event.job for event in flux.events(names=["retry"], finite=True)] == [31]
 
 
+def test_callbacks_hear_each_change_of_state(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[tuple[int, str]] = []
+    changes = ["start", "finish", "clean"]
+
+    def note(event: mpiflux.JobEvent) -> None:
+        heard.append((event.job, event.name))
+        if event.name == "start":
+            raise ValueError("of the callback")
+        if event.name == "clean":
+            assert flux.job(event.job).result(30).ok
+
+    async def same(directory: Path) -> list[tuple[int, str]]:
+        again: list[tuple[int, str]] = []
+
+        async def note(event: mpiflux.JobEvent) -> None:
+            again.append((event.job, event.name))
+
+        async with await mpiflux.aio.connect(directory) as other, await other.on_event(
+                note, "some", names=changes, finite=True) as callbacks:
+            await callbacks.join()
+        return again
+
+    with instance(place) as (directory, _), mpiflux.connect(directory) as flux:
+        some = flux.submit_many([["sleep", "0.1"], ["sleep", "0.2"]], name="some")
+        with flux.on_event(note, some, names=changes, finite=True) as callbacks:
+            callbacks.join(30)
+        assert sorted(heard) == sorted((job, name) for job in some.ids for name in changes)
+        assert caplog.text.count("ValueError: of the callback") == 2
+        assert asyncio.run(same(directory)) == heard
+        with flux.on_event(note, "some") as callbacks, pytest.raises(TimeoutError):
+            callbacks.join(0.01)
+        callbacks.join(30)
+
+
 def test_the_output_event_is_the_same_live_and_in_the_run_directory(place: Place) -> None:
     with instance(place) as (directory, _), mpiflux.connect(directory) as flux:
         job = flux.submit(["sh", "-c", "echo one; echo two >&2; sleep 0.8; echo three"])
@@ -281,7 +316,8 @@ def test_what_is_wrong_is_said_and_harms_nothing(place: Place) -> None:
         for wrong, said in [({"cores": 1000}, "1000 cores"), ({"urgency": 99}, "0 to 31"),
                             ({"env": {"A": "\0"}}, "zero"), ({"after": {"soon": 1}}, "soon"),
                             ({"after": "nobody"}, "nobody"),
-                            ({"params": {"a": [1], "b": [1, 2]}}, "zipped"), ({"output": "{nope}"}, "nope")]:
+                            ({"params": {"a": [1], "b": [1, 2]}}, "zipped"), ({"output": "{nope}"}, "nope"),
+                            ({"name": "12"}, "job of that number"), ({"name": "#0"}, "job of that number")]:
             with pytest.raises(mpiflux.FluxError, match=said):
                 flux.submit(["true"], **wrong)
         with pytest.raises(TypeError, match="list of arguments"):

@@ -84,6 +84,9 @@ def test_commands(directory: Path) -> None:
         assert isinstance(wrong.exception(30), mpiflux.Rejected) and right.result(30).ok
         with pytest.raises(mpiflux.Rejected):
             wrong.jobid()
+        ids = [one.jobid_future for one in (right, futures[0], pool.submit(["true"]))]
+        assert cf.wait(ids, 30).not_done == set() and [one.result() for one in ids] == [62, 1, 63]
+        assert isinstance(wrong.jobid_future.exception(30), mpiflux.Rejected)
         with pytest.raises(TypeError):
             pool.submit("true")
         with pytest.raises(TypeError):
