@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 FIELDS = ("id", "name", "index", "params", "state", "result", "returncode", "attempts", "tasks", "nodes", "cores",
           "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "stdout", "stderr")
+OF_FLUX = {"id.f58": "id", "id.dec": "id", "ntasks": "tasks", "nodelist": "nodes", "status_abbrev": "status",
+           "t_run": "t_start", "t_cleanup": "t_finish", "t_inactive": "t_finish"}
+"""What fields of Flux's formats are called here."""
 DERIVED = ("job", "status", "exit", "runtime", "waited", "instance")
 """What ``--format`` knows besides the record: ``sim[3]``, state or result, exit status or signal, seconds; with
 ``-R`` the path of jobs to the instance that it is of."""
@@ -240,6 +243,8 @@ def formatter(text: str) -> Callable[[dict[str, Any]], str]:
             if "{" in (spec or ""):
                 raise Trouble(f"--format: {{{field}:{spec}}}: a width is a number")
             name = field.partition("[")[0]
+            if field in OF_FLUX:
+                raise Trouble(f"--format: there is no field {field!r}; here it is {{{OF_FLUX[field]}}}")
             if name not in FIELDS and name not in DERIVED:
                 raise Trouble(f"--format: there is no field {name or field!r}{suggestion(name, (*FIELDS, *DERIVED))}")
             if conversion or "." in field or (("[" in field) != (name == "params") and "[" in field):

@@ -18,6 +18,7 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Protocol
 
 from mpiflux.model import messages as m
@@ -33,6 +34,8 @@ OUT_LIMIT = LIMIT + (16 << 20)
 IN_LIMIT = 4 << 20
 """Bytes of one client's requests that may be on their way to the broker. More, and it is not read until they are dealt
 with."""
+GREETING = 30.0
+"""Seconds that a client has to say who it is."""
 FAREWELL = 2.0
 """Seconds that a dropped client gets to take the reason, and all clients to take the last words at the end."""
 _READ = 1 << 18
@@ -106,6 +109,8 @@ class Door:
         self._clients: dict[int, _Client] = {}
         self._by_fd: dict[int, _Client] = {}
         self._leaving: dict[int, _Client] = {}
+        self._new: deque[tuple[float, _Client]] = deque()
+        """Clients that may not have said who they are, and until when they have to."""
         self._fresh: dict[int, _Client] = {}
         """Clients with frames to be passed on this turn."""
         self._next = 0
@@ -140,11 +145,18 @@ class Door:
             for client in fresh.values():
                 frames, client.pending = tuple(client.pending), []
                 self._loop.deliver(address.MASTER, self._me, m.ClientRequest(client.number, frames))
+        while self._new and (self._new[0][1].welcome or now >= self._new[0][0]):
+            _, client = self._new.popleft()
+            if not client.welcome and client.number in self._clients:
+                self._read(client)  # it may have said so while this rank was stopped
+            if not client.welcome and client.number in self._clients:
+                self.drop(client, f"has not said who it is within {GREETING:g} s")
         for client in [one for one in self._leaving.values() if now >= one.closing]:
             self._cut(client)
 
     def next_wake(self) -> float:
-        return min((client.closing for client in self._leaving.values()), default=float("inf"))
+        times = [client.closing for client in self._leaving.values()]
+        return min([*times, *(until for until, _ in islice(self._new, 1))], default=float("inf"))
 
     def close(self) -> None:
         """Say the last words, for a bounded time, and take the socket away."""
@@ -187,6 +199,7 @@ class Door:
             self._next += 1
             client = _Client(self._next, sock)
             self._clients[client.number] = self._by_fd[sock.fileno()] = client
+            self._new.append((self._clock() + GREETING, client))
             self._loop.watch(sock.fileno(), _IN, self._ready)
 
     def _turn_away(self) -> None:

@@ -5,9 +5,9 @@ a control character or one of ``* ? [ ]``; 1,024 characters in all. A key is eit
 further names, as in a file system; directories come and go with what is in them. Keys below ``job`` belong to the
 job records and cannot be written, but for each job's own, which are below ``job.ID.guest``.
 
-Values are JSON (null, booleans, numbers, strings, lists, objects with string keys) or bytes. They are kept as
-msgpack, so what a caller does to its object later changes nothing, and messages and the journal take them as
-they are. Integers must fit 64 bits.
+Values are JSON (null, booleans, numbers, strings, lists, objects with string keys) or bytes; numbers may be NaN and
+infinities, as in Python's json. They are kept as msgpack, so what a caller does to its object later changes nothing,
+and messages and the journal take them as they are. Integers must fit 64 bits.
 
 The store's version goes up by one with each transaction that changes something; a key's version is the store's
 when it last changed, so it never repeats, not even when the key is deleted and made again. 0 means "no such key".

@@ -8,6 +8,8 @@ import socket
 import pytest
 
 from mpiflux.instance import doors
+from mpiflux.model import requests as r
+from mpiflux.model.frames import Unpacker, pack
 
 
 def sweeping(base):
@@ -48,4 +50,49 @@ def test_what_was_killed_is_taken_away(tmp_path):
     path = doors.socket_path(str(tmp_path), "abcdef12", 3)
     doors.listen(path).close()
     doors.remove_stale(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+class Loop:
+    """What a door needs of a rank."""
+
+    def __init__(self):
+        self.watched = {}
+
+    def watch(self, fd, events, callback):
+        self.watched[fd] = (events, callback)
+
+    def unwatch(self, fd):
+        del self.watched[fd]
+
+    def deliver(self, dst, src, message):
+        pass
+
+    def look(self):
+        for fd, (events, callback) in list(self.watched.items()):
+            callback(fd, events)
+
+
+@pytest.mark.parametrize("said", [b"", pack(r.encode(r.Hello(r.VERSION)))[:5]])
+def test_who_does_not_say_who_it_is_is_dropped_with_a_reason(tmp_path, said):
+    path, now, loop = doors.socket_path(str(tmp_path), "abcdef12", 0), 100.0, Loop()
+    door = doors.Door(path, doors.listen(path), 0, loop, lambda: now)
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as other:
+        for client, words in ((other, pack(r.encode(r.Hello(r.VERSION)))), (silent, said)):
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(words)
+        loop.look()
+        loop.look()
+        door.turn(now)
+        assert door.next_wake() == now + doors.GREETING
+        now += doors.GREETING - 1
+        door.turn(now)
+        assert len(loop.watched) == 3
+        now += 1
+        door.turn(now)
+        [frame] = Unpacker().feed(silent.recv(1000))
+        assert "has not said who it is" in r.decode_answer(frame).reason and silent.recv(1) == b""
+        assert len(loop.watched) == 2 and door.next_wake() == float("inf")
+    door.close()
     assert os.listdir(tmp_path) == []
