@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mpiflux.model import messages as m
-from mpiflux.model.jobspec import Request
+from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.owners import Owners
 from mpiflux.sched.pool import ResourcePool
@@ -40,7 +40,7 @@ class Borrower:
         """What is being borrowed; None while nothing is."""
         self._for = _NONE
         """The same of whom a place was borrowed for and has not been offered yet."""
-        self._began = 0.0
+        self._began = self._until = 0.0
         self._idle = 0.0
         self._parts: Parts = {}
         """Whose what is being borrowed is."""
@@ -55,17 +55,29 @@ class Borrower:
     def can_ever(self, request: Request) -> bool:
         return self._whole.can_ever(request) is None
 
-    def start(self, entry: Entry) -> int:
-        """Start jobs on what is borrowed already; else begin to borrow for the first one."""
-        started = self.own.start(entry)
+    def start(self, entry: Entry, waiting: int = 0) -> int:
+        """Start jobs on what is borrowed already; else begin to borrow for the first one.
+
+        ``waiting`` is the highest urgency of jobs dealt, or to be dealt before it, that wait; 0: there are none.
+        If it is higher than the entry's own, nothing is borrowed. If not, both take turns: what is borrowed is used
+        again for as long as it took to borrow it, and then goes back, behind what the children have been given.
+        """
         group = self.own.catalog.group(entry.chunk.group)
         asker = group.number, group.node_of(entry.chunk.start)
+        outranked = waiting > entry.lane.priority
         if asker == self._for:
             self._for = _NONE
-        if started or self._place is not None or self._for != _NONE or self.own.giving_up:
+        elif outranked or (waiting and self._now >= self._until):
+            return 0 if outranked else self._borrow(asker, group)
+        started = self.own.start(entry)
+        return started or self._borrow(asker, group)
+
+    def _borrow(self, asker: tuple[int, int], group: JobGroup) -> int:
+        """Choose a place and ask for it; 0."""
+        if self._place is not None or self._for != _NONE or self.own.giving_up:
             # whoever is first in the queue would else give back, time and again, what another has waited for; and what
             # was lost with a rank must not be borrowed from its new owner while a job still ends that was there too
-            return started
+            return 0
         # now, as nothing may ever happen again after the decision that this belongs to
         self.give_back()
         request, node = group.request, asker[1]
@@ -99,6 +111,7 @@ class Borrower:
         if self._asked or self._place is None:
             return
         place, self._place = self._place, None
+        self._until = 2 * self._now - self._began
         self._for = self._asker
         whole = _without_tasks(place)
         self.own.regain(whole.shares)
@@ -106,6 +119,11 @@ class Borrower:
         self._held.append((whole, self._parts))
         cores = sum(len(share.cores) for share in place.shares)
         self._out.append((self.parent, m.Borrowed(self.number, cores, self._now - self._began, self._idle)))
+
+    @property
+    def lenders(self) -> set[int]:
+        """Children of whom something is borrowed."""
+        return {child for _, parts in self._held for child in parts}
 
     def give_back(self) -> None:
         """Return every place on which nothing runs any more."""

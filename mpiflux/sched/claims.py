@@ -41,9 +41,10 @@ class _Wanted:
 
 
 class _Claim:
-    __slots__ = ("idle", "missing", "since", "taken")
+    __slots__ = ("era", "idle", "missing", "since", "taken")
 
-    def __init__(self, shares: Sequence[NodeShare], now: float) -> None:
+    def __init__(self, shares: Sequence[NodeShare], now: float, era: int) -> None:
+        self.era = era
         self.missing = [_Wanted(share) for share in shares]
         self.taken = 0
         self.idle = 0.0
@@ -71,8 +72,13 @@ class Claims:
             if not any(claim.missing):
                 del self._claims[token]
 
-    def add(self, token: int, shares: Sequence[NodeShare], now: float) -> None:
-        self._claims[token] = _Claim(shares, now)
+    def add(self, token: int, shares: Sequence[NodeShare], now: float, era: int) -> None:
+        self._claims[token] = _Claim(shares, now, era)
+
+    @property
+    def era(self) -> int:
+        """That of the oldest claim: what was queued before it (:attr:`mpiflux.sched.queue.Entry.era`) goes first."""
+        return min(claim.era for claim in self._claims.values())
 
     def wants(self, share: NodeShare) -> bool:
         """Whether a claim still misses something of this."""

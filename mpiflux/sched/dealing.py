@@ -82,6 +82,8 @@ class Dealing:
         self.again = self.quiet = False
         self._refused: set[tuple[int, int]] = set()
         """(group, node) of which nothing more can be started on what is borrowed, in this round of decisions."""
+        self._waiting = 0
+        """The highest urgency of what children had no room for in this round."""
 
     def _meet(self) -> None:
         """The children are those that there are now."""
@@ -155,6 +157,7 @@ class Dealing:
             while heap and heap[0][2] != heap[0][3].version:
                 heappop(heap)
             if not heap:
+                self._waiting = max(self._waiting, entry.lane.priority)
                 return 0
             if len(entry) == 1:
                 return self._hand(heap[0][3], entry.chunk)
@@ -163,6 +166,8 @@ class Dealing:
         taken = 0
         for receiver, chunk in self._split(entry.chunk, group, able):
             taken += self._hand(self.children[receiver.endpoint], chunk)
+        if taken < len(entry):
+            self._waiting = max(self._waiting, entry.lane.priority)
         return taken
 
     def _split(self, chunk: m.Chunk, group: JobGroup, able: list[Child]) -> list[Assignment]:
@@ -190,10 +195,26 @@ class Dealing:
         if self.borrower is None or asker in self._refused:
             return 0
         self.borrower.at(self.now)
-        started = self.borrower.start(entry)
+        waiting = self._waiting
+        if not waiting and any(self.children[child].outstanding for child in self.borrower.lenders):
+            # what those who lend were dealt may wait for what they have lent
+            waiting = entry.lane.priority
+        started = self.borrower.start(entry, waiting)
         if started < len(entry):
             self._refused.add(asker)
+        # what children were dealt before comes before what is claimed now
+        actions = self.borrower.actions()
+        for endpoint, _ in actions:
+            self._submit(endpoint)
+        self._out += actions
         return started
+
+    def _submit(self, endpoint: int) -> None:
+        """Send a child what it was dealt."""
+        child = self.children.get(endpoint)
+        if child is not None and child.to_send:
+            self._out.append((endpoint, m.Submit(tuple(child.to_send))))
+            child.to_send = []
 
     def _top_up(self, child: Child) -> None:
         """Send a child as much of its line as its window allows."""
@@ -275,14 +296,13 @@ class Dealing:
         for child in self._lines.values():
             if child.line:
                 self._top_up(child)
-        out, self._out = self._out, []
         for child in list(self._lines.values()):
-            if child.to_send:
-                out.append((child.endpoint, m.Submit(tuple(child.to_send))))
-                child.to_send = []
+            self._submit(child.endpoint)
             if not child.line:
                 del self._lines[child.endpoint]
+        out, self._out = self._out, []
         self._refused.clear()
+        self._waiting = 0
         if self._meter is not None:
             self._meter.over()
         self.again = self.borrower is not None and self.borrower.unclaimed()
@@ -308,6 +328,7 @@ class Dealing:
         sublet = self._sublets.pop(message.token, None)
         if sublet is None:
             assert self.borrower is not None
+            self.borrower.at(self.now)
             self.borrower.lent(src, message)
             return
         sublet.missing -= 1

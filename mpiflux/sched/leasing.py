@@ -63,6 +63,10 @@ class Leasing:
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
         self._claims = Claims(pool)
+        self._era = 0
+        """How often the parent has claimed something."""
+        self._unlent = False
+        """Something became free that a claim may want."""
         self._owned = pool.nodes
         """What there is, less what was lost with a rank."""
         self._first: dict[int, int] = {}
@@ -109,6 +113,7 @@ class Leasing:
 
     def start(self, entry: Entry) -> int:
         """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
+        self._lend_before(entry)
         chunk = entry.chunk
         shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
         each = 1 + self._handed.ahead(chunk.group)
@@ -136,6 +141,7 @@ class Leasing:
             for shape in self._by_number.values():
                 for executor, slot in shape.slots.items():
                     self._expect(slot, executor)
+        self._lend_before(entry)
         group = self.catalog.group(entry.chunk.group)
         return self._table.reserve(group.number, group.request, self.limit(entry), self.now,
                                    group.node_of(entry.chunk.start))
@@ -149,6 +155,7 @@ class Leasing:
     def improve(self, entry: Entry, reservation: Reservation) -> Reservation | None:
         """Hold an earlier place for a job of ``entry`` instead, if there is one now; None when the place is lost."""
         assert self._table is not None
+        self._lend_before(entry)
         found = self._table.improve(reservation, self.catalog.group(entry.chunk.group).request, self.now)
         if found is not reservation:
             self._state += 1
@@ -159,6 +166,7 @@ class Leasing:
         that follow there; how many. 0, and nothing is changed, when it is not due or what should have ended has not."""
         if reservation.start > self.now:
             return 0
+        self._lend_before(entry)
         chunk = entry.chunk
         shape, _ = self._shape_of.get(chunk.group) or self._known(chunk)
         places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
@@ -346,22 +354,32 @@ class Leasing:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def collect(self, now: float) -> list[Action]:
+        if self._unlent:
+            self.now = now
+            self._lend_freed()
         return self._handed.collect()
 
     # -- lending to the parent -----------------------------------------------------------------------------------
 
     def lend(self, message: m.Borrow, now: float) -> None:
-        """Free what the parent wants: nothing new starts there, what runs there ends in its own time."""
-        self._claim(message.token, message.shares, now)
+        """Free what the parent wants: what runs there ends in its own time, and nothing that is queued later starts
+        there. What was queued before has the first choice of what becomes free."""
+        self._era += 1
+        self._claim(message.token, message.shares, now, self._era)
+        self._unlent = True
 
-    def _claim(self, token: int, shares: Sequence[m.NodeShare], now: float) -> None:
-        self._claims.add(token, shares, now)
+    def _claim(self, token: int, shares: Sequence[m.NodeShare], now: float, era: int) -> None:
+        self._claims.add(token, shares, now, era)
         for number, lease in self._leases.items():
             # a gang ends by itself with its one job
             if lease.executor >= 0 and any(self._claims.wants(share) for share in lease.r.shares):
                 self._handed.out.append((lease.executor, m.Revoke(number)))
         self.now = now
-        self._lend_freed()
+
+    def _lend_before(self, entry: Entry) -> None:
+        """What is claimed is lent before anybody looks for a place who has come after the claim."""
+        if self._unlent and entry.era >= self._claims.era:
+            self._lend_freed()
 
     def lent(self, src: int, message: m.Lend) -> None:
         raise AssertionError(f"executor {src} was asked to lend nothing")
@@ -373,8 +391,7 @@ class Leasing:
         self._state += 1
         if self._table is not None:
             self._table.changed({share.node for share in shares})
-        if self._claims:
-            self._lend_freed()
+        self._unlent = bool(self._claims)
 
     # -- what is lost with a rank ----------------------------------------------------------------------------------
 
@@ -414,7 +431,8 @@ class Leasing:
         if shares:
             self._given_up -= 1
             self._then[self._given_up] = then
-            self._claim(self._given_up, shares, now)
+            self._claim(self._given_up, shares, now, 0)
+            self._lend_freed()
 
     def balance(self, now: float) -> list[Action]:
         return []
@@ -499,13 +517,12 @@ class Leasing:
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
         self._state += 1
-        if self._claims:
-            # before anybody looks for a place
-            self._lend_freed()
+        self._unlent = bool(self._claims)
         if self._table is not None:
             self._table.remove(number, self.now)
 
     def _lend_freed(self) -> None:
+        self._unlent = False
         if self._table is not None:
             self._table.changed(self._claims.nodes())
         for token, idle in self._claims.collect(self.now):

@@ -16,15 +16,17 @@ from mpiflux.sched.urgency import HELD, cut
 class Entry:
     """A chunk in the queue. ``chunk`` shrinks as jobs are taken from its front."""
 
-    __slots__ = ("arrived", "chunk", "lane", "next", "prev")
+    __slots__ = ("arrived", "chunk", "era", "lane", "next", "prev")
 
-    def __init__(self, chunk: Chunk | None, lane: _Lane | None = None, arrived: float = 0.0) -> None:
+    def __init__(self, chunk: Chunk | None, lane: _Lane | None = None, arrived: float = 0.0, era: int = 0) -> None:
         self.chunk: Chunk = chunk  # type: ignore[assignment]  # None only in a lane's own end marks
         self.lane: _Lane = lane  # type: ignore[assignment]
         self.next: Entry = self
         self.prev: Entry = self
         self.arrived = arrived
         """When it was queued (seconds), by :attr:`WorkQueue.now`."""
+        self.era = era
+        """After how many of its parent's claims it was queued, by :attr:`WorkQueue.era`."""
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -58,6 +60,8 @@ class WorkQueue:
         self._held = _Lane(HELD)
         self.now = 0.0
         """The time (seconds) at which what is pushed arrives; whoever pushes sets it."""
+        self.era = 0
+        """How often the scheduler's parent has claimed resources; the scheduler counts."""
 
     def __len__(self) -> int:
         return self.jobs
@@ -79,7 +83,7 @@ class WorkQueue:
     def push(self, chunk: Chunk, priority: int | None = None) -> Entry:
         """Add behind its equals. ``priority`` is the group's unless given."""
         lane = self._lane(chunk, priority)
-        entry = Entry(chunk, arrived=self.now)
+        entry = Entry(chunk, arrived=self.now, era=self.era)
         lane.insert_before(entry, lane.mark)
         self._count(lane, len(chunk))
         return entry
@@ -90,7 +94,7 @@ class WorkQueue:
         place = lane.mark
         while place.prev is not lane.mark and place.prev.arrived > arrived:
             place = place.prev
-        entry = Entry(chunk, arrived=arrived)
+        entry = Entry(chunk, arrived=arrived, era=self.era)
         lane.insert_before(entry, place)
         self._count(lane, len(chunk))
         return entry
@@ -100,7 +104,7 @@ class WorkQueue:
             self.jobs += n
 
     def push_front(self, chunk: Chunk, priority: int | None = None) -> Entry:
-        """Put back what was taken: before its equals, and as old as they are."""
+        """Put back what was taken: before its equals, as old as they are, and before all that was claimed."""
         lane = self._lane(chunk, priority)
         waits = lane.mark.next is not lane.mark
         entry = Entry(chunk, arrived=lane.mark.next.arrived if waits else self.now)
@@ -195,7 +199,7 @@ class WorkQueue:
             taken.append((wanted, entry.arrived))
             for chunk in (before, behind):
                 if chunk is not None:
-                    entry.lane.insert_before(Entry(chunk, arrived=entry.arrived), entry)
+                    entry.lane.insert_before(Entry(chunk, arrived=entry.arrived, era=entry.era), entry)
                     self._count(entry.lane, len(chunk))
             self.take(entry, len(entry))
         return taken
@@ -218,7 +222,7 @@ class WorkQueue:
                 continue
             removed += found
             for chunk in kept:
-                entry.lane.insert_before(Entry(chunk, arrived=entry.arrived), entry)
+                entry.lane.insert_before(Entry(chunk, arrived=entry.arrived, era=entry.era), entry)
             self._count(entry.lane, sum(map(len, kept)))
             self.take(entry, len(entry))
         return removed

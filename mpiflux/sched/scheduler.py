@@ -175,6 +175,7 @@ class Scheduler:
         elif isinstance(message, m.Stopped):
             self._stopped_below(src)
         elif isinstance(message, m.Borrow):
+            self.queue.era += 1
             self.below.lend(message, now)
         elif isinstance(message, m.Lend):
             self.below.lent(src, message)

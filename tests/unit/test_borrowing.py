@@ -8,6 +8,7 @@ from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, NestedSpec
 from mpiflux.model.states import Result
 from mpiflux.sim.chaos import MOST_EVENTS
 from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.costs import Costs, load_costs
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants
 from mpiflux.sim.machine import build, parse_cluster
@@ -33,10 +34,10 @@ def levels(*names: str | int) -> HierarchySpec:
 
 
 def play(machine: str, hierarchy: HierarchySpec, lengths: Lengths, *groups: JobGroup,
-         policy: str = "fcfs") -> Cluster:
+         policy: str = "fcfs", costs: Costs | None = None, **options: object) -> Cluster:
     invariants = Invariants()
-    workflow = Workflow(name="w", hierarchy=hierarchy, groups=groups, policy=PolicySpec(policy))
-    cluster = Cluster(build(parse_cluster(machine)), workflow, lengths, watcher=invariants)
+    workflow = Workflow(name="w", hierarchy=hierarchy, groups=groups, policy=PolicySpec(policy, options))
+    cluster = Cluster(build(parse_cluster(machine)), workflow, lengths, costs=costs, watcher=invariants)
     cluster.begin()
     while cluster.step():
         assert cluster.engine.events < MOST_EVENTS, cluster.dump()
@@ -74,6 +75,39 @@ def test_a_stream_of_small_jobs_cannot_starve_a_large_one():
     begin = times(cluster, 0)[0][0]
     (start, _), = times(cluster, 1)
     assert start - begin < 3.5
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "easy", "conservative", "priority"])
+@pytest.mark.parametrize(("machine", "tree"), [("1x(4c)", "core"), ("4x(2c)", "node")])
+def test_a_queue_of_large_jobs_cannot_starve_small_ones_before_it(machine, tree, policy):
+    """They take turns: nobody has the machine twice as long as the other while both wait."""
+    whole = Request(cores=4) if tree == "core" else Request(tasks=8, nodes=4)
+    cluster = play(machine, levels(tree), Lengths(small=10.0, large=10.0), group(0, "small", 1, 80),
+                   group(1, "large", 81, 40, request=whole), policy=policy)
+    small, large = times(cluster, 0), times(cluster, 1)
+    begin = small[0][0]
+    rounds = 80 / (4 if tree == "core" else 8)
+    assert small[-1][0] - begin < 3 * rounds * 10
+    assert large[0][0] - begin < 45
+    passed = sum(start < small[-1][0] for start, _ in large)
+    assert passed < 2 * rounds
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "easy", "priority"])
+def test_a_large_job_borrows_nothing_while_more_urgent_small_ones_wait(policy):
+    cluster = play("2x(4c)", levels("node"), Lengths(small=10.0, large=10.0), group(0, "small", 1, 75, priority=20),
+                   group(1, "large", 76, 5, request=Request(nodes=2, tasks=2, cores=4)), policy=policy)
+    assert times(cluster, 0)[-1][0] <= times(cluster, 1)[0][0]
+
+
+@pytest.mark.parametrize("tree", [levels("core"), levels(2)])
+def test_at_depth_1_nothing_passes_what_children_were_given_before(tree):
+    """The claim of a large job used to take what the first of them were about to start on."""
+    cluster = play("1x(4c)", tree, Lengths(first=1.0, large=1.0, last=1.0), group(0, "first", 1, 30),
+                   group(1, "large", 31, 3, request=Request(cores=4)), group(2, "last", 34, 8),
+                   costs=load_costs(), queue_depth=1)
+    first, large, last = (times(cluster, number) for number in range(3))
+    assert first[-1][0] <= large[0][0] and large[-1][0] <= last[0][0]
 
 
 def test_the_rest_of_the_machine_works_on_while_a_part_is_borrowed():
