@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.leaks import no_leaks
 
@@ -16,6 +18,12 @@ for _number, _default in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signa
     if signal.getsignal(_number) is signal.SIG_IGN:
         # nohup, or a background job of a script: what tests start must be stoppable as from a terminal
         signal.signal(_number, _default)
+
+# How long an example takes says nothing on a busy machine. A clone's check draws the same examples each time, so that a
+# change is judged by itself; `make test` and `make soak` draw others every time.
+settings.register_profile("mpiflux", deadline=None, suppress_health_check=[HealthCheck.too_slow],
+                          derandomize=bool(os.environ.get("CI")))
+settings.load_profile("mpiflux")
 
 REAL = {"mpi", "integration", "slurm"}
 """Directories whose tests start real processes, and so must prove that they leave none."""
