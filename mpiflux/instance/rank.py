@@ -45,10 +45,10 @@ class Pauses(NamedTuple):
 
 
 ASKING = Pauses(0.0002, 0.005, 0.01)
-RUNG = Pauses(0.002, 0.05, 0.05)
+RUNG = Pauses(0.01, 0.05, 0.05)
 """Of a rank whom everybody rings who sends to it: looks are for what a full queue held back."""
 SENDING = 0.001
-"""Longest pause in seconds while something that was sent has not left: MPI moves it on when asked."""
+"""Longest pause in seconds while something is on its way to or from here: MPI moves it on when asked."""
 
 
 class Master(Protocol):
@@ -134,6 +134,8 @@ class Rank:
         self._talk_until = 0.0
         self._busy_at = 0.0
         self._patrol_at = 0.0
+        self._wake_at = 0.0
+        """When the master or a service wants to work even if nothing happens, as of the beginning of the turn."""
         self._epoll = select.epoll()
         self._links: dict[int, int] = {}
         self._signals_in, self._signals_out = socket.socketpair()
@@ -309,7 +311,7 @@ class Rank:
             for number, scheduler in self.schedulers.items():
                 for dst, message in scheduler.patrol(now):
                     self.deliver(dst, number, message)
-        if busy or self._local or self._outgoing or now >= self._next_wake():
+        if busy or self._local or self._outgoing or now >= self._wake_at:
             if self.keeper is not None:
                 self.keeper.turn(now)
             if self.service is not None:
@@ -332,12 +334,12 @@ class Rank:
         if self._local:
             return 0.0
         if self.transport.size > 1:
-            longest = self._wait if self.transport.idle() else min(self._wait, SENDING)
+            longest = min(self._wait, SENDING) if self.transport.moving() else self._wait
         else:
             longest = _ALONE_WAIT
         if self.executors is not None and self.executors.pending():
             longest = min(longest, 0.001)
-        next_wake = self._next_wake()
+        next_wake = self._wake_at = self._next_wake()
         if next_wake < _NEVER:
             longest = min(longest, max(next_wake - self.clock(), 0.0))
         return longest

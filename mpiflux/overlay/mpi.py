@@ -176,6 +176,9 @@ class MpiTransport:
     def idle(self) -> bool:
         return not self._sending
 
+    def moving(self) -> bool:
+        return bool(self._sending or self._arriving)
+
     def close(self) -> None:
         self._comms.clear()
 

@@ -26,6 +26,9 @@ class Transport(Protocol):
     def idle(self) -> bool:
         """Whether everything that was sent has left."""
 
+    def moving(self) -> bool:
+        """Whether something is on its way that only goes on when :meth:`poll` is called."""
+
     def close(self) -> None:
         """Leave. Nothing is waited for."""
 
@@ -50,6 +53,9 @@ class LocalTransport:
 
     def idle(self) -> bool:
         return True
+
+    def moving(self) -> bool:
+        return False
 
     def close(self) -> None:
         return

@@ -2,7 +2,7 @@
 
 Appending costs the caller a list operation. The writer thread collects for ``sync_window`` seconds, or until
 :meth:`Journal.flush`, and commits what came together as one transaction; then :attr:`Journal.committed_seq` has
-grown and :attr:`Journal.wake_fd` is readable.
+grown and, where somebody asked for it, :attr:`Journal.wake_fd` is readable.
 
 What is promised, by the kind of end:
 
@@ -134,7 +134,10 @@ class Journal:
         self._give_up = float("inf")
         self._stop = threading.Event()
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        """Readable after each commit and each failure; :meth:`acknowledge` makes it quiet again."""
+        """Readable after a commit that :meth:`flush` asked for and after each failure; :meth:`acknowledge` makes it
+        quiet again. Other commits concern nobody, and a wake-up of rank 0 costs more than what it commits."""
+        self._asked_seq = 0
+        """What the latest :meth:`flush` waits for; 0 when nobody does."""
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
         self.set_meta(journal_mode=self.mode)
@@ -264,6 +267,7 @@ class Journal:
         with self._condition:
             self._hurry = True
             self._condition.notify()
+            self._asked_seq = self.seq
             return self.seq
 
     def wait(self, timeout: float = 10.0) -> bool:
@@ -324,9 +328,13 @@ class Journal:
                 return
             with self._condition:
                 self.error, self._writing, self.committed_seq = None, 0, seq
+                asked = 0 < self._asked_seq <= seq
+                if asked:
+                    self._asked_seq = 0
                 self._condition.notify_all()
-                # before who waits goes on, and acknowledges what it has seen
-                os.eventfd_write(self.wake_fd, 1)
+                if asked:
+                    # before who waits goes on, and acknowledges what it has seen
+                    os.eventfd_write(self.wake_fd, 1)
 
     def _persist(self, batches: list[_Batch], rows: dict[str, list[tuple[Any, ...]]]) -> bool:
         """Write until it succeeds; False when closing and out of time."""

@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import sqlite3
+import time
 
 import numpy as np
 import pytest
@@ -281,12 +282,17 @@ def test_wake_up_and_sequence(tmp_path):
         assert not select.select([journal.wake_fd], [], [], 0)[0]
 
 
-def test_a_short_window_commits_unasked(tmp_path):
+def test_a_short_window_commits_unasked_and_wakes_nobody(tmp_path):
     with Journal(tmp_path, sync_window=0.01) as journal:
+        journal.wait()
+        journal.acknowledge()
         journal.append_event(0, 1.0, "x")
+        deadline = time.monotonic() + 30
         while journal.committed_seq < journal.seq:
-            assert select.select([journal.wake_fd], [], [], 10)[0]
-            journal.acknowledge()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with journal.together():
+            assert not select.select([journal.wake_fd], [], [], 0)[0]
 
 
 def test_malformed_batches_are_refused(tmp_path):
