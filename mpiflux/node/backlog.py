@@ -61,7 +61,7 @@ class Backlog:
         for span in spans:
             self.spans.append(span)
             self.count += len(span)
-        self.low = self.count // 2
+        self.low = self.count // 3
         self.moved = now
 
     def next(self, now: float) -> tuple[Group, int, int]:

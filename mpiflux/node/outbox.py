@@ -8,8 +8,15 @@ from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
 from mpiflux.node.link import Link
 
+FLUSH = 0.05
+"""Longest time in seconds that the record of a job waits while others run; jobs that last longer do not wait."""
+MANY = 16
+"""Jobs of a report from which on it waits :data:`FLUSH_MANY` instead: what a report costs, rank 0 above all, hardly
+depends on how many jobs are in it."""
+FLUSH_MANY = 0.1
 CONGESTED = 8 << 20
 """Bytes that may wait to be sent before no more output is read and no more jobs are started."""
+_NEVER = float("inf")
 
 
 class Report:
@@ -44,6 +51,11 @@ class Report:
             done[0] += jobs
             done[1] += seconds
 
+    @property
+    def jobs(self) -> float:
+        """So many are over."""
+        return sum(count for count, _ in self.done.values())
+
     def message(self) -> m.Report:
         return m.Report(b"".join(self.records), b"".join(self.output), self.reasons, b"".join(self.started),
                         tuple(self.returned), tuple(self.idle),
@@ -68,6 +80,14 @@ class Outbox:
     def congested(self) -> bool:
         """Whether the rank does not keep up."""
         return self.link.backlog > CONGESTED
+
+    @property
+    def due(self) -> float:
+        """When what waits is to be sent; infinity when nothing does."""
+        if not self.oldest:
+            return _NEVER
+        many = any(report.jobs >= MANY for report in self.reports.values())
+        return self.oldest + (FLUSH_MANY if many else FLUSH)
 
     def report(self, owner: int) -> Report:
         """The report to a scheduler that is in the making."""

@@ -32,7 +32,7 @@ from mpiflux.node.capture import Pipes
 from mpiflux.node.job import ANNOUNCED, Job
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, open_files
 from mpiflux.node.link import Link, LinkClosed
-from mpiflux.node.outbox import Outbox
+from mpiflux.node.outbox import FLUSH, Outbox
 from mpiflux.node.outputs import Outputs
 from mpiflux.node.outside import Outside
 from mpiflux.node.parallel import Parallel
@@ -42,8 +42,6 @@ from mpiflux.node.stdin import Inputs
 
 YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
-FLUSH = 0.05
-"""Longest time in seconds that the record of a job waits while others run; jobs that last longer do not wait."""
 STALE = 0.05
 """A backlog that has not moved for this long goes back to the scheduler, which may know an idle lease elsewhere."""
 LINGER = 2.0
@@ -166,14 +164,12 @@ class Supervisor:
             self.sweep(now)
         if now >= self.patience.next and self.patience.over(now):
             self.done = True
-        if outbox.oldest and now >= outbox.oldest + FLUSH:
+        if now >= outbox.due:
             outbox.flush()
         self.due = self.next_due(now)
 
     def next_due(self, now: float) -> float:
-        oldest = self.outbox.oldest
-        return min(self.due_of_jobs(), now + STALE if self.backlog else _NEVER, oldest + FLUSH if oldest else _NEVER,
-                   now + _IDLE)
+        return min(self.due_of_jobs(), now + STALE if self.backlog else _NEVER, self.outbox.due, now + _IDLE)
 
     def due_of_jobs(self) -> float:
         """When something is to be done for jobs that run, or have run."""
@@ -194,7 +190,7 @@ class Supervisor:
         if now >= self.due_of_jobs():
             return False
         self.return_stale(now)
-        if self.outbox.urgent or (self.outbox.oldest and now >= self.outbox.oldest + FLUSH):
+        if self.outbox.urgent or now >= self.outbox.due:
             self.outbox.flush()
         self.due = self.next_due(now)
         return True

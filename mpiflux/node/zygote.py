@@ -260,7 +260,8 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
         from mpiflux.node import burst
         from mpiflux.node.launch import Launcher
         from mpiflux.node.link import Link, LinkClosed
-        from mpiflux.node.supervisor import FLUSH, YOUNG, Supervisor
+        from mpiflux.node.outbox import FLUSH
+        from mpiflux.node.supervisor import YOUNG, Supervisor
         from mpiflux.node.topology.gpus import GPU_VARIABLES, gpu_environment
         from mpiflux.node.topology.types import Gpu
 

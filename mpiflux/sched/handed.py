@@ -26,6 +26,8 @@ class Handed:
         self._catalog = catalog
         self._seconds: dict[int, float] = {}
         """How long jobs of a group take, a moving average."""
+        self._ahead: dict[int, int] = {}
+        """How many of a group are given ahead."""
         self._held: dict[int, dict[int, int]] = {executor: {} for executor in executors}
         """Attempts that each executor has, by job id."""
         self._declared: set[tuple[int, int]] = set()
@@ -34,10 +36,7 @@ class Handed:
 
     def ahead(self, group: int) -> int:
         """Jobs of a group that each lease may have beyond the one that runs."""
-        seconds = self._seconds.get(group)
-        if seconds is None or seconds > SLOW:
-            return 0
-        return min(MOST_AHEAD, math.ceil(AHEAD / max(seconds, 1e-6)))
+        return self._ahead.get(group, 0)
 
     def declare(self, executor: int, group: int) -> None:
         """Have an executor know a group."""
@@ -68,14 +67,23 @@ class Handed:
 
     def took(self, group: int, seconds: float) -> None:
         """Jobs of a group took so long, on average."""
-        self._seconds[group] = 0.5 * (self._seconds.get(group, seconds) + seconds)
+        self._know(group, 0.5 * (self._seconds.get(group, seconds) + seconds))
+
+    def _know(self, group: int, seconds: float) -> None:
+        self._seconds[group] = seconds
+        wanted = 0
+        if seconds <= SLOW:
+            wanted = min(MOST_AHEAD, math.ceil(AHEAD / max(seconds, 1e-6)))
+        # with every small change of it, executors that want nothing yet would be given a few more
+        if abs(wanted - self._ahead.get(group, 0)) > wanted // 4:
+            self._ahead[group] = wanted
 
     def returned(self, executor: int, chunk: m.Chunk) -> None:
         """Jobs come back not started: they waited behind a long one, so that none are given ahead again soon."""
         held = self._held[executor]
         for job in self._catalog.ids(chunk):
             held.pop(job, None)
-        self._seconds[chunk.group] = max(self._seconds.get(chunk.group, 0.0), 2 * SLOW)
+        self._know(chunk.group, max(self._seconds.get(chunk.group, 0.0), 2 * SLOW))
 
     def by(self, executor: int) -> Container[int]:
         """The jobs that an executor has."""
@@ -111,3 +119,4 @@ class Handed:
                 self.out.append((executor, m.Forget(known)))
         for group in groups:
             self._seconds.pop(group, None)
+            self._ahead.pop(group, None)

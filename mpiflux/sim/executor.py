@@ -22,6 +22,8 @@ from mpiflux.sim.watch import Watcher
 
 YOUNG = 0.01
 FLUSH = 0.05
+MANY = 16
+FLUSH_MANY = 0.1
 STALE = 0.05
 GRACE = 5.0
 _TERM = 0.002
@@ -214,8 +216,7 @@ class SimExecutor:
             soonest = self._finishing[0][0]
         if self._young:
             soonest = min(soonest, self._young[0].t_start + YOUNG)
-        if self._oldest:
-            soonest = min(soonest, self._oldest + FLUSH)
+        soonest = min(soonest, self._flush_due())
         for shape, spans in self.backlog.items():
             if spans:
                 soonest = min(soonest, self._moved[shape] + STALE + _LATER)
@@ -231,7 +232,7 @@ class SimExecutor:
             spans = self.backlog.setdefault(message.shape, deque())
             spans.extend(_Span(self.groups[chunk.group], chunk) for chunk in message.chunks)
             self._count[message.shape] = sum(map(len, spans))
-            self._low[message.shape] = self._count[message.shape] // 2
+            self._low[message.shape] = self._count[message.shape] // 3
             self._moved[message.shape] = now
         elif isinstance(message, m.Grant):
             lease = _Lease(message, src)
@@ -436,10 +437,16 @@ class SimExecutor:
             found = self._reports[owner] = _Report()
         return found
 
+    def _flush_due(self) -> float:
+        if not self._oldest:
+            return math.inf
+        many = any(sum(jobs for jobs, _ in report.done.values()) >= MANY for report in self._reports.values())
+        return self._oldest + (FLUSH_MANY if many else FLUSH)
+
     def _flush(self, now: float) -> float:
         stopped = bool(self.stopping) and not self.running
         if not (self._urgent or stopped or self._told
-                or (self._oldest and (now >= self._oldest + FLUSH or not self.running))):
+                or now >= self._flush_due() or (self._oldest and not self.running)):
             return now
         items = self._told + [(owner, self.number, report.message()) for owner, report in self._reports.items()]
         self._told = []

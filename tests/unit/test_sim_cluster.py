@@ -70,7 +70,8 @@ def test_if_the_root_went_on_before_all_ranks_have_regrouped_it_is_found(monkeyp
         return told
 
     monkeypatch.setattr(Regrouping, "lose", hasty)
-    with pytest.raises((Violation, Deadlock)):
+    # a scheduler may also be handed jobs of a group that it was never told of, and says so by a KeyError
+    with pytest.raises((Violation, Deadlock, KeyError)):
         for seed in range(600):
             play(seed)
 

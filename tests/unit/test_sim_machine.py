@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.instance import site
-from mpiflux.node import supervisor
+from mpiflux.node import outbox, supervisor
 from mpiflux.overlay.plan import make_plan
 from mpiflux.sim import executor, machine
 from mpiflux.sim.machine import ClusterError, NodeType, build, parse_cluster
@@ -72,6 +72,8 @@ def test_constants_are_those_of_the_real_thing() -> None:
     assert (machine.CORES_A_SUPERVISOR, machine.LEAST_SUPERVISORS) == (site.CORES_A_SUPERVISOR, site._LEAST_SUPERVISORS)
     for name in ("YOUNG", "FLUSH", "STALE", "GRACE"):
         assert getattr(executor, name) == getattr(supervisor, name), name
+    for name in ("MANY", "FLUSH_MANY"):
+        assert getattr(executor, name) == getattr(outbox, name), name
 
 
 def test_a_plan_can_be_made_of_it() -> None:
