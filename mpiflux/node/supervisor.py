@@ -548,7 +548,8 @@ class Supervisor:
 
     def sweep(self, now: float) -> None:
         """End what ended jobs left behind, until nothing of it is left."""
-        self.reap(now)
+        # jobs may have started since ``now``, in the same turn
+        self.reap(self.clock())
         orphans = self.strays.orphaned(self.jobs, self.traces())
         proctree.signal_tree(orphans, signal.SIGKILL)
         self.sweep_at = now + _SWEEP if orphans else _NEVER
