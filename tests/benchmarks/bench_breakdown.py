@@ -139,7 +139,7 @@ def main() -> None:
         if shutil.which("perf") and os.geteuid() == 0:
             argv[argv.index(run_dir)] = again = f"{run_dir}-again"
             found = sampled(argv, again, scratch)
-            total = sum(found.values())
+            total = sum(found.values()) or 1
             small = [name for name, n in found.items() if n < 0.01 * total]
             found["system calls of less than 1 % each"] = sum(found.pop(name) for name in small)
             print(table([(name, f"{supervisors * n / total:.1f}") for name, n in found.most_common()],

@@ -118,7 +118,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     for page in ("README.md", "docs/tutorial.md", "docs/architecture.md", "docs/reliability.md",
-                 "jobscripts/README.md"):
+                 "docs/performance.md", "jobscripts/README.md"):
         here = ROOT / page
         for target in re.findall(r"\]\(([^)#:]+)\)", here.read_text()):
             assert (here.parent / target).exists(), f"{page} links to {target}"
