@@ -386,6 +386,9 @@ class Leasing:
 
     def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
         """The parent gives back what it borrowed."""
+        if self._unlent:
+            # it may have been claimed only a moment ago, for a job that had been there all the time
+            self._lend_freed()
         self.pool.restore(m.ResourceSet(shares))
         self._freed += 1
         self._state += 1

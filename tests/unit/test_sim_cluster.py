@@ -19,7 +19,8 @@ from mpiflux.sim.invariants import Invariants, Violation
 from mpiflux.sim.machine import build, parse_cluster
 
 
-@pytest.mark.parametrize("seed", range(200))
+# 1047: a rank is lost whose cores a borrower uses, and its successor hears of claim and return in one batch
+@pytest.mark.parametrize("seed", [*range(200), 1047])
 def test_invariants_hold_under_trouble(seed: int) -> None:
     play(seed)
 
