@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from mpiflux.model import messages as m
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, NestedSpec, PolicySpec, Request, Workflow
+from mpiflux.model.resources import NodeResources
 from mpiflux.model.states import Result
+from mpiflux.sched.claims import Claims
+from mpiflux.sched.pool import ResourcePool
 from mpiflux.sim.chaos import MOST_EVENTS
 from mpiflux.sim.cluster import Cluster
 from mpiflux.sim.costs import Costs, load_costs
@@ -195,3 +199,12 @@ def test_all_children_with_a_part_of_a_node_run_what_is_for_it(distribution):
     cluster = play("1x(4c)", hierarchy, Lengths(mon=10.0), on_each(0, "mon", 1, 1, 4, cores=2))
     starts = [start for start, _ in times(cluster, 0)]
     assert starts[3] - starts[0] < 15
+
+
+def test_claims_that_are_dropped_with_a_lost_node_leave_none_behind() -> None:
+    pool = ResourcePool((NodeResources(0, (0, 1)),))
+    claims = Claims(pool)
+    claims.add(1, [m.NodeShare(0, (0,))], 0.0, era=3)
+    assert claims.era == 3
+    claims.drop({0})
+    assert not claims and claims.era < 0 and claims.collect(1.0) == []
