@@ -77,8 +77,8 @@ class Claims:
 
     @property
     def era(self) -> int:
-        """That of the oldest claim: what was queued before it (:attr:`mpiflux.sched.queue.Entry.era`) goes first. -1: there
-        is none, as all may have been dropped with a lost node."""
+        """That of the oldest claim: what was queued before it (:attr:`mpiflux.sched.queue.Entry.era`) goes first.
+        -1: there is none, as all may have been dropped with a lost node."""
         return min((claim.era for claim in self._claims.values()), default=-1)
 
     def wants(self, share: NodeShare) -> bool:

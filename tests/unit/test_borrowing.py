@@ -202,9 +202,9 @@ def test_all_children_with_a_part_of_a_node_run_what_is_for_it(distribution):
 
 
 def test_claims_that_are_dropped_with_a_lost_node_leave_none_behind() -> None:
-    pool = ResourcePool((NodeResources(0, (0, 1)),))
+    pool = ResourcePool((NodeResources(node=0, cores=(0, 1)),))
     claims = Claims(pool)
-    claims.add(1, [m.NodeShare(0, (0,))], 0.0, era=3)
+    claims.add(1, [m.NodeShare(node=0, cores=(0,))], 0.0, era=3)
     assert claims.era == 3
     claims.drop({0})
     assert not claims and claims.era < 0 and claims.collect(1.0) == []
