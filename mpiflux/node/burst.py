@@ -37,7 +37,7 @@ class Burst:
         self._run = library.mpiflux_quick_run
         self._address = ctypes.addressof(state)
         state.epoll, state.signals, state.null = supervisor.epoll.fileno(), supervisor.signals, supervisor.null
-        state.children = supervisor.strays.fileno()
+        state.children = supervisor.endings.strays.fileno()
         state.offset, state.young, state.flush = offset, young, flush
         self._young = young
         self._masks: dict[frozenset[int], ctypes.Array[ctypes.c_char]] = {}

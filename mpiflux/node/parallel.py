@@ -143,7 +143,7 @@ class Parallel:
             return
         job.returncode = code
         if job.running:
-            self._supervisor.end(job, result, reason, GRACE, now)
+            self._supervisor.endings.end(job, result, reason, now, GRACE)
         else:
             job.result, job.reason = result, reason
         if team.message is not None:

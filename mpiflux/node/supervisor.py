@@ -8,10 +8,8 @@ within milliseconds costs one ``posix_spawn``, one ``wait4``, a read of each of 
 
 from __future__ import annotations
 
-import heapq
 import os
 import select
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from mpiflux.node import proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
 from mpiflux.node.burst import Burst
 from mpiflux.node.capture import Pipes
+from mpiflux.node.endings import Endings
 from mpiflux.node.job import ANNOUNCED, Job
 from mpiflux.node.launch import CannotStart, Group, Launcher, Lease, cannot, open_files
 from mpiflux.node.link import Link, LinkClosed
@@ -44,18 +43,10 @@ YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
 STALE = 0.05
 """A backlog that has not moved for this long goes back to the scheduler, which may know an idle lease elsewhere."""
-LINGER = 2.0
-"""Seconds that a job may keep its output open through processes that outlive its own."""
-GRACE = 5.0
-"""Seconds between TERM and KILL."""
-GIVE_UP = 5.0
-"""Seconds after KILL in which a job that has ended must let go of its output. Then it is closed: who still holds it we
-cannot find or may not end."""
 SHORT = 0.1
 """Seconds before a start that failed for want of processes or descriptors is tried again."""
 PATIENCE = 10.0
 """Seconds of such trying, after which the job fails."""
-_SWEEP = 0.05
 _IDLE = 60.0
 _NEVER = float("inf")
 
@@ -84,11 +75,8 @@ class Supervisor:
         self.young: deque[Job] = deque()
         self.spare: list[Pipes] = []
         """Pipes that wait for their next job."""
-        self.deadlines: list[tuple[float, int, Job]] = []
-        self.pushed = 0
+        self.endings = Endings(self.jobs, self.lingering, self.soon)
         self.parallel = Parallel(self)
-        self.strays = proctree.Strays()
-        self.sweep_at = _NEVER
         self.due = 0.0
         """When :meth:`timers` has something to do, or earlier."""
         self.done = False
@@ -151,8 +139,9 @@ class Supervisor:
             job = young.popleft()
             if not job.ended:
                 self.grow_up(job, now)
-        while self.deadlines and self.deadlines[0][0] <= now:
-            self.enforce(heapq.heappop(self.deadlines)[2], now)
+        for job in self.endings.enforce(now):
+            self.outputs.forget(job)
+            self.let_go(job, now)
         if self.backlog:
             self.return_stale(now)
         if self.short and now >= self.short_at:
@@ -160,8 +149,9 @@ class Supervisor:
         outbox, outputs = self.outbox, self.outputs
         if outputs.streams and now >= outputs.next_live:
             outputs.send_pieces(now)
-        if now >= self.sweep_at:
-            self.sweep(now)
+        if now >= self.endings.sweep_at:
+            self.reap(now)
+            self.endings.sweep(now)
         if now >= self.patience.next and self.patience.over(now):
             self.done = True
         if now >= outbox.due:
@@ -178,10 +168,9 @@ class Supervisor:
             young.popleft()
         return min(
             young[0].t_start + YOUNG if young else _NEVER,
-            self.deadlines[0][0] if self.deadlines else _NEVER,
             self.short_at if self.short else _NEVER,
             self.outputs.next_live if self.outputs.streams else _NEVER,
-            self.sweep_at,
+            self.endings.due,
             self.patience.next,
         )
 
@@ -246,9 +235,9 @@ class Supervisor:
 
     def cancel(self, message: m.Cancel, now: float) -> None:
         wanted = set(message.ids)
-        for job in self.running():
+        for job in self.endings.running():
             if not wanted or job.id in wanted:
-                self.end(job, Result(message.result), message.reason, GRACE, now)
+                self.endings.end(job, Result(message.result), message.reason, now)
         for shape, backlog in list(self.backlog.items()):
             report = self.outbox.report(backlog.owner)
             for waiting in backlog.remove(lambda job_id: not wanted or job_id in wanted):
@@ -259,7 +248,7 @@ class Supervisor:
 
     def reach(self, message: m.Listen | m.Signal | m.Stdin, now: float) -> None:
         """What clients want of jobs that run."""
-        for job in [job for job in self.running() if job.id in message.ids]:
+        for job in [job for job in self.endings.running() if job.id in message.ids]:
             if isinstance(message, m.Listen):
                 self.outputs.follow(job, message.on, now)
                 self.soon(self.outputs.next_live)
@@ -272,12 +261,8 @@ class Supervisor:
         """The run is interrupted: forget the backlog, end what runs."""
         self.stopping.add(src)
         self.backlog.clear()
-        for job in self.running():
-            self.end(job, Result.LOST, "the run was interrupted", grace, now)
-
-    def running(self) -> list[Job]:
-        """All jobs that have not been reported as ended."""
-        return [*dict.fromkeys(self.jobs.values()), *self.lingering.values()]
+        for job in self.endings.running():
+            self.endings.end(job, Result.LOST, "the run was interrupted", now, grace)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -364,7 +349,7 @@ class Supervisor:
         self.soon(job.t_start + YOUNG)
         if limit := job.group.spec.time_limit:
             job.deadline = job.t_start + limit
-            self.wake_for(job, job.deadline)
+            self.endings.wake_for(job, job.deadline)
 
     def cannot_start(self, job: Job, index: int, error: CannotStart) -> None:
         lease, now = job.lease, self.clock()
@@ -430,7 +415,7 @@ class Supervisor:
     def process_ended(self, job: Job, now: float) -> None:
         # it may have been started after the turn of the loop that sees its end had begun
         job.ended = now if now > job.t_start else self.clock()
-        nobody_left = self.strays.none(len(self.jobs))
+        nobody_left = self.endings.strays.none(len(self.jobs))
         ended = True
         for stream in (job.pipes.out, job.pipes.err):
             if nobody_left and stream.child_fd >= 0:
@@ -440,20 +425,13 @@ class Supervisor:
                 ended = self.outputs.drain(stream) and ended
         if ended:
             if not nobody_left:
-                self.end_background(job, now)
+                self.endings.end_background(job, now)
             self.finish(job)
             return
         # somebody whom the job left behind still holds its output
         self.lingering[job.id] = job
         self.watch_output(job, now)
-        if not job.kill_at:
-            self.wake_for(job, now + LINGER)
-
-    def end_background(self, job: Job, now: float) -> None:
-        """What a job leaves running does not outlive it: its resources go to the next one."""
-        self.signal_group(job, signal.SIGKILL)
-        self.sweep_at = now
-        self.soon(now)
+        self.endings.linger(job, now)
 
     def finish(self, job: Job, flags: int = 0) -> None:
         lease, pipes = job.lease, job.pipes
@@ -502,74 +480,6 @@ class Supervisor:
         else:
             pipes.close()
 
-    def end(self, job: Job, result: Result, reason: str, grace: float, now: float) -> None:
-        """Ask a job's whole process tree to end; KILL follows after ``grace`` seconds."""
-        if job.kill_at:
-            return
-        if job.ended:
-            # only what it left behind is still there: the job's own end stands
-            grace = 0.0
-        else:
-            job.result, job.reason = result, reason
-        job.kill_at = now + grace
-        self.signal(job, signal.SIGTERM if grace > 0 else signal.SIGKILL)
-        self.wake_for(job, job.kill_at)
-
-    def enforce(self, job: Job, now: float) -> None:
-        """A deadline of a job has come: its time limit, its grace, or its lingering."""
-        if not self.is_live(job):
-            return
-        if job.ended and job.kill_at and now >= job.kill_at + GIVE_UP:
-            self.outputs.forget(job)
-            self.let_go(job, now)
-        elif job.kill_at and now >= job.kill_at:
-            self.signal(job, signal.SIGKILL)
-            self.wake_for(job, now + 1.0)
-        elif job.ended and not job.kill_at:
-            job.kill_at = now + GRACE
-            self.signal(job, signal.SIGTERM)
-            self.wake_for(job, job.kill_at)
-        elif job.deadline and now >= job.deadline and not job.kill_at:
-            limit = job.group.spec.time_limit
-            self.end(job, Result.TIMEOUT, f"exceeded its time limit of {limit:g} s", GRACE, now)
-
-    def signal(self, job: Job, sig: int) -> None:
-        """Signal everything that belongs to a job, wherever it went."""
-        mains = [pid for pid, other in self.jobs.items() if other is job]
-        strays = self.strays.of((job.id, job.attempt), self.jobs, self.traces())
-        groups = proctree.signal_tree([*mains, *strays], sig)
-        if job.pid not in groups or sig == signal.SIGKILL:
-            # its first process is gone, not all of its group need be
-            self.signal_group(job, sig)
-
-    def signal_group(self, job: Job, sig: int) -> None:
-        if self.jobs.get(job.pid, job) is job:
-            kill_group(job.pid, sig)
-
-    def sweep(self, now: float) -> None:
-        """End what ended jobs left behind, until nothing of it is left."""
-        # jobs may have started since ``now``, in the same turn
-        self.reap(self.clock())
-        orphans = self.strays.orphaned(self.jobs, self.traces())
-        proctree.signal_tree(orphans, signal.SIGKILL)
-        self.sweep_at = now + _SWEEP if orphans else _NEVER
-
-    def traces(self) -> list[proctree.Trace]:
-        return [job.trace() for job in self.running()]
-
-    def wake_for(self, job: Job, when: float) -> None:
-        """Look at this job again at ``when``."""
-        self.pushed += 1
-        heapq.heappush(self.deadlines, (when, self.pushed, job))
-        self.soon(when)
-        if len(self.deadlines) > 64 + 4 * len(self.jobs):
-            # jobs that ended before their limit would pile up here
-            self.deadlines = [entry for entry in self.deadlines if self.is_live(entry[2])]
-            heapq.heapify(self.deadlines)
-
-    def is_live(self, job: Job) -> bool:
-        return not job.ended or self.lingering.get(job.id) is job
-
     # -- output and reports --------------------------------------------------------------------------------------
 
     def grow_up(self, job: Job, now: float) -> None:
@@ -593,7 +503,7 @@ class Supervisor:
     def let_go(self, job: Job, now: float) -> None:
         """The output of a job that had ended before has ended too."""
         del self.lingering[job.id]
-        self.end_background(job, now)
+        self.endings.end_background(job, now)
         self.finish(job)
 
     def return_stale(self, now: float) -> None:

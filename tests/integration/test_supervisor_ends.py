@@ -15,7 +15,7 @@ import pytest
 from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result
-from mpiflux.node import supervisor
+from mpiflux.node import endings
 from tests.support import procs
 from tests.support.leaks import LeakCheck
 from tests.support.node import Node
@@ -42,7 +42,7 @@ time.sleep(600)
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    monkeypatch.setattr(supervisor, "GRACE", 0.6)
+    monkeypatch.setattr(endings, "GRACE", 0.6)
     with Node() as made:
         yield made
 
@@ -141,8 +141,8 @@ def test_output_of_the_background_is_waited_for(node: Node) -> None:
 
 
 def test_a_background_that_keeps_the_output_open_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(supervisor, "LINGER", 0.3)
-    monkeypatch.setattr(supervisor, "GRACE", 0.3)
+    monkeypatch.setattr(endings, "LINGER", 0.3)
+    monkeypatch.setattr(endings, "GRACE", 0.3)
     with Node() as node:
         for command in (f"sleep 600 & echo $! > {tmp_path}/pid; echo now",
                         f"(trap '' TERM; while :; do sleep 0.05; done) & echo $! > {tmp_path}/pid; echo now"):
@@ -157,7 +157,7 @@ def test_a_background_that_keeps_the_output_open_is_ended(monkeypatch: pytest.Mo
 def test_who_keeps_the_output_open_need_not_be_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                       how: str) -> None:
     """Another job runs beside it all the time, to which such a process might belong as well."""
-    monkeypatch.setattr(supervisor, "LINGER", 0.3)
+    monkeypatch.setattr(endings, "LINGER", 0.3)
     with Node() as node:
         node.begin(f"while ! test -e {tmp_path}/end; do sleep 0.02; done", shell=True, cores=(1,), shape=1)
         quick = node.declare(f"{how} sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' & exit 0", shell=True)
@@ -173,7 +173,7 @@ def test_who_keeps_the_output_open_need_not_be_marked(monkeypatch: pytest.Monkey
 def test_who_keeps_the_output_open_and_is_no_process_of_the_job(monkeypatch: pytest.MonkeyPatch,
                                                                 tmp_path: Path) -> None:
     for name in ("LINGER", "GRACE", "GIVE_UP"):
-        monkeypatch.setattr(supervisor, name, 0.3)
+        monkeypatch.setattr(endings, name, 0.3)
     with Node() as node:
         node.begin(f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; echo said; sleep 1", shell=True)
         node.turn(0)
@@ -185,7 +185,7 @@ def test_who_keeps_the_output_open_and_is_no_process_of_the_job(monkeypatch: pyt
 
 
 def test_an_endless_writer_in_the_background(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LINGER", 0.3)
+    monkeypatch.setattr(endings, "LINGER", 0.3)
     with Node() as short:
         done = short.sh("yes & exit 3", output_limit=1 << 16)
     assert (done.returncode, len(done.stdout)) == (3, 1 << 16)
@@ -275,7 +275,7 @@ def test_cancel_a_job_whose_background_is_waited_for(node: Node) -> None:
     node.post(m.Cancel((group.first_id,), "enough"))
     done = node.wait()[0]
     assert (done.result, done.returncode, done.stdout) == (Result.FAILED, 3, b"done\n"), "it had ended by itself"
-    assert time.monotonic() - begin < supervisor.LINGER / 2
+    assert time.monotonic() - begin < endings.LINGER / 2
 
 
 def test_cancelling_what_is_not_there_changes_nothing(node: Node) -> None:
@@ -324,7 +324,7 @@ def test_stop_does_not_wait_for_a_background(node: Node) -> None:
     begin = time.monotonic()
     node.post(m.Stop(5.0))
     node.until(lambda: node.stopped)
-    assert time.monotonic() - begin < supervisor.LINGER / 2
+    assert time.monotonic() - begin < endings.LINGER / 2
     assert node.ended[0].result is Result.COMPLETED
 
 

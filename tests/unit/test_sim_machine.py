@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.instance import site
-from mpiflux.node import outbox, supervisor
+from mpiflux.node import endings, outbox, supervisor
 from mpiflux.overlay.plan import make_plan
 from mpiflux.sim import executor, machine
 from mpiflux.sim.machine import ClusterError, NodeType, build, parse_cluster
@@ -70,8 +70,9 @@ def test_cores_go_to_ranks_and_supervisors_as_in_an_instance(cores: int, ranks: 
 
 def test_constants_are_those_of_the_real_thing() -> None:
     assert (machine.CORES_A_SUPERVISOR, machine.LEAST_SUPERVISORS) == (site.CORES_A_SUPERVISOR, site._LEAST_SUPERVISORS)
-    for name in ("YOUNG", "FLUSH", "STALE", "GRACE"):
+    for name in ("YOUNG", "FLUSH", "STALE"):
         assert getattr(executor, name) == getattr(supervisor, name), name
+    assert executor.GRACE == endings.GRACE
     for name in ("MANY", "FLUSH_MANY"):
         assert getattr(executor, name) == getattr(outbox, name), name
 
