@@ -10,10 +10,6 @@ from mpiflux.node.link import Link
 
 FLUSH = 0.05
 """Longest time in seconds that the record of a job waits while others run; jobs that last longer do not wait."""
-MANY = 16
-"""Jobs of a report from which on it waits :data:`FLUSH_MANY` instead: what a report costs, rank 0 above all, hardly
-depends on how many jobs are in it."""
-FLUSH_MANY = 0.1
 CONGESTED = 8 << 20
 """Bytes that may wait to be sent before no more output is read and no more jobs are started."""
 _NEVER = float("inf")
@@ -51,11 +47,6 @@ class Report:
             done[0] += jobs
             done[1] += seconds
 
-    @property
-    def jobs(self) -> float:
-        """So many are over."""
-        return sum(count for count, _ in self.done.values())
-
     def message(self) -> m.Report:
         return m.Report(b"".join(self.records), b"".join(self.output), self.reasons, b"".join(self.started),
                         tuple(self.returned), tuple(self.idle),
@@ -84,10 +75,7 @@ class Outbox:
     @property
     def due(self) -> float:
         """When what waits is to be sent; infinity when nothing does."""
-        if not self.oldest:
-            return _NEVER
-        many = any(report.jobs >= MANY for report in self.reports.values())
-        return self.oldest + (FLUSH_MANY if many else FLUSH)
+        return self.oldest + FLUSH if self.oldest else _NEVER
 
     def report(self, owner: int) -> Report:
         """The report to a scheduler that is in the making."""

@@ -22,8 +22,6 @@ from mpiflux.sim.watch import Watcher
 
 YOUNG = 0.01
 FLUSH = 0.05
-MANY = 16
-FLUSH_MANY = 0.1
 STALE = 0.05
 GRACE = 5.0
 _TERM = 0.002
@@ -438,10 +436,7 @@ class SimExecutor:
         return found
 
     def _flush_due(self) -> float:
-        if not self._oldest:
-            return math.inf
-        many = any(sum(jobs for jobs, _ in report.done.values()) >= MANY for report in self._reports.values())
-        return self._oldest + (FLUSH_MANY if many else FLUSH)
+        return self._oldest + FLUSH if self._oldest else math.inf
 
     def _flush(self, now: float) -> float:
         stopped = bool(self.stopping) and not self.running

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.instance import site
-from mpiflux.node import endings, outbox, supervisor
+from mpiflux.node import endings, supervisor
 from mpiflux.overlay.plan import make_plan
 from mpiflux.sim import executor, machine
 from mpiflux.sim.machine import ClusterError, NodeType, build, parse_cluster
@@ -73,8 +73,6 @@ def test_constants_are_those_of_the_real_thing() -> None:
     for name in ("YOUNG", "FLUSH", "STALE"):
         assert getattr(executor, name) == getattr(supervisor, name), name
     assert executor.GRACE == endings.GRACE
-    for name in ("MANY", "FLUSH_MANY"):
-        assert getattr(executor, name) == getattr(outbox, name), name
 
 
 def test_a_plan_can_be_made_of_it() -> None:
