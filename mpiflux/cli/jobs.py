@@ -258,6 +258,8 @@ def formatter(text: str) -> Callable[[dict[str, Any]], str]:
             return text.format_map(values)
         except (ValueError, TypeError) as error:
             raise Trouble(f"--format: {error}") from None
+        except MemoryError:
+            raise Trouble("--format: a width is too large") from None
 
     return line
 

@@ -96,7 +96,7 @@ class Bell:
         try:
             while True:
                 data = self._socket.recv(16)
-                if data:
+                if data.isdigit():
                     self.ring(int(data))
         except OSError:
             return

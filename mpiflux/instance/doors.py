@@ -345,7 +345,6 @@ def listen(path: str) -> socket.socket:
     if not path:
         raise NoDoor("no client can connect on this node: no directory for a socket in TMPDIR, XDG_RUNTIME_DIR or /tmp "
                      "may be written to, with a short path; set TMPDIR to one")
-    remove_stale(os.path.dirname(os.path.dirname(path)))
     return _try(_listen, path)
 
 
@@ -364,6 +363,7 @@ def _try(make: Callable[[str], socket.socket], path: str) -> socket.socket:
 
 def _listen(path: str) -> socket.socket:
     directory = os.path.dirname(path)
+    remove_stale(os.path.dirname(directory))
     os.mkdir(directory, 0o700)
     try:
         found = os.lstat(directory)

@@ -338,8 +338,10 @@ class Master(Asked):
             self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
     def signalled(self, number: int, now: float) -> None:
-        """INT and TERM once: stop starting, end what runs, resumable. Twice: at once."""
-        if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        """One that asks for the end, or a batch system's warning (USR1, USR2): stop starting, end what runs, resumable.
+        INT, TERM or HUP after that: at once."""
+        warning = number in (signal.SIGUSR1, signal.SIGUSR2)
+        if warning and self.is_stopping:
             return
         if self.is_stopping:
             self._finish()

@@ -173,8 +173,11 @@ def _open(prepared: Prepared) -> bool:
     try:
         prepared.table = _resumed(prepared, now) if exists else _fresh(prepared, now)
         _describe(prepared, now)
-    except BaseException:
-        journal.close()
+    except BaseException as error:
+        try:
+            journal.close()
+        except JournalError as full:
+            raise RunError(str(full)) from error
         raise
     return exists
 

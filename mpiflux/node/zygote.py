@@ -59,11 +59,14 @@ class Zygote:
         """
         data = b""
         fds: list[int] = []
+        flags = 0
         try:
             self.control.send(b"supervisor %d" % replaces)
-            data, fds, _, _ = socket.recv_fds(self.control, 256, 1)
+            data, fds, flags, _ = socket.recv_fds(self.control, 256, 1)
         except OSError:
             pass
+        if flags & socket.MSG_CTRUNC:
+            raise RuntimeError("no supervisor can be started: this rank may have no more files open (ulimit -n)")
         if not fds:
             raise RuntimeError(f"no supervisor can be started: {data.decode()}" if data else
                                "the process that forks supervisors is gone; was it killed?")

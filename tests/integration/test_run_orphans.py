@@ -55,12 +55,14 @@ def test_after_a_kill_nothing_is_left(place: Place, which: int) -> None:
     assert run.results().get("COMPLETED") is None
 
 
-def test_signals_that_warn_change_nothing(place: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2], ids=["USR1", "USR2"])
+def test_a_batch_system_s_warning_ends_the_run_resumable(place: Place, number: signal.Signals) -> None:
     place.expected.add("begun")
-    running, run = place.begin({"jobs": {"a": {"command": "echo x >>begun; sleep 1; echo done", "shell": True}}})
+    running, run = place.begin({"jobs": {"a": {"command": "echo x >>begun; exec sleep 600", "shell": True}}})
     with running:
         until(lambda: begun(place), "the job runs")
-        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
-            running.signal(number)
-        assert running.wait().returncode == 0
-    assert run.stdout("a") == b"done\n"
+        running.signal(number)
+        done = running.wait()
+    assert done.returncode == 128 + number and "--resume" in done.stdout
+    assert f" interrupted: by {number.name};" in (run.directory / "log").read_text()
+    assert run.results() == {"SCHED": 1}

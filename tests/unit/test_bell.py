@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_a_rank_is_woken_by_another(tmp_path: Path) -> None:
     one.close()
     two.close()
     assert not os.listdir(tmp_path)
+
+
+def test_what_is_no_rank_s_number_is_only_noise(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2}, {2}), Bell(str(tmp_path), 2, {1}, {1})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        for noise in (b"nonsense", b"-1", b"99999999999999999999", b"\xb2", b" 1"):
+            stranger.sendto(noise, str(tmp_path / "bell-1"))
+    one.heard()
+    assert not rung(one) and one.reliable
+    one.close()
+    two.close()
 
 
 def test_senders_elsewhere_make_a_bell_unreliable(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_format_of_ones_own(capfdbinary, done):
 @pytest.mark.parametrize(("text", "said"), [
     ("{idd}", "did you mean 'id'"), ("{id.f58}", "here it is {id}"), ("{ntasks:>3}", "here it is {tasks}"),
     ("{id.__class__}", "no field"), ("{name[0]}", "only {name}"), ("{", "--format"),
-    ("{id:zz}", "--format"), ("{id:{params.__class__}}", "a width"),
+    ("{id:zz}", "--format"), ("{id:>999999999999999}", "--format"), ("{id:{params.__class__}}", "a width"),
     ("{params.x}", "no field"), ("{params[x].real}", "only {name}"),
 ])
 def test_a_format_that_is_none(capfdbinary, done, text, said):
