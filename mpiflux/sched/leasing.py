@@ -354,9 +354,12 @@ class Leasing:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def collect(self, now: float) -> list[Action]:
+        self.again = False
         if self._unlent:
             self.now = now
             self._lend_freed()
+            # places that were held on what is lent now are to be held elsewhere
+            self.again = self._table is not None and bool(self._table.booked)
         return self._handed.collect()
 
     # -- lending to the parent -----------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Wire:
 
 def blocking(wire: Wire) -> connection.Connection:
     made = connection.Connection.__new__(connection.Connection)
-    made._lock, made._closed, made.session = threading.RLock(), False, wire.session
+    made._lock, made._closed, made._inherited, made.session = threading.RLock(), False, False, wire.session
     return made
 
 
