@@ -74,7 +74,7 @@ def test_an_interrupt_reaches_every_host_and_leaves_nothing(place: Place, rsh: s
     running, run = place.begin({"jobs": {"a": {"command": "sleep 1000", "parameters": {"i": {"range": 2}}}}},
                                "--hosts", "b,c", "--rsh", rsh, "--cores-per-node", "2")
     with running:
-        until(lambda: run.directory.exists() and run.results().get("RUN"), "a job runs")
+        until(lambda: (run.directory / "run.db").exists() and run.results().get("RUN"), "a job runs")
         running.signal(signal.SIGINT)
         done = running.wait()
         assert done.returncode == 128 + signal.SIGINT, done.stderr
@@ -93,7 +93,7 @@ def test_an_interrupt_while_a_host_does_not_answer(place: Place, rsh: str) -> No
 def test_a_killed_launcher_takes_the_ranks_on_other_hosts_along(place: Place, rsh: str) -> None:
     running, run = place.begin({"jobs": {"a": {"command": "sleep 1000"}}}, "--hosts", "localhost,c", "--rsh", rsh)
     with running:
-        until(lambda: run.directory.exists() and run.results().get("RUN"), "the job runs")
+        until(lambda: (run.directory / "run.db").exists() and run.results().get("RUN"), "the job runs")
         running.process.kill()
         running.wait()
         until(lambda: not [p for p in running.members() if not p.zombie], "everything is gone")
