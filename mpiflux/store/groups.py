@@ -25,7 +25,30 @@ _Packed = tuple[bytes, dict[int, JobGroup]]
 """The groups of one job each, None for the others; and these, by their place."""
 
 
-class Groups(Sequence[JobGroup]):
+class _Numbered(Sequence[JobGroup]):
+    """Groups by number, from 0 or from the end."""
+
+    def _at(self, number: int) -> JobGroup:
+        """The group of a number that there is."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, number: int) -> JobGroup: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[JobGroup]: ...
+
+    def __getitem__(self, number: int | slice) -> JobGroup | list[JobGroup]:
+        n = len(self)
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(n))]
+        if number < 0:
+            number += n
+        if not 0 <= number < n:
+            raise IndexError(f"group {number} of {n}")
+        return self._at(number)
+
+
+class Groups(_Numbered):
     """A list of groups, to which is only ever added."""
 
     def __init__(self, groups: Iterable[JobGroup] = ()) -> None:
@@ -88,23 +111,8 @@ class Groups(Sequence[JobGroup]):
     def __len__(self) -> int:
         return self._n
 
-    @overload
-    def __getitem__(self, number: int) -> JobGroup: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[JobGroup]: ...
-
-    def __getitem__(self, number: int | slice) -> JobGroup | list[JobGroup]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._n))]
-        if number < 0:
-            number += self._n
-        if not 0 <= number < self._n:
-            raise IndexError(f"group {number} of {self._n}")
+    def _at(self, number: int) -> JobGroup:
         return self._unpacked(number // BLOCK)[number % BLOCK]
-
-    def __iter__(self) -> Iterator[JobGroup]:
-        for number in range(self._n):
-            yield self[number]
 
 
 def by_name(groups: Iterable[JobGroup]) -> dict[str, list[JobGroup]]:
@@ -115,7 +123,7 @@ def by_name(groups: Iterable[JobGroup]) -> dict[str, list[JobGroup]]:
     return found
 
 
-class Instead(Sequence[JobGroup]):
+class Instead(_Numbered):
     """The same groups, but for the first ones: a workflow file may have changed what does not matter to the table."""
 
     def __init__(self, first: Sequence[JobGroup], groups: Groups) -> None:
@@ -124,12 +132,5 @@ class Instead(Sequence[JobGroup]):
     def __len__(self) -> int:
         return max(len(self._first), len(self._groups))
 
-    @overload
-    def __getitem__(self, number: int) -> JobGroup: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[JobGroup]: ...
-
-    def __getitem__(self, number: int | slice) -> JobGroup | list[JobGroup]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        return self._first[number] if 0 <= number < len(self._first) else self._groups[number]
+    def _at(self, number: int) -> JobGroup:
+        return self._first[number] if number < len(self._first) else self._groups[number]
