@@ -138,14 +138,14 @@ def _ids(args: Namespace) -> list[int]:
 
 
 def _submit(flux: Flux, args: Namespace) -> int:
-    from mpiflux.client import plans
+    from mpiflux.client import submission
 
     command: list[str] = args.command
     options = options_for(args)
     if args.cc:
         # only {cc} means something, as in Flux
-        command = ["{cc}".join(map(plans.literal, word.split("{cc}"))) for word in command]
-        options["env"] = {k: "{cc}".join(map(plans.literal, v.split("{cc}"))) for k, v in options["env"].items()}
+        command = ["{cc}".join(map(submission.literal, word.split("{cc}"))) for word in command]
+        options["env"] = {k: "{cc}".join(map(submission.literal, v.split("{cc}"))) for k, v in options["env"].items()}
         options["env"]["MPIFLUX_JOB_CC"] = "{cc}"
         jobs = flux.submit_many(command, params={"cc": _ids(args)}, **options)
     else:

@@ -12,15 +12,16 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpiflux.client import plans
+from mpiflux.client import jobids, plans, submission
 from mpiflux.client.aiocallbacks import Callbacks
 from mpiflux.client.aioconnection import Connection, Subscription
 from mpiflux.client.errors import NotConnected
+from mpiflux.client.jobids import HasIds, Ids
 from mpiflux.client.names import Names, inherited
 from mpiflux.client.output import Output
-from mpiflux.client.plans import Command, HasIds, Ids, JobOptions
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result, Value
 from mpiflux.client.session import Plan
+from mpiflux.client.submission import Command, JobOptions
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
 from mpiflux.store import kvs as store
@@ -140,7 +141,7 @@ class Jobs(HasIds, Sequence[Job]):
         return Job(self._flux, self.ids[index])
 
     def _ranges(self) -> list[tuple[int, int]]:
-        return plans.ranges_of(self.ids)
+        return jobids.ranges_of(self.ids)
 
     async def wait(self) -> Counts:
         """Until all have ended: how they did."""
@@ -320,11 +321,11 @@ class Flux:
         return welcome.run_dir if welcome is not None else ""
 
     async def submit(self, command: Command, **options: Unpack[JobOptions]) -> Job:
-        [(first, _)] = await self._do(plans.submit((plans.new_group(command, options),)))
+        [(first, _)] = await self._do(plans.submit((submission.new_group(command, options),)))
         return Job(self, first)
 
     async def submit_many(self, commands: Command | Iterable[Sequence[str]], **options: Unpack[JobOptions]) -> Jobs:
-        groups, order = plans.bulk(commands, options)
+        groups, order = submission.bulk(commands, options)
         return Jobs(self, order(await self._do(plans.submit(groups))) if groups else range(0))
 
     async def job(self, ref: int | str | None = None) -> Job:

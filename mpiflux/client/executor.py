@@ -15,13 +15,13 @@ from concurrent.futures import Executor as BaseExecutor
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, cast
 
-from mpiflux.client import calls, plans
+from mpiflux.client import calls, jobids, plans, submission
 from mpiflux.client.connection import Connection
 from mpiflux.client.errors import FluxError, NotConnected
 from mpiflux.client.live import Flux
-from mpiflux.client.plans import Command, JobOptions
 from mpiflux.client.records import JobEvent, Result
 from mpiflux.client.session import Plan, Stream
+from mpiflux.client.submission import Command, JobOptions
 from mpiflux.client.where import locate
 from mpiflux.model import requests as r
 
@@ -176,7 +176,7 @@ class Executor(BaseExecutor):
         if workers is not None and workers < 1:
             raise ValueError(f"workers: {workers}; at least one process is needed to call functions")
         self.options: JobOptions = cast(JobOptions, options)
-        plans.new_group(["true"], self.options)  # a wrong option is said here
+        submission.new_group(["true"], self.options)  # a wrong option is said here
         found = locate(target)
         if not found.socket:
             raise NotConnected(f"{found.run_dir}: {found.why or 'there is no live instance'}")
@@ -230,7 +230,7 @@ class Executor(BaseExecutor):
         if args:
             raise TypeError(f"a command is one list of arguments, as in {[fn, *args]!r}")
         options = cast(JobOptions, {**self.options, **kwargs})
-        plans.new_group(fn, options)
+        submission.new_group(fn, options)
         with self._lock:
             self._check()
             self._open.add(future)
@@ -268,7 +268,7 @@ class Executor(BaseExecutor):
             else:
                 future.cancel()
         if submitted:
-            select = r.Select(ids=tuple(plans.ranges_of(submitted)), states=NOT_BEGUN)
+            select = r.Select(ids=tuple(jobids.ranges_of(submitted)), states=NOT_BEGUN)
             try:
                 self._connection.do(Plan(r.Cancel(select, "the executor was shut down"), int))
             except FluxError:
@@ -317,7 +317,7 @@ class Executor(BaseExecutor):
 
     def _submit(self, batch: list[tuple[FluxFuture, Command, JobOptions]]) -> bool:
         try:
-            groups = tuple(plans.new_group(command, options) for _, command, options in batch)
+            groups = tuple(submission.new_group(command, options) for _, command, options in batch)
             ranges = self._connection.do(plans.submit(groups, self._tie))
         except FluxError as error:
             if len(batch) == 1:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpiflux.client import plans
+from mpiflux.client import jobids, plans
+from mpiflux.client.jobids import HasIds
 from mpiflux.client.keys import Kvs
 from mpiflux.client.output import Output
-from mpiflux.client.plans import HasIds
 from mpiflux.client.records import Counts, JobEvent, Piece, Record, Result
 from mpiflux.store import kvs as store
 
@@ -119,7 +119,7 @@ class Jobs(HasIds, Sequence[Job]):
         return f"<Jobs: {len(self.ids)} of them, from {self.ids[0]}>" if self.ids else "<Jobs: none>"
 
     def _ranges(self) -> list[tuple[int, int]]:
-        return plans.ranges_of(self.ids)
+        return jobids.ranges_of(self.ids)
 
     def wait(self, timeout: float | None = None) -> Counts:
         """Until all have ended: how they did. Raises TimeoutError."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpiflux.client import plans
+from mpiflux.client import plans, submission
 from mpiflux.client.callbacks import Callbacks
 from mpiflux.client.connection import Connection, Subscription
 from mpiflux.client.exchange import Item, Queue, Service
+from mpiflux.client.jobids import Ids
 from mpiflux.client.jobs import Job, Jobs
 from mpiflux.client.keys import Kvs
 from mpiflux.client.names import inherited
-from mpiflux.client.plans import Command, Ids, JobOptions
 from mpiflux.client.records import Change, Counts, JobEvent, Message, Record, Result
 from mpiflux.client.session import Plan
+from mpiflux.client.submission import Command, JobOptions
 from mpiflux.model import requests as r
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ class Flux:
 
         With ``params`` it is one job for each row of values; the first is returned: see :meth:`submit_many`.
         """
-        [(first, _)] = self._do(plans.submit((plans.new_group(command, options),)))
+        [(first, _)] = self._do(plans.submit((submission.new_group(command, options),)))
         return Job(self, first)
 
     def submit_many(self, commands: Command | Iterable[Sequence[str]], **options: Unpack[JobOptions]) -> Jobs:
         """Submit many jobs at once: a list of commands, or one command with ``params``, columns of values for
         the ``{name}`` in it. A hundred thousand take a second or two, and come back as one object."""
-        groups, order = plans.bulk(commands, options)
+        groups, order = submission.bulk(commands, options)
         return Jobs(self, order(self._do(plans.submit(groups))) if groups else range(0))
 
     def job(self, ref: int | str | None = None) -> Job:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpiflux.client import calls, plans
 from mpiflux.client.errors import ConnectionLost, FluxError, NotConnected
-from mpiflux.client.plans import JobOptions
 from mpiflux.client.records import Message
 from mpiflux.client.session import Stream
+from mpiflux.client.submission import JobOptions
 from mpiflux.model import requests as r
 
 if TYPE_CHECKING:

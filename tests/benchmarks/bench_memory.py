@@ -29,7 +29,7 @@ def resident(pid: int) -> int:
 
 def steer(jobs: int, parts: int, out: str) -> None:
     import mpiflux
-    from mpiflux.client import plans
+    from mpiflux.client import plans, submission
 
     with open(os.path.join(os.environ["MPIFLUX_RUN_DIR"], "instance.json"), encoding="utf-8") as file:
         rank = int(json.load(file)["pid"])
@@ -40,7 +40,7 @@ def steer(jobs: int, parts: int, out: str) -> None:
             told.append((done, resident(rank)))
             under_way: deque[list[int]] = deque()
             for _ in range(max(1, jobs // parts // EACH)):
-                groups = tuple(plans.new_group(["true", str(done + k)], {}) for k in range(EACH))
+                groups = tuple(submission.new_group(["true", str(done + k)], {}) for k in range(EACH))
                 under_way.append([job for job, _ in flux._connection.do(plans.submit(groups))])
                 done += EACH
                 if len(under_way) >= WINDOW:

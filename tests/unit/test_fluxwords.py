@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from mpiflux.cli.fluxwords import environment, file_name, minutes, without
-from mpiflux.client.plans import new_group
+from mpiflux.client.submission import new_group
 from mpiflux.model import requests as r
 
 
