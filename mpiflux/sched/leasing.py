@@ -17,19 +17,17 @@ from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.catalog import Catalog
-from mpiflux.sched.claims import Claims
 from mpiflux.sched.explain import Fact, missing
 from mpiflux.sched.gang import Gang, Gangs
 from mpiflux.sched.handed import AHEAD, Action, Handed
 from mpiflux.sched.leases import Lease, Pairs, Shape, Slot
+from mpiflux.sched.lender import Lender
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
 
 NOBODY = -1
 """The executor of a lease that is a gang's: it has several."""
-_GIVEN_UP = -(1 << 60)
-"""From here down are the tokens of what is taken out for good, which nobody asked for."""
 
 
 class Leasing:
@@ -62,20 +60,9 @@ class Leasing:
         """Shape and time limit of a group whose jobs may run anywhere."""
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
-        self._claims = Claims(pool)
-        self._era = 0
-        """How often the parent has claimed something."""
-        self._unlent = False
-        """Something became free that a claim may want."""
-        self._owned = pool.nodes
-        """What there is, less what was lost with a rank."""
+        self._lender = Lender(parent, pool)
         self._first: dict[int, int] = {}
         """Where ranks were lost: the core whose executor starts what needs no core, by node."""
-        self._drained: set[int] = set()
-        """Nodes that were lost."""
-        self._given_up = _GIVEN_UP
-        self._then: dict[int, Sequence[Action]] = {}
-        """What is to be sent when something that was given up is free, by token."""
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors
@@ -355,7 +342,7 @@ class Leasing:
 
     def collect(self, now: float) -> list[Action]:
         self.again = False
-        if self._unlent:
+        if self._lender.pending:
             self.now = now
             self._lend_freed()
             # places that were held on what is lent now are to be held elsewhere
@@ -367,21 +354,12 @@ class Leasing:
     def lend(self, message: m.Borrow, now: float) -> None:
         """Free what the parent wants: what runs there ends in its own time, and nothing that is queued later starts
         there. What was queued before has the first choice of what becomes free."""
-        self._era += 1
-        self._claim(message.token, message.shares, now, self._era)
-        self._unlent = True
-
-    def _claim(self, token: int, shares: Sequence[m.NodeShare], now: float, era: int) -> None:
-        self._claims.add(token, shares, now, era)
-        for number, lease in self._leases.items():
-            # a gang ends by itself with its one job
-            if lease.executor >= 0 and any(self._claims.wants(share) for share in lease.r.shares):
-                self._handed.out.append((lease.executor, m.Revoke(number)))
         self.now = now
+        self._handed.out += self._lender.lend(message, now, self._leases)
 
     def _lend_before(self, entry: Entry) -> None:
         """What is claimed is lent before anybody looks for a place who has come after the claim."""
-        if self._unlent and entry.era >= self._claims.era:
+        if self._lender.pending and entry.era >= self._lender.era:
             self._lend_freed()
 
     def lent(self, src: int, message: m.Lend) -> None:
@@ -389,7 +367,7 @@ class Leasing:
 
     def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
         """The parent gives back what it borrowed."""
-        if self._unlent:
+        if self._lender.pending:
             # it may have been claimed only a moment ago, for a job that had been there all the time
             self._lend_freed()
         self.pool.restore(m.ResourceSet(shares))
@@ -397,7 +375,7 @@ class Leasing:
         self._state += 1
         if self._table is not None:
             self._table.changed({share.node for share in shares})
-        self._unlent = bool(self._claims)
+        self._lender.freed()
 
     # -- what is lost with a rank ----------------------------------------------------------------------------------
 
@@ -406,9 +384,7 @@ class Leasing:
         jobs = self.dismiss(message.executors, message.resources, now)
         gone = set(message.executors)
         self._executors = tuple(executor for executor in self._executors if executor not in gone)
-        self.give_up(_less(self._owned, message.resources), now)
-        kept = {part.node: part for part in message.resources}
-        self._owned = tuple(kept.get(part.node, part) for part in self._owned)
+        self.give_up(self._lender.keep(message.resources), now)
         return jobs, []
 
     def dismiss(self, executors: Sequence[int], left: Sequence[NodeResources], now: float) -> list[tuple[int, int]]:
@@ -416,28 +392,24 @@ class Leasing:
         self.now = now
         jobs = [job for executor in executors if self._handed.knows(executor) for job in self.lost(executor)]
         self._first = {part.node: part.cores[0] for part in left if part.cores}
-        self._drained = {part.node for part in self._owned} - {part.node for part in left}
-        for node in self._drained:
-            self.pool.drain(node)
-        self._claims.drop(self._drained)
+        self._lender.lose(left)
         self._freed += 1
         self._state += 1
         if self._table is not None:
-            self._table.changed({part.node for part in self._owned})
+            self._table.changed({part.node for part in self._lender.owned})
         return jobs
 
     @property
     def giving_up(self) -> bool:
         """Whether something that was given up is still in use."""
-        return self._claims.waits_below(_GIVEN_UP)
+        return self._lender.giving_up
 
     def give_up(self, shares: Sequence[m.NodeShare], now: float, then: Sequence[Action] = ()) -> None:
         """Take these out for good: what is free at once, the rest as it falls free. ``then`` is sent when all is."""
-        shares = [share for share in shares if share.node not in self._drained]
-        if shares:
-            self._given_up -= 1
-            self._then[self._given_up] = then
-            self._claim(self._given_up, shares, now, 0)
+        actions = self._lender.give_up(shares, now, then, self._leases)
+        if actions is not None:
+            self.now = now
+            self._handed.out += actions
             self._lend_freed()
 
     def balance(self, now: float) -> list[Action]:
@@ -523,16 +495,14 @@ class Leasing:
         self.pool.free(lease.r, lease.shape.request)
         self._freed += 1
         self._state += 1
-        self._unlent = bool(self._claims)
+        self._lender.freed()
         if self._table is not None:
             self._table.remove(number, self.now)
 
     def _lend_freed(self) -> None:
-        self._unlent = False
         if self._table is not None:
-            self._table.changed(self._claims.nodes())
-        for token, idle in self._claims.collect(self.now):
-            self._handed.out += self._then.pop(token) if token in self._then else [(self.parent, m.Lend(token, idle))]
+            self._table.changed(self._lender.nodes())
+        self._handed.out += self._lender.collect(self.now)
 
     def holding(self, wanted: frozenset[int]) -> list[int]:
         return self._handed.holding(wanted)
@@ -563,19 +533,3 @@ class Leasing:
         executors.update(self._handed.holders(frozenset(message.ids)))
         self._handed.out += [(executor, message) for executor in sorted(executors)]
         return []
-
-
-def _less(before: Sequence[NodeResources], after: Sequence[NodeResources]) -> list[m.NodeShare]:
-    """What is missing of nodes of which something is left."""
-    left = {part.node: part for part in after}
-    shares = []
-    for old in before:
-        new = left.get(old.node)
-        if new is None or new == old:
-            continue
-        shares.append(m.NodeShare(
-            old.node, tuple(sorted(set(old.cores) - set(new.cores))), tuple(sorted(set(old.gpus) - set(new.gpus))),
-            old.memory - new.memory, 0,
-            tuple((name, less) for name, amount in old.consumables.items()
-                  if (less := amount - new.consumables.get(name, 0)))))
-    return shares
