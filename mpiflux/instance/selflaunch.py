@@ -15,6 +15,8 @@ import signal
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
+from mpiflux.instance.caught import Signals
+from mpiflux.instance.guard import Guard
 from mpiflux.instance.hosts import Layout
 from mpiflux.instance.launcher import READY
 from mpiflux.model.environment import ALLOCATION_NAMES, clean_environment
@@ -29,9 +31,6 @@ PATIENCE = 1.0
 
 LINGER = 60.0
 """Seconds that ranks may outlive rank 0 once it has left by itself."""
-
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Passed on to every rank."""
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Those that mean the end: what ranks do after one of them is no news."""
@@ -113,10 +112,10 @@ class _Launch:
 
     def run(self) -> int:
         kvsname = self.kvsname = kvs_name()
-        self.guard = _Guard(kvsname)
+        self.guard = Guard(kvsname, GRACE)
         try:
             self.service = PmiService(PmiServer(self.size, kvsname, process_mapping(self.layout.nodes())))
-            with selectors.DefaultSelector() as self.selector, _Signals() as self.signals:
+            with selectors.DefaultSelector() as self.selector, Signals() as self.signals:
                 self.selector.register(self.signals.fd, selectors.EVENT_READ)
                 try:
                     self._start_all()
@@ -366,7 +365,7 @@ class _Launch:
         if self.terminal is None:
             return
         try:
-            os.tcsetpgrp(self.terminal, os.getpgrp())  # SIGTTOU is ignored meanwhile: see _Signals
+            os.tcsetpgrp(self.terminal, os.getpgrp())  # SIGTTOU is ignored meanwhile: see Signals
         except OSError:
             pass  # it has hung up
         self.terminal = None
@@ -391,120 +390,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-class _Signals:
-    """Signals as bytes on a descriptor, while in the ``with`` block.
-
-    What this process was started to ignore (nohup) stays ignored, here and in the ranks.
-    """
-
-    def __enter__(self) -> _Signals:
-        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._old = {s: signal.getsignal(s) for s in (*FORWARDED, signal.SIGCHLD, signal.SIGCONT, signal.SIGTTOU)}
-        for number, old in self._old.items():
-            if number == signal.SIGTTOU:
-                signal.signal(number, signal.SIG_IGN)
-            elif old != signal.SIG_IGN or number == signal.SIGCHLD:
-                signal.signal(number, lambda *_: None)
-        return self
-
-    def read(self) -> list[int]:
-        """Numbers of the signals since the last call, each once; deaths last, so that they find the others sent."""
-        try:
-            numbers = set(os.read(self.fd, 4096))
-        except BlockingIOError:
-            return []
-        return sorted(numbers & {int(s) for s in self._old}, key=lambda n: n == signal.SIGCHLD)
-
-    def __exit__(self, *exc: object) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
-        signal.set_wakeup_fd(self._old_fd)
-        os.close(self.fd)
-        os.close(self._write)
-
-
-class _Guard:
-    """A process that ends the ranks when this one is gone without having said so."""
-
-    def __init__(self, kvsname: str) -> None:
-        read, self._write = os.pipe2(os.O_CLOEXEC)
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                os.close(self._write)
-                _stand_guard(read, kvsname)
-            finally:
-                os._exit(0)
-        os.close(read)
-
-    def _send(self, text: str) -> None:
-        try:
-            os.write(self._write, text.encode())
-        except BrokenPipeError:
-            pass  # someone killed the guard: the ranks are worth more than it
-
-    def watch(self, pid: int) -> None:
-        self._send(f"+{pid}\n")
-
-    def unwatch(self, pid: int) -> None:
-        self._send(f"-{pid}\n")
-
-    def dismiss(self) -> None:
-        self._send("q\n")
-        os.close(self._write)
-        os.waitpid(self._pid, 0)
-
-
-def _stand_guard(read: int, kvsname: str) -> None:
-    for number in (*FORWARDED, signal.SIGTSTP, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)
-    os.setpgid(0, 0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.closerange(3, read)
-    os.closerange(read + 1, os.sysconf("SC_OPEN_MAX"))
-    watched: dict[int, int] = {}  # process id -> pidfd
-    buffer = b""
-    while data := os.read(read, 65536):
-        *lines, buffer = (buffer + data).split(b"\n")
-        for line in lines:
-            if line == b"q":
-                return
-            pid = int(line[1:])
-            if line.startswith(b"+"):
-                try:
-                    watched[pid] = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    continue  # it has ended already, and its "-" is on the way
-            elif pid in watched:
-                os.close(watched.pop(pid))
-    _end_watched(watched)
-    remove_segments(kvsname)
-
-
-def _end_watched(watched: dict[int, int]) -> None:
-    poll = select.poll()
-    for fd in watched.values():
-        poll.register(fd, select.POLLIN)
-    for number in (signal.SIGTERM, signal.SIGCONT):
-        for fd in watched.values():
-            try:
-                signal.pidfd_send_signal(fd, number)
-            except ProcessLookupError:
-                continue
-    deadline = time.monotonic() + GRACE
-    living = dict(watched)
-    while living and (left := deadline - time.monotonic()) > 0:
-        ended = {fd for fd, _ in poll.poll(left * 1000)}
-        for fd in ended:
-            poll.unregister(fd)
-        living = {pid: fd for pid, fd in living.items() if fd not in ended}
-    for pid in living:  # the leader lives, so the group's number is still its own
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
