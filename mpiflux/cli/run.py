@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, positive, seconds, size, timeout
-from mpiflux.instance.launcher import detect
+from mpiflux.cli.parser import Parser, assignment, declared, declared_cores, seconds, size, timeout
+from mpiflux.cli.ranks import define_ranks, start_ranks, starts_ranks
 from mpiflux.instance.options import RunObserver, RunOptions
 
 if TYPE_CHECKING:
@@ -60,7 +58,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
 
 def run(args: Namespace) -> int:
     if starts_ranks(args):
-        return start_ranks(args, ["run", *without_ranks(args.parser.argv)])
+        return start_ranks(args, "run", args.parser.argv)
     from mpiflux.instance.bootstrap import run_instance
 
     options = options_of(args)
@@ -76,58 +74,6 @@ def run(args: Namespace) -> int:
     status = run_instance(options, observer, lambda text: tell(f"mpiflux: {text}"))
     # a run's status is that of its jobs, whoever reads its summary
     return status or int(options.dry_run and any(printer.unwritten for printer in printers))
-
-
-def define_ranks(add: Callable[..., object]) -> None:
-    """The options of ``run`` and ``start`` about ranks that no launcher starts."""
-    add("--ranks", metavar="N", type=positive, help="start N ranks on this machine; only where no launcher does")
-    add("--hosts", metavar="A,B:N", help="start ranks on these hosts, one on each or N; n[1-4] is n1 to n4")
-    add("--rsh", metavar="CMD", help="how to reach the --hosts: CMD HOST COMMAND (default: ssh)")
-
-
-def starts_ranks(args: Namespace) -> bool:
-    """Whether this process starts the ranks, and is none itself. Ends it when the options do not fit the place."""
-    launcher = detect(os.environ)
-    if args.rsh is not None and args.hosts is None:
-        args.parser.error("--rsh says how to reach the --hosts, and none are named")
-    if launcher.kind != "none":
-        if args.hosts is not None:
-            args.parser.error("--hosts under a launcher, which has started the ranks: leave --hosts away")
-        if args.ranks is not None and launcher.size not in (None, args.ranks):
-            args.parser.error(f"--ranks {args.ranks} under a launcher that started {launcher.size}: leave --ranks away")
-        return False
-    return args.hosts is not None or (args.ranks or 1) > 1
-
-
-def start_ranks(args: Namespace, words: list[str]) -> int:
-    """Start ``mpiflux`` with ``words`` as the ranks that ``args`` ask for; the exit status."""
-    from mpiflux.instance.hosts import layout
-    from mpiflux.instance.selflaunch import launch
-
-    places = None
-    if args.hosts is not None:
-        try:
-            places = layout(args.hosts, args.ranks, args.rsh)
-        except ValueError as error:
-            args.parser.error(f"--hosts {args.hosts}: {error}")
-    ranks = args.ranks if places is None else len(places.hosts)
-    return launch([sys.executable, "-m", "mpiflux", *words], ranks, os.environ, lambda text: tell(f"mpiflux: {text}"),
-                  places, says_ready=places is None)
-
-
-def without_ranks(argv: list[str]) -> list[str]:
-    """The arguments for each of the ranks: all but those of :func:`define_ranks`."""
-    ours = ("--ranks", "--hosts", "--rsh")
-    out: list[str] = []
-    skip = False
-    for word in argv:
-        if skip:
-            skip = False
-        elif word in ours:
-            skip = True
-        elif not word.startswith(tuple(f"{name}=" for name in ours)):
-            out.append(word)
-    return out
 
 
 def options_of(args: Namespace) -> RunOptions:

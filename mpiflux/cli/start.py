@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mpiflux.cli.console import tell
 from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, size, timeout
-from mpiflux.cli.run import define_ranks, start_ranks, starts_ranks, without_ranks
+from mpiflux.cli.ranks import define_ranks, start_ranks, starts_ranks
 from mpiflux.instance.options import RunObserver, RunOptions
 
 
@@ -44,7 +44,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
 def start(args: Namespace) -> int:
     if starts_ranks(args):
         options = args.parser.argv[:len(args.parser.argv) - len(args.command)]
-        return start_ranks(args, ["start", *without_ranks([w for w in options if w != "--"]), "--", *args.command])
+        return start_ranks(args, "start", [word for word in options if word != "--"], ["--", *args.command])
     from mpiflux.instance.bootstrap import run_instance
 
     options = options_of(args)

@@ -14,6 +14,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import NamedTuple
 
 from mpiflux.instance.caught import Signals
 from mpiflux.instance.guard import Guard
@@ -32,16 +33,35 @@ PATIENCE = 1.0
 LINGER = 60.0
 """Seconds that ranks may outlive rank 0 once it has left by itself."""
 
+STOP_PATIENCE = 15.0
+"""Seconds that ranks get to end resumable when they are to be started again: their jobs have some of it."""
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Those that mean the end: what ranks do after one of them is no news."""
 
 RANKS_A_CPU = 64
 """No one wants more, and a slip of the finger would bring the machine down."""
 
+LOST = 255
+"""Exit status of a rank on another host whose connection is lost (:mod:`mpiflux.node.near`)."""
+
 WRONG_USE = 2
 CANNOT_START = 3
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+
+
+class Outcome(NamedTuple):
+    """How a start of all ranks came to its end."""
+
+    status: int
+    """The exit status for the launcher."""
+    lost: tuple[int, ...] = ()
+    """Ranks that died or failed by themselves, in that order."""
+    up: bool = False
+    """All had come up when the first of them did."""
+    over: bool = True
+    """Rank 0 ended it as it wanted, or somebody asked for the end by a signal."""
 
 
 def survivors_go_on(rank: int, mpi_up: bool) -> bool:
@@ -74,13 +94,30 @@ def launch(argv: Sequence[str], ranks: int, environ: Mapping[str, str],
     """
     if ranks < 1 or not argv:
         raise ValueError(f"cannot start {ranks} ranks of {list(argv)}: give a command and at least 1 rank")
-    cpus = len(os.sched_getaffinity(0))
-    if layout is None and ranks > cpus * RANKS_A_CPU:
-        tell(f"--ranks {ranks} are too many: here are {cpus} CPUs, for each of which at most {RANKS_A_CPU} are started")
+    if layout is None and (problem := too_many(ranks)):
+        tell(problem)
         return WRONG_USE
-    if layout is None:
-        layout = Layout(("localhost",) * ranks, (), frozenset({"localhost"}))
-    return _Launch(list(argv), environ, tell, layout, says_ready).run()
+    return start_all(argv, environ, tell, layout or one_host(ranks), says_ready).status
+
+
+def too_many(ranks: int) -> str:
+    """Why so many are not started on this machine, in words; empty when they are."""
+    cpus = len(os.sched_getaffinity(0))
+    if ranks <= cpus * RANKS_A_CPU:
+        return ""
+    return f"--ranks {ranks} are too many: here are {cpus} CPUs, for each of which at most {RANKS_A_CPU} are started"
+
+
+def one_host(ranks: int) -> Layout:
+    """All of them here."""
+    return Layout(("localhost",) * ranks, (), frozenset({"localhost"}))
+
+
+def start_all(argv: Sequence[str], environ: Mapping[str, str], tell: Callable[[str], None], layout: Layout,
+              says_ready: bool = False, stop_when_lost: bool = False) -> Outcome:
+    """:func:`launch`, and what became of it. ``stop_when_lost``: once a rank is lost that the others could do without,
+    they are sent TERM, so that all can be started again."""
+    return _Launch(list(argv), environ, tell, layout, says_ready, stop_when_lost).run()
 
 
 def exit_status(returncode: int) -> int:
@@ -90,8 +127,11 @@ def exit_status(returncode: int) -> int:
 
 class _Launch:
     def __init__(self, argv: list[str], environ: Mapping[str, str], tell: Callable[[str], None],
-                 layout: Layout, says_ready: bool = False) -> None:
+                 layout: Layout, says_ready: bool = False, stop_when_lost: bool = False) -> None:
         self.ready = not says_ready
+        self.stop_when_lost, self.stopped_for_loss = stop_when_lost, False
+        self.lost: list[int] = []
+        self.up_at_loss = False
         self.ready_pipe: tuple[int, int] | None = None
         """Through which rank 0 says that all are up."""
         self.argv, self.size, self.tell, self.layout = argv, len(layout.hosts), tell, layout
@@ -110,7 +150,7 @@ class _Launch:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def run(self) -> int:
+    def run(self) -> Outcome:
         kvsname = self.kvsname = kvs_name()
         self.guard = Guard(kvsname, GRACE)
         try:
@@ -133,7 +173,8 @@ class _Launch:
         finally:
             self.guard.dismiss()
             remove_segments(kvsname, len(set(self.layout.hosts)))
-        return self._status()
+        status = self._status()
+        return Outcome(status, tuple(self.lost), self.up_at_loss, self._is_over())
 
     def _start_all(self) -> None:
         if not self.ready:
@@ -215,6 +256,15 @@ class _Launch:
             return self.verdict
         return CANNOT_START if own is None else own
 
+    def _is_over(self) -> bool:
+        """Whether nothing is left to go on with: rank 0 came to the end of the run, or somebody asked for an end."""
+        if self.signalled:
+            return True
+        own = self.returncodes.get(0)
+        if own is None or own < 0 or 0 in self.lost:
+            return own is None
+        return not self.lost or own not in (128 + signal.SIGTERM, CANNOT_START)
+
     # -- PMI -----------------------------------------------------------------------------------------------------
 
     def _serve(self, fd: int) -> None:
@@ -261,6 +311,11 @@ class _Launch:
         if not self.ending:
             self._ended(rank, self.returncodes[rank], mpi_up)
 
+    def _note_lost(self, rank: int, mpi_up: bool) -> None:
+        if not self.lost:
+            self.up_at_loss = mpi_up
+        self.lost.append(rank)
+
     def _last_words(self, rank: int) -> None:
         """Serve what the rank wrote before it died: it may be an abort."""
         mine = [fd for fd in self.service.fds() if self.service.rank_of(fd) == rank]
@@ -272,21 +327,17 @@ class _Launch:
 
     def _ended(self, rank: int, returncode: int, mpi_up: bool) -> None:
         if rank == 0:
-            self._take_terminal()
-            self.status_before_ending = exit_status(returncode)
-            if returncode < 0:
-                if -returncode not in self.signalled:
-                    self.tell(f"rank 0 died of {_signal_name(-returncode)}; ending the others")
-                self._end("", None)
-            elif not self.condemned:
-                self._after(PATIENCE if returncode and not mpi_up else LINGER, self._rank_0_left)
+            self._rank_0_ended(returncode, mpi_up)
             return
-        if returncode == 0 or self.service.server.finalized(rank):
+        if self.stopped_for_loss or returncode == 0 or self.service.server.finalized(rank):
             return
+        self._note_lost(rank, mpi_up)
         how = f"died of {_signal_name(-returncode)}" if returncode < 0 else f"exited with status {returncode}"
         told_to = bool(self.signalled.intersection(STOPPING))
         if survivors_go_on(rank, mpi_up):
-            if not told_to:
+            if self.stop_when_lost and not self.signalled and 0 in self.pids:
+                self._stop_for_loss(f"rank {rank} {how}; ending the others to start all again")
+            elif not told_to:
                 self.tell(f"rank {rank} {how}; the others go on")
             return
         reason = "" if told_to else f"rank {rank} {how} before all were up; ending the others"
@@ -294,6 +345,28 @@ class _Launch:
             self._end(reason, exit_status(returncode))
         else:
             self._condemn(reason, returncode)
+
+    def _rank_0_ended(self, returncode: int, mpi_up: bool) -> None:
+        self._take_terminal()
+        self.status_before_ending = exit_status(returncode)
+        cut_off = returncode == LOST and self.layout.hosts[0] not in self.layout.here
+        if returncode < 0 or cut_off:
+            self._note_lost(0, mpi_up)
+            if cut_off or -returncode not in self.signalled:
+                how = "is cut off" if cut_off else f"died of {_signal_name(-returncode)}"
+                self.tell(f"rank 0 {how}; ending the others")
+            self._end("", None)
+        elif self.stopped_for_loss:
+            self._after(GRACE, lambda: self._end("", None))
+        elif not self.condemned:
+            self._after(PATIENCE if returncode and not mpi_up else LINGER, self._rank_0_left)
+
+    def _stop_for_loss(self, reason: str) -> None:
+        """Rank 0 ends the run so that it can be resumed."""
+        self.stopped_for_loss = True
+        self.tell(reason)
+        self._signal_all(signal.SIGTERM)
+        self._after(STOP_PATIENCE, lambda: self._end("", None))
 
     def _rank_0_left(self) -> None:
         self._end(f"rank 0 has ended; ending rank {', '.join(map(str, self.pids))}", None)

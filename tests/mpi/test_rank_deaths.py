@@ -151,6 +151,37 @@ def test_ranks_that_are_stopped_for_less_than_the_time_out_are_waited_for(place:
     assert run.meta()["lost"] == []
 
 
+def test_where_asked_all_are_started_again(place: Place) -> None:
+    """First after the death of a leaf, which the others would survive, then after that of rank 0."""
+    running, run = begin(place, FLOW, "--hierarchy", "4", "--restarts", "2")
+    with running:
+        for number, rank in enumerate((2, 0), 1):
+            begun(place, running, 12 * number)
+            pids = rank_pids(running)
+            os.kill(pids[rank], signal.SIGKILL)
+            running.wait_for(f"rank {rank} was lost: going on with the run (restart {number} of 2)")
+            until(lambda pids=pids: not set(pids.values()) & {p.pid for p in running.members()}, "those ranks end")
+        done = running.wait()
+        nothing_left(running)
+    assert done.returncode == 0, done.stderr
+    jobs = run.jobs()
+    assert [(job["id"], job["result"], job["stdout"]) for job in jobs] == [
+        (i + 1, "COMPLETED", f"out {i}\n") for i in range(JOBS)]
+    assert run.meta()["ranks"] == 4 and run.meta()["lost"] == [], "the last start has lost nobody"
+    assert f"{JOBS} completed" in done.stdout + done.stderr
+
+
+def test_whoever_asks_for_the_end_gets_it_although_restarts_are_left(place: Place) -> None:
+    running, run = begin(place, FLOW, "--restarts", "2")
+    with running:
+        begun(place, running, 4)
+        running.signal(signal.SIGTERM)
+        done = running.wait()
+        nothing_left(running)
+    assert done.returncode == 128 + signal.SIGTERM and "restart" not in done.stderr
+    assert run.results().get("SCHED")
+
+
 def test_without_rank_0_the_others_end_what_they_run(place: Place) -> None:
     running, run = begin(place, FLOW, "--hierarchy", "4")
     with running:

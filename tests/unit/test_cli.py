@@ -14,7 +14,8 @@ import pytest
 import mpiflux
 from mpiflux.cli import console, main
 from mpiflux.cli.main import COMMANDS, GROUPS
-from mpiflux.cli.run import options_of, without_ranks
+from mpiflux.cli.ranks import OURS, without
+from mpiflux.cli.run import options_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "commands.md").read_text()
@@ -156,8 +157,8 @@ def test_all_options_of_run_arrive():
 
 
 def test_ranks_get_the_line_without_ranks():
-    assert without_ranks(["w.yaml", "--ranks", "4", "--set", "a=1"]) == ["w.yaml", "--set", "a=1"]
-    assert without_ranks(["--ranks=4", "w.yaml"]) == ["w.yaml"]
+    assert without(["w.yaml", "--ranks", "4", "--set", "a=1"], OURS) == ["w.yaml", "--set", "a=1"]
+    assert without(["--ranks=4", "w.yaml"], OURS) == ["w.yaml"]
 
 
 def test_ranks_contradicting_a_launcher(capsys, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpiflux.cli.run import without_ranks
+from mpiflux.cli.ranks import OURS, without
 from mpiflux.instance.hosts import Layout, layout
 from mpiflux.model import rankframes as frames
 from mpiflux.node import near
@@ -89,4 +89,4 @@ def test_what_belongs_to_this_host_stays_here(monkeypatch: pytest.MonkeyPatch) -
 
 def test_ranks_are_not_started_by_ranks() -> None:
     words = ["--ranks", "4", "w.yaml", "--hosts=a,b", "--rsh", "ssh -v", "--resume", "--hosts", "c", "--rsh=x"]
-    assert without_ranks(words) == ["w.yaml", "--resume"]
+    assert without(words, OURS) == ["w.yaml", "--resume"]
