@@ -137,6 +137,13 @@ class Hosts:
         mpiexec = [] if launch else self.mpiexec(hosts or self.names)
         return Run(place.path / name, self.call(place, [*mpiexec, installed_stack().python, *words], status=status))
 
+    def steer(self, place: Place, program: Sequence[str], *options: str) -> Run:
+        """``start`` with one rank on each host and a Python program that steers, to its end."""
+        name = place.new()
+        python = installed_stack().python
+        words = [python, "-m", "mpiflux", "start", "--run-dir", name, *options, "--", python, *program]
+        return Run(place.path / name, self.call(place, [*self.mpiexec(self.names), *words]))
+
     def mpiexec(self, hosts: Sequence[str]) -> list[str]:
         """MPICH's own launcher with one rank on each host."""
         return [installed_stack().mpiexec, "-launcher", "rsh", "-launcher-exec", self.enter, "-iface", "eth0",
