@@ -16,6 +16,10 @@ run_dir=${2:-$PWD/run-${workflow%.*}}  # EDIT: on a file system that all nodes s
 resume=
 [ -e "$run_dir/run.db" ] && resume=--resume
 
+# when Flux ends this instance; without a time limit it says inf
+left=$(flux job timeleft 2>/dev/null || true)
+case $left in '' | *[!0-9]*) ;; *) export MPIFLUX_END_TIME=$(($(date +%s) + left)) ;; esac
+
 # cpu-affinity=off: jobs get all cores of the node, mpiflux binds each to its own
 exec flux run -N "$(flux getattr size)" --tasks-per-node=1 --exclusive \
     -o cpu-affinity=off -o gpu-affinity=off \

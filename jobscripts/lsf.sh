@@ -17,7 +17,9 @@ run_dir=${2:-$PWD/run-${workflow%.*}}  # EDIT: on a file system that all nodes s
 resume=
 [ -e "$run_dir/run.db" ] && resume=--resume
 
-cores=42 gpus=6                        # EDIT: of one node (Summit: 42 and 6)
+cores=42 gpus=6                        # EDIT: of one node (Summit: 42 and 6; Lassen: 40 and 4)
+nodes=$(sed 1d "$LSB_DJOB_HOSTFILE" | sort -u | wc -l)  # the first host is where this script runs
+export MPIFLUX_END_TIME=$(($(date +%s) + 60 * 60))      # EDIT: seconds, as -W above: LSF does not tell the job
 # -b rs: the rank may use all cores of its set, and binds each job; the default leaves it one core
-exec jsrun -n "${LSF_NODES:-2}" -r 1 -a 1 -c "$cores" -g "$gpus" -d packed -b rs \
-    python -m mpiflux run "$workflow" --run-dir "$run_dir" $resume   # EDIT: -n as -nnodes above
+exec jsrun -n "$nodes" -r 1 -a 1 -c "$cores" -g "$gpus" -d packed -b rs \
+    python -m mpiflux run "$workflow" --run-dir "$run_dir" $resume

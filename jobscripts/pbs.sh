@@ -17,6 +17,7 @@ run_dir=${2:-$PWD/run-${workflow%.*}}  # EDIT: on a file system that all nodes s
 resume=
 [ -e "$run_dir/run.db" ] && resume=--resume
 
+export MPIFLUX_END_TIME=$(($(date +%s) + 60 * 60))  # EDIT: seconds, as walltime above: PBS does not say when it ends
 nodes=$(sort -u "$PBS_NODEFILE" | wc -l)
 # --cpu-bind none: jobs get all cores of the node, mpiflux binds each to its own
 exec mpiexec -n "$nodes" --ppn 1 --cpu-bind none \

@@ -30,5 +30,7 @@ warned=
 trap 'warned=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 wait "$step"; status=$?
 while kill -0 "$step" 2>/dev/null; do wait "$step"; status=$?; done
+# nor is it over when what is left could not end in this allocation; unless that was so from the beginning
+[ $SECONDS -gt 60 ] && tail -n 3 "$run_dir/log" | grep -q 'nothing is left that could finish' && warned=1
 [ -n "$warned" ] && [ "$status" -ne 0 ] && exec scontrol requeue "$SLURM_JOB_ID"
 exit "$status"

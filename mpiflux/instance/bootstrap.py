@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from mpiflux.instance.bell import Bell
-from mpiflux.instance.deadline import allocation_end
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
 from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
@@ -30,6 +29,7 @@ from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
+from mpiflux.instance.walltime import end_of_allocation
 from mpiflux.model import messages
 from mpiflux.model.environment import clean_environment
 from mpiflux.model.tree import TreeNode
@@ -84,7 +84,7 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
-    end = allocation_end(os.environ, time.time())
+    end = end_of_allocation(os.environ, time.time(), ask=not launcher.rank)
     options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble, notes=end.notes)
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given) or too_little_memory()

@@ -12,6 +12,7 @@ from typing import Any
 
 from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
 from mpiflux.instance.pmi_lengths import short_values
+from mpiflux.instance.walltime import job_end
 from mpiflux.node.topology import discover
 
 _SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cephfs", "cifs", "fuse.glusterfs", "panfs", "pvfs2"}
@@ -26,6 +27,7 @@ def examine(run_dir: str, tell: Callable[[dict[str, Any]], None]) -> int:
     ``tell`` gets the findings, with ``rank`` a list of those of each rank and ``problems`` sentences.
     """
     launcher = detect(os.environ)
+    end = job_end(os.environ, ask=not launcher.rank)
     topology = discover()
     found: dict[str, Any] = {
         "node": launcher.node_name or socket.gethostname(), "host": socket.gethostname(),
@@ -34,7 +36,7 @@ def examine(run_dir: str, tell: Callable[[dict[str, Any]], None]) -> int:
         "affinity": _idset(os.sched_getaffinity(0)), "memory": topology.memory,
         "gpus": [f"{gpu.vendor} {gpu.id} {gpu.name}".strip() for gpu in topology.gpus],
         "open_files": _limit(resource.RLIMIT_NOFILE), "processes": _limit(resource.RLIMIT_NPROC),
-        "python": sys.version.split()[0], "notes": list(topology.notes)}
+        "python": sys.version.split()[0], "notes": list(topology.notes), "ends": end}
     world, facts, wrong = _mpi(launcher)
     if world is None:
         return 1 if launcher.rank else _conclude(run_dir, launcher, facts, wrong, [found], tell)
@@ -54,7 +56,7 @@ def _conclude(run_dir: str, launcher: Launcher, facts: dict[str, Any], wrong: li
               everyone: list[dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> int:
     answer: dict[str, Any] = {
         "launcher": launcher.kind, "ranks": launcher.size or 1, **facts, **_directory(run_dir, everyone),
-        "job_end_time": launcher.job_end_time, "rank": everyone}
+        "job_end_time": everyone[0]["ends"], "rank": everyone}
     answer["problems"] = [*wrong, *_problems(answer, everyone)]
     tell(answer)
     return 1 if answer["problems"] else 0

@@ -13,6 +13,7 @@ from tests.support.runs import LIMIT, ROOT, Place, Run
 SCRIPTS = sorted((ROOT / "jobscripts").glob("*.sh"))
 STAND_IN = """#!/bin/sh
 # notes its options, and starts what follows them on two ranks
+case "$1 $2" in "job timeleft") echo 600; exit ;; esac
 while [ $# -gt 0 ] && [ "$1" != python ]; do printf '%s ' "$1" >>"$STAND_IN_LOG"; shift; done
 if [ $# = 0 ]; then echo 2; exit; fi
 shift
@@ -53,9 +54,11 @@ def test_with_a_stand_in(place: Place, tmp_path: Path, script: str, launcher: st
     for path in programs.iterdir():
         path.chmod(0o755)
     (tmp_path / "nodes").write_text("a\na\nb\n")
+    (tmp_path / "hosts").write_text("batch\na\na\nb\n")
     place.write("w.yaml", {"jobs": {"a": {"command": "echo {i}", "parameters": {"i": {"range": 3}}}}})
     place.expected.add("run")
     environ = clean_environment({**stack.settings(), "PYTHONPATH": str(ROOT), "PBS_NODEFILE": str(tmp_path / "nodes"),
+                                 "LSB_DJOB_HOSTFILE": str(tmp_path / "hosts") if script == "lsf" else None,
                                  "STAND_IN_LOG": str(tmp_path / "log"), "LSB_JOBID": "7" if script == "lsf" else None})
     environ["PATH"] = f"{programs}:{environ['PATH']}"
     with MpiRun(["bash", str(ROOT / "jobscripts" / f"{script}.sh"), "w.yaml", "run"], environ, place.path) as running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -197,9 +198,10 @@ def processes(place: Place) -> set[str]:
     return {line for line in found if "srun" not in line and "salloc" not in line}
 
 
-@pytest.mark.parametrize("how", [["--signal=TERM"], []], ids=["warned", "cancelled"])
+@pytest.mark.parametrize("how", [["--signal=TERM"], ["--signal=USR1"], []], ids=["ended", "warned", "cancelled"])
 def test_a_run_that_slurm_ends_can_go_on(mpich_cluster: Cluster, how: list[str]) -> None:
-    """``--signal=TERM@60`` sends what the first does, ``scancel`` TERM and then KILL; nothing stays behind."""
+    """``--signal=TERM@60`` sends what the first does, ``USR1@60`` what the second does, to all processes of the step
+    also to those of jobs; ``scancel`` TERM and then KILL. Nothing stays behind."""
     place = mpich_cluster.place
     running, run = long_job(mpich_cluster)
     with running:
@@ -218,3 +220,30 @@ def test_a_run_that_slurm_ends_can_go_on(mpich_cluster: Cluster, how: list[str])
     assert done.returncode == 0, done.stderr
     assert run.results() == {"COMPLETED": 6}
     assert {job["attempts"] for job in run.jobs() if job["name"] == "quick"} == {1}, "they did not run again"
+
+
+def test_the_end_of_the_allocation_is_known_from_slurm(mpich_cluster: Cluster) -> None:
+    """Slurm 22.05 sets no SLURM_JOB_END_TIME: it is asked."""
+    flow = {"hierarchy": FLAT, "jobs": {"short": {"command": "true", "time_limit": "5s"},
+                                        "long": {"command": "true", "time_limit": "1h"}}}
+    running, run = mpich_cluster.begin(flow, nodes=2, options=["-t", "30"])
+    with running:
+        done = running.wait(LIMIT)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "long: 1 job not started: with a time limit of 3600 s it could not finish before" in done.stderr
+    assert run.results() == {"COMPLETED": 1, "SCHED": 1}
+
+
+@pytest.mark.slow
+def test_a_time_limit_that_passes_ends_the_run_resumable(mpich_cluster: Cluster) -> None:
+    """For real: a minute is the shortest that Slurm has. The run is told of another end, so that Slurm comes first."""
+    place, slurm = mpich_cluster.place, mpich_cluster.slurm
+    script = place.write("job.sh", "#!/bin/sh\nexport MPIFLUX_END_TIME=0\nsrun -K0 --mpi=pmi2 "
+                         f"{sys.executable} -m mpiflux run f.yaml --run-dir run\n").name
+    place.write("f.yaml", LONG)
+    place.expected |= {"run", "out", "running-0", "running-1"}
+    job = slurm.submit(["-N2", "--ntasks-per-node=1", "-t1", "--output=out", script], env=ENV, cwd=place.path)
+    until(lambda: slurm.state(job) == "TIMEOUT", "its time passes", 180)
+    until(lambda: not processes(place), "no process is left")
+    run = Run(place.path / "run")
+    assert run.results() == {"COMPLETED": 4, "SCHED": 2} and run.meta()["state"] == "interrupted"

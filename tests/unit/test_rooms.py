@@ -292,7 +292,8 @@ def test_printing_and_pickling_are_found() -> None:
     assert len(pickling(module("sched.fcfs", "import pickle\nfrom cloudpickle import loads"))) == 2
 
 
-WALL_CLOCK = {"instance.nesting", "instance.bootstrap", "instance.prepare", "cli.top", "cli.jobs", "cli.parser"}
+WALL_CLOCK = {"instance.nesting", "instance.bootstrap", "instance.prepare", "cli.top", "cli.jobs", "cli.parser",
+              "instance.walltime"}
 """Modules that ask what time it is on the wall: to write it down, or because a person named a time. Whoever sets that
 clock back must not make others wait: time-outs and intervals are by the monotonic one."""
 
