@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from mpiflux.node.zygote import BELL
 
+_KNOCK = b"?"
 _TAKEN_DOWN: list[socket.socket] = []
 """Bells that nobody can find any more."""
 
@@ -48,9 +49,15 @@ class Bell:
         return self._socket.fileno()
 
     def ring(self, rank: int) -> None:
-        """Wake ``rank``; nothing happens when it is on another node, has no bell, or was rung already."""
+        """Wake ``rank``, which was sent something; nothing happens when it is on another node, has no bell, or was rung
+        already."""
         if rank in self._peers:
             self._send(rank, b"")
+
+    def knock(self, rank: int) -> None:
+        """Find out whether ``rank`` still holds its bell, see :attr:`gone`; it was sent nothing."""
+        if rank in self._peers:
+            self._send(rank, _KNOCK)
 
     @property
     def peers(self) -> tuple[int, ...]:
@@ -90,16 +97,20 @@ class Bell:
             self._ropes[rank] = rope
         return rope
 
-    def heard(self) -> None:
-        """Take every ring that has come, and answer who says that its bell hangs now."""
+    def heard(self) -> int:
+        """Take every ring that has come, and answer who says that its bell hangs now. How many of them tell that
+        something was sent."""
         self.reliable = self._all_near
+        rings = 0
         try:
             while True:
                 data = self._socket.recv(16)
-                if data.isdigit():
+                if not data:
+                    rings += 1
+                elif data.isdigit():
                     self.ring(int(data))
         except OSError:
-            return
+            return rings
 
     def take_down(self) -> None:
         """The rank leaves, as all do. Whoever has not heard of that yet and still rings shall not think that this

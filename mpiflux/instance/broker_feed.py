@@ -141,8 +141,10 @@ class Feed:
             out = err = 0
         self._sent[job] = (attempt, stop, err) if stream == 1 else (attempt, out, stop)
 
-    def records(self, records: Array, flags: Array, reasons: dict[int, str]) -> None:
-        """Attempts that began or ended, with their flags, one byte each."""
+    def records(self, records: Array, flags: Array, reasons: dict[int, str],
+                bounds: tuple[int, int] | None = None) -> None:
+        """Attempts that began or ended, with their flags, one byte each. ``bounds`` are the lowest and the highest job
+        of records that have no flags of their own."""
         n = len(records)
         if not n:
             return
@@ -151,11 +153,12 @@ class Feed:
             last = Block(self.next)
             self._add(last)
         ids = records["id"]
-        last.low, last.high = min(last.low, int(ids.min())), max(last.high, int(ids.max()))
+        low, high = bounds or (int(ids.min()), int(ids.max()))
+        last.low, last.high = min(last.low, low), max(last.high, high)
         if reasons:
             attempts = dict(zip(ids.tolist(), records["attempt"].tolist(), strict=True))
             last.reasons.update({(job, attempts[job]): text for job, text in reasons.items() if job in attempts})
-        for position in np.flatnonzero(records["flags"] & FLAG_STREAMED).tolist():
+        for position in () if bounds else np.flatnonzero(records["flags"] & FLAG_STREAMED).tolist():
             job = int(ids[position])
             attempt, out, err = self._sent.pop(job, (0, 0, 0))
             last.sent[job, attempt] = out, err

@@ -133,6 +133,8 @@ class Results:
                 self._thread = threading.Thread(target=self._work, name="results", daemon=True)
                 self._thread.start()
             self._given.put((what, done))
+        if self._thread is None:
+            return
         try:
             os.eventfd_read(self.wake_fd)
         except BlockingIOError:

@@ -33,6 +33,7 @@ from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.groups import Instead
 from mpiflux.store.jobtable import NOBODY, Applied, JobTable
 from mpiflux.store.journal import Journal
+from mpiflux.store.plain import words
 
 RECORD = np.dtype(list(FIELDS))
 ROOT = 0
@@ -258,7 +259,7 @@ class Master(Asked):
             self._finish()
         if self.desk is not None and not self._over:
             self.desk.work(now)
-        if not self._over and not self._verdicts and not self.holders and self._all_ended():
+        if not self._over and not self._verdicts and not self.holders and self.table.over:
             self._finish()
         if now >= self._next_beat:
             self._next_beat = now + _BEAT
@@ -325,10 +326,6 @@ class Master(Asked):
         late = sum(self.table.group_counts(number).sched for number in self.deadline.too_late)
         return late == counts.sched and not any(self.dependencies.is_held(group.number) for group in self.groups)
 
-    def _all_ended(self) -> bool:
-        counts = self.table.counts()
-        return counts.inactive == counts.total
-
     def _finish(self) -> None:
         if not self._over:
             self._over = True
@@ -374,14 +371,14 @@ class Master(Asked):
 
     def _ended(self, report: m.Report, now: float) -> None:
         records = np.frombuffer(report.records, RECORD)
-        told = self._is_running(records)
         if not self.is_stopping and (records["result"] == Result.LOST).any():
-            records, reasons = self._crashes.judge(records, told & self.table.current(records), report.reasons)
+            began = self._is_running(records) & self.table.current(records)
+            records, reasons = self._crashes.judge(records, began, report.reasons)
             report = msgspec.structs.replace(report, records=records.tobytes(), reasons=reasons)
         place = self.journal.append_results(report.records, report.output, report.reasons)
         applied = self.table.apply(records, *place)
         self._account(records)
-        self._feed(records, told, applied, report.reasons)
+        self._feed(records, applied, report.reasons)
         if self.desk is not None:
             self.desk.ended(place, records, report, applied.ended)
         if self._doomed:
@@ -413,8 +410,12 @@ class Master(Asked):
         rows[(rows < 0) | (rows >= len(self.table))] = 0
         return self.table.state[rows] == State.RUN
 
-    def _feed(self, records: Any, told: Any, applied: Applied, reasons: dict[int, str]) -> None:
-        flags = told * np.uint8(TOLD)
+    def _feed(self, records: Any, applied: Applied, reasons: dict[int, str]) -> None:
+        flags = applied.ran * np.uint8(TOLD)
+        if applied.plain:
+            ids = applied.ended
+            self.feed.records(records, flags | np.uint8(FINAL), reasons, (int(ids.min()), int(ids.max())))
+            return
         if len(applied.again):
             flags |= np.where(np.isin(records["id"], applied.again), np.uint8(0), np.uint8(FINAL))
         else:
@@ -427,17 +428,18 @@ class Master(Asked):
     def _account(self, records: Any) -> None:
         """Add up the core-seconds of attempts; records of a batch are mostly of few resource sets."""
         durations = records["t_finish"] - records["t_start"]
-        keys = records["r_sched"].astype("u8") << np.uint64(32) | records["r_id"]
-        first = keys[0]
+        keys = words(records)[:, 2]
+        first = int(keys[0])
         if (keys == first).all():
-            self.view.busy += float(durations.sum()) * self._width(int(first))
+            self.view.busy += float(durations.sum()) * self._width(first)
             return
         unique, inverse = np.unique(keys, return_inverse=True)
         sums = np.bincount(inverse, durations)
         self.view.busy += sum(total * self._width(int(key)) for key, total in zip(unique, sums.tolist(), strict=True))
 
     def _width(self, key: int) -> int:
-        return self._cores_of.get((key >> 32, key & 0xFFFFFFFF), 0)
+        """Cores of the resource set that a record names by r_sched and, in the upper half, r_id."""
+        return self._cores_of.get((key & 0xFFFFFFFF, key >> 32), 0)
 
     def _again(self, ids: Any, records: Any, now: float) -> None:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))

@@ -45,8 +45,8 @@ class Pauses(NamedTuple):
 
 
 ASKING = Pauses(0.0002, 0.005, 0.01)
-RUNG = Pauses(0.01, 0.05, 0.05)
-"""Of a rank whom everybody rings who sends to it: looks are for what a full queue held back."""
+RUNG = Pauses(0.05, 0.1, 0.2)
+"""Of a rank whom everybody rings who sends to it and who has taken what it was rung for."""
 SENDING = 0.001
 """Longest pause in seconds while something is on its way to or from here: MPI moves it on when asked."""
 
@@ -131,6 +131,9 @@ class Rank:
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
         self._pauses = ASKING
         self._wait = self._pauses.shortest
+        self._owed = 0
+        """Rings less batches: what was rung for and has not come may be held back by a full queue on its way here.
+        Below 0 where the batch was faster than its ring."""
         self._talk_until = 0.0
         self._busy_at = 0.0
         self._patrol_at = 0.0
@@ -286,7 +289,7 @@ class Rank:
                     self.deliver(address.MASTER, address.control(me), m.Fault(
                         f"a supervisor of rank {me} has died; another takes its place, and what it ran runs again", me))
             elif self.bell is not None and fd == self.bell.fileno():
-                self.bell.heard()
+                self._owed += self.bell.heard()
                 if self.bell.reliable:
                     self._pauses = RUNG
             elif fd == self._signals_in.fileno():
@@ -297,15 +300,12 @@ class Rank:
                 self.master.readable(fd)
         for batch in self.transport.poll():
             busy = True
+            self._owed -= 1
             for dst, src, message in m.decode(batch):
                 self._local.append((dst, src, message))
         if self.executors is not None and self.executors.pending():
             self.executors.retry()
-        if busy:
-            self._busy_at, self._wait = now, self._pauses.shortest
-        else:
-            longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
-            self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
+        self._choose_pause(busy, now)
         if now >= self._patrol_at:
             self._patrol_at = now + PATROL
             for number, scheduler in self.schedulers.items():
@@ -318,6 +318,18 @@ class Rank:
                 self.service.turn(now)
             self._dispatch(now)
             self._flush()
+
+    def _choose_pause(self, busy: bool, now: float) -> None:
+        """How long to wait before the next look at MPI."""
+        if busy:
+            self._busy_at = now
+            self._wait = SENDING if self._owed > 0 else self._pauses.shortest
+            return
+        longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
+        if self._owed < 0 or self._wait >= self._pauses.shortest:
+            # not every batch has a ring of its own, nor every ring a batch
+            self._owed = 0
+        self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
 
     def _flush(self) -> None:
         if self.executors is not None:

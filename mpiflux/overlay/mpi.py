@@ -108,7 +108,9 @@ class MpiTransport:
         except self._MPI.Exception:
             self._failed.add(rank)
         else:
-            self._sending.append((request, batch, rank))
+            # most are on their way at once: the rank need not come back to look
+            if not self._ended(request, rank):
+                self._sending.append((request, batch, rank))
 
     def poll(self) -> list[bytes]:
         batches: list[bytes] = []

@@ -11,7 +11,6 @@ applied together. Which states allow them is computed from :data:`mpiflux.model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +21,9 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
 from mpiflux.model.records import FIELDS, FLAG_CRASHED, FLAG_NOT_STARTED
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
+from mpiflux.store.applied import Applied, Counts
 from mpiflux.store.groups import Groups
+from mpiflux.store.plain import complete
 from mpiflux.store.transitions import ALLOC, END, START
 
 Array = npt.NDArray[Any]
@@ -38,39 +39,6 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("retries_used", "u2"), ("batch", "i8"), ("pos", "u4"),
 )
 BYTES_PER_JOB = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What a batch of ended records changed."""
-
-    late: Array
-    """Mask over the records: refused; the attempt is superseded, the job has ended, or there is none such."""
-    repeated: Array
-    """Mask over the records: refused; an earlier record of the same batch is of the same job."""
-    ended: Array
-    """Ids of the jobs that are INACTIVE now."""
-    results: Array
-    """Their results, parallel to ``ended``."""
-    again: Array
-    """Ids of jobs to run again; :meth:`JobTable.chunks` numbers them as their next attempt."""
-    groups: dict[int, tuple[int, int, int, int]]
-    """Group number → jobs that ended COMPLETED, FAILED, CANCELED, TIMEOUT, in this batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Totals over all jobs (or one group); kept up to date, so reading them costs nothing."""
-
-    total: int
-    depend: int
-    sched: int
-    run: int
-    inactive: int
-    completed: int
-    failed: int
-    canceled: int
-    timeout: int
 
 
 class JobTable:
@@ -344,14 +312,18 @@ class JobTable:
         record contradicts its job's state.
         """
         n = len(records)
+        plain = None if replay else complete(self, records, batch, pos)
+        if plain is not None:
+            return self._count_plain(plain)
         rows, good = self._rows(records)
         none, repeated = np.zeros(0, "i8"), np.zeros(n, bool)
         if not self._n or not n:
-            return Applied(~good, repeated, none, none.astype("u1"), none, {})
+            return Applied(~good, repeated, none, none.astype("u1"), none, repeated, {})
         attempts, results = records["attempt"], records["result"]
-        current = self.attempt[rows]
+        current, state = self.attempt[rows], self.state[rows]
+        ran = good & (state == State.RUN)
         good &= (attempts >= current) if replay else (attempts == current)
-        good &= (self.state[rows] != State.INACTIVE) & (results - np.uint8(1) < Result.LOST)
+        good &= (state != State.INACTIVE) & (results - np.uint8(1) < Result.LOST)
         late = ~good
         index = np.arange(n)
         if late.any():
@@ -371,7 +343,7 @@ class JobTable:
             index, rows, records = index[first], rows[first], records[first]
         self.pos[rows] = pos[index] if isinstance(pos, np.ndarray) else index + pos
         self.batch[rows] = batch[index] if isinstance(batch, np.ndarray) else batch
-        return self._end(rows, records, late, repeated)
+        return self._end(rows, records, late, repeated, ran)
 
     def replay(self, records: Array, batch: Array, pos: Array) -> None:
         """Apply a whole history at once; several records of one job take their turns."""
@@ -385,7 +357,7 @@ class JobTable:
         self._states[State.DEPEND] -= len(rows)
         self._states[State.SCHED] += len(rows)
 
-    def _end(self, rows: Array, records: Array, late: Array, repeated: Array) -> Applied:
+    def _end(self, rows: Array, records: Array, late: Array, repeated: Array, ran: Array) -> Applied:
         """Change the rows of accepted records, one record a row."""
         results = records["result"]
         groups = self._groups_of(rows)
@@ -415,7 +387,16 @@ class JobTable:
         self._states[State.SCHED] += len(repeat)
         self._states[State.INACTIVE] += len(rows)
         tally = self._tally(groups, results)
-        return Applied(late, repeated, rows + 1, results, repeat + 1, tally)
+        return Applied(late, repeated, rows + 1, results, repeat + 1, ran, tally)
+
+    def _count_plain(self, applied: Applied) -> Applied:
+        """Add a plain batch to the totals: its jobs were all in one state."""
+        (group, (n, *_)), = applied.groups.items()
+        self._states[State.RUN if applied.ran[0] else State.SCHED] -= n
+        self._states[State.INACTIVE] += n
+        self._results[Result.COMPLETED] += n
+        self._group_results[group, Result.COMPLETED] += n
+        return applied
 
     def _wanted(self, groups: Array | int, failed: Array, records: Array) -> Array:
         """Which of the failed attempts are of a kind that their groups want repeated."""
@@ -507,6 +488,11 @@ class JobTable:
         """Totals over all jobs, in constant time."""
         s, r = self._states.tolist(), self._results.tolist()
         return Counts(self._n, s[1], s[2], s[3], s[5], r[1], r[2], r[3], r[4])
+
+    @property
+    def over(self) -> bool:
+        """Whether all jobs have ended, in constant time."""
+        return int(self._states[State.INACTIVE]) == self._n
 
     def group_ended(self, group: int) -> tuple[int, int, int, int]:
         """Jobs of a group that ended COMPLETED, FAILED, CANCELED, TIMEOUT, in constant time."""
