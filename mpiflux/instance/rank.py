@@ -31,6 +31,8 @@ QUIET = 5.0
 """Seconds without news after which a rank asks less often still: each look at MPI costs it 50 µs of CPU."""
 LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
 """What concerns the lives of ranks."""
+OWED_LOOKS = 8
+"""After a pause of so many times :data:`SENDING` a rank no longer thinks that something it was rung for will come."""
 _ALONE_WAIT = 0.5
 _NEVER = float("inf")
 
@@ -326,10 +328,13 @@ class Rank:
             self._wait = SENDING if self._owed > 0 else self._pauses.shortest
             return
         longest = self._pauses.longest if now < self._busy_at + QUIET else self._pauses.quiet
-        if self._owed < 0 or self._wait >= self._pauses.shortest:
-            # not every batch has a ring of its own, nor every ring a batch
-            self._owed = 0
-        self._wait = min(self._wait * 2, longest if now >= self._talk_until else TALK_WAIT)
+        if self._owed > 0 and self._wait >= SENDING * OWED_LOOKS:
+            # not every ring has a batch of its own
+            self._owed, self._wait = 0, max(self._wait, self._pauses.shortest)
+        else:
+            self._owed = max(self._owed, 0)
+            self._wait *= 2
+        self._wait = min(self._wait, longest if now >= self._talk_until else TALK_WAIT)
 
     def _flush(self) -> None:
         if self.executors is not None:
