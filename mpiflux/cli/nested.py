@@ -34,7 +34,7 @@ class Inner:
 
 
 def inner(reader: RunReader, path: str = "") -> list[Inner]:
-    """The instances inside a run's jobs, in the order of those."""
+    """The instances inside a run's jobs, in the order of those; once where attempts went on with each other's run."""
     from mpiflux.store.kvs import KvsError
 
     try:
@@ -49,6 +49,7 @@ def inner(reader: RunReader, path: str = "") -> list[Inner]:
             name = str(job) if isinstance(job, int) else key.rpartition(".")[2]
             found.append((job if isinstance(job, int) else 1 << 62, facts.get("attempt") or 0, name, facts))
     found.sort(key=lambda one: one[:3])
+    found = list({(one[0], one[3]["run_dir"]): one for one in found}.values())
     return [Inner(f"{path}/{name}" if path else name, facts) for _, _, name, facts in found]
 
 

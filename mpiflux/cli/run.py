@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -76,11 +77,17 @@ def run(args: Namespace) -> int:
     return status or int(options.dry_run and any(printer.unwritten for printer in printers))
 
 
+def begun_before(run_dir: str | None) -> bool:
+    """Whether this is a job of another instance that an earlier attempt has begun: it goes on with that one's run."""
+    attempt = os.environ.get("MPIFLUX_ATTEMPT", "")
+    return run_dir is not None and attempt.isdecimal() and int(attempt) > 1
+
+
 def options_of(args: Namespace) -> RunOptions:
     from mpiflux.cli.rundir import split
 
     return RunOptions(
-        workflow=args.workflow, run_dir=args.run_dir, resume=args.resume,
+        workflow=args.workflow, run_dir=args.run_dir, resume=args.resume or begun_before(args.run_dir),
         rerun=tuple(split(args.rerun)) if args.rerun else (), rerun_changed=args.rerun_changed,
         hierarchy=args.hierarchy,
         policy=args.policy, overrides=dict(args.overrides), dry_run=args.dry_run, fail_fast=args.fail_fast,

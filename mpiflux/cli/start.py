@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mpiflux.cli.console import tell
 from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, size, timeout
 from mpiflux.cli.ranks import define_ranks, start_ranks, starts_ranks
+from mpiflux.cli.run import begun_before
 from mpiflux.instance.options import RunObserver, RunOptions
 
 
@@ -59,7 +60,7 @@ def start(args: Namespace) -> int:
 
 def options_of(args: Namespace) -> RunOptions:
     return RunOptions(
-        workflow="", initial_program=tuple(args.command), run_dir=args.run_dir, resume=args.resume,
-        hierarchy=args.hierarchy, policy=args.policy, time_limit=args.time_limit,
-        cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node, sync_window=args.sync,
-        rank_timeout=args.rank_timeout, kvs_limit=args.kvs_limit)
+        workflow="", initial_program=tuple(args.command), run_dir=args.run_dir,
+        resume=args.resume or begun_before(args.run_dir), hierarchy=args.hierarchy, policy=args.policy,
+        time_limit=args.time_limit, cores_per_node=args.cores_per_node, gpus_per_node=args.gpus_per_node,
+        sync_window=args.sync, rank_timeout=args.rank_timeout, kvs_limit=args.kvs_limit)

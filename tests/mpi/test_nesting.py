@@ -103,9 +103,9 @@ def _three_levels(place: Place, last: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [9, 15])
-def test_all_levels_end_with_the_outermost(place: Place, number: int) -> None:
-    flow = _three_levels(place, "touch ready; exec sleep 1000")
-    place.expected.add("ready")
+def test_all_levels_end_with_the_outermost_and_go_on_with_it(place: Place, number: int) -> None:
+    flow = _three_levels(place, "touch ready; [ -e go ] || exec sleep 1000")
+    place.expected |= {"ready", "go"}
     running, run = place.begin(flow, "--cores-per-node", "2", env={"PYTHONPATH": str(ROOT)})
     with running:
         until((place.path / "ready").exists, "the innermost job runs")
@@ -121,6 +121,14 @@ def test_all_levels_end_with_the_outermost(place: Place, number: int) -> None:
         assert Run(place.path / name).jobs()[0]["result"] in ("", None), "it can be resumed"
     if number == 15:
         assert leaf.meta()["state"] == "interrupted"
+        return
+    (place.path / "go").touch()
+    name = run.directory.name
+    place.call("run", f"{name}.yaml", "--run-dir", name, "--resume", "--cores-per-node", "2",
+               env={"PYTHONPATH": str(ROOT)})
+    listed = json.loads(place.call("jobs", "-R", "-a", "--json", name).stdout)
+    assert [(job["instance"], job["result"], job["attempts"]) for job in listed] == [
+        ("", "COMPLETED", 2), ("1", "COMPLETED", 2), ("1/1", "COMPLETED", 2)], "each is listed once"
 
 
 def test_one_TERM_reaches_a_job_once_and_not_what_an_instance_in_it_has_started(place: Place) -> None:

@@ -156,6 +156,14 @@ def test_all_options_of_run_arrive():
     assert (options.gpus_per_node, options.null_exec, options.sync_window) == (0, True, 2.0)
 
 
+def test_a_run_in_a_job_goes_on_when_the_job_begins_again(monkeypatch):
+    for attempt, again in (("1", False), ("2", True), ("x", False)):
+        monkeypatch.setenv("MPIFLUX_ATTEMPT", attempt)
+        _, named = parse("mpiflux run w.yaml --run-dir d")
+        _, unnamed = parse("mpiflux run w.yaml")
+        assert (options_of(named).resume, options_of(unnamed).resume) == (again, False)
+
+
 def test_ranks_get_the_line_without_ranks():
     assert without(["w.yaml", "--ranks", "4", "--set", "a=1"], OURS) == ["w.yaml", "--set", "a=1"]
     assert without(["--ranks=4", "w.yaml"], OURS) == ["w.yaml"]
