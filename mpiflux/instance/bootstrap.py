@@ -27,6 +27,7 @@ from mpiflux.instance.limits import in_words, too_little_memory
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.pmi_lengths import short_values
+from mpiflux.instance.pulse import Pulse
 from mpiflux.instance.rank import Rank
 from mpiflux.instance.site import RankReport, Site, survey
 from mpiflux.instance.walltime import end_of_allocation
@@ -323,7 +324,10 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     _open_door(config, rank, listener)
     if master is not None:
         prepared.announce(config.instance, config.doors)
-    rank.attach(_executors(config, me, zygote, rank, offset), master)
+    executors = _executors(config, me, zygote, rank, offset)
+    rank.attach(executors, master)
+    if isinstance(executors, Executors):
+        rank.pulse = Pulse(executors, address.control(me), config.rank_timeout, rank.clock())
     program = around = None
     if master is not None:
         around = _announce(config, prepared, observer)

@@ -81,8 +81,6 @@ class Keeper:
         if self._heartbeat.next <= now and self._heartbeat.beat(now):
             for rank in self._heartbeat.peers:
                 self._tell(rank, m.Alive())
-            if self._rank.executors is not None:
-                self._rank.executors.beat(address.control(self._me))
         gone = self._rank.transport.failed()
         if self._rank.bell is not None and self._rank.bell.gone:
             gone |= self._rank.bell.gone

@@ -467,7 +467,7 @@ class Master(Asked):
 
     def _hand_out(self, ids: Any) -> None:
         """Give jobs that may start to the root scheduler."""
-        chunks = self.table.chunks(ids)
+        chunks = self._crashes.chunks(self.table, ids)
         for chunk in chunks:
             self.table.assign(chunk, 0)
         if chunks:
@@ -520,11 +520,11 @@ class Master(Asked):
     def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
         """What is to be handed out of a group that is released."""
         chunks = self.table.unfinished(group.number)
-        if not self._resting:
+        if not self._resting and not any(group.first_id <= job < group.stop_id for job in self._crashes.suspects):
             return chunks
         ids = np.fromiter((group.first_id + index for chunk in chunks
                            for index in range(chunk.start, chunk.stop, chunk.step)), "i8")
-        return self.table.chunks(np.sort(self._awake(ids)))
+        return self._crashes.chunks(self.table, np.sort(self._awake(ids)))
 
     def _awake(self, ids: Any) -> Any:
         """Without those that are to wait before they are tried again."""

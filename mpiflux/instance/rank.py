@@ -11,11 +11,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from mpiflux.instance.bell import Bell
+from mpiflux.instance.pulse import Pulse
 from mpiflux.model import messages as m
+from mpiflux.model.apart import is_apart
 from mpiflux.overlay import address
 from mpiflux.overlay.transport import Transport
 from mpiflux.sched.scheduler import Scheduler
@@ -68,14 +70,16 @@ class Master(Protocol):
 class ExecutorService(Protocol):
     """The executors of this rank."""
 
+    changed: bool
+    """There are other descriptors than :meth:`filenos` last said."""
+
     def filenos(self) -> dict[int, int]: ...
     def post(self, number: int, src: int, message: m.Message) -> None: ...
     def flush(self) -> None: ...
     def pending(self) -> bool: ...
     def retry(self) -> None: ...
     def receive(self, number: int) -> bool: ...
-    def renew(self, number: int) -> None: ...
-    def beat(self, src: int) -> None: ...
+    def renew(self, number: int, retired: Collection[int]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -123,6 +127,8 @@ class Rank:
         self.executors: ExecutorService | None = None
         self.master: Master | None = None
         self.service: Service | None = None
+        self.pulse: Pulse | None = None
+        """Of a rank with supervisors."""
         self.keeper: Keeper | None = None
         """Of a rank that is not alone."""
         self.done = False
@@ -197,7 +203,7 @@ class Rank:
         self.schedulers.update(schedulers)
         if self.executors is not None:
             for number in executors:
-                self.executors.renew(number)
+                self.executors.renew(number, self._retired)
             self._register_links()
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -262,7 +268,7 @@ class Rank:
             self.bell = None
         if self.executors is not None:
             self.executors.close()
-            self.executors, self._links = None, {}
+            self.executors, self.pulse, self._links = None, None, {}
         while keeper is not None and not keeper.farewell():
             self.turn()
         if self.bell is not None:
@@ -286,10 +292,8 @@ class Rank:
             elif fd in self._links:
                 assert self.executors is not None
                 if not self.executors.receive(self._links[fd]):
-                    self._register_links()
-                    me = self.transport.rank
-                    self.deliver(address.MASTER, address.control(me), m.Fault(
-                        f"a supervisor of rank {me} has died; another takes its place, and what it ran runs again", me))
+                    self._supervisor_lost("has died" if not is_apart(self._links[fd]) else
+                                          "has died with the job that it tried alone")
             elif self.bell is not None and fd == self.bell.fileno():
                 self._owed += self.bell.heard()
                 if self.bell.reliable:
@@ -314,6 +318,8 @@ class Rank:
                 for dst, message in scheduler.patrol(now):
                     self.deliver(dst, number, message)
         if busy or self._local or self._outgoing or now >= self._wake_at:
+            if self.pulse is not None and now >= self.pulse.next and self.pulse.look(now):
+                self._supervisor_lost(f"has not answered for {self.pulse.patience:g} s, and is ended with what it ran")
             if self.keeper is not None:
                 self.keeper.turn(now)
             if self.service is not None:
@@ -336,9 +342,17 @@ class Rank:
             self._wait *= 2
         self._wait = min(self._wait, longest if now >= self._talk_until else TALK_WAIT)
 
+    def _supervisor_lost(self, how: str) -> None:
+        self._register_links()
+        me = self.transport.rank
+        self.deliver(address.MASTER, address.control(me), m.Fault(
+            f"a supervisor of rank {me} {how}; another takes its place, and what it ran runs again", me))
+
     def _flush(self) -> None:
         if self.executors is not None:
             self.executors.flush()
+            if self.executors.changed:
+                self._register_links()
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, {}
             for (scheduler, rank), items in outgoing.items():
@@ -366,6 +380,8 @@ class Rank:
         first = self.master.next_wake() if self.master is not None else _NEVER
         if self.keeper is not None:
             first = min(first, self.keeper.next_wake())
+        if self.pulse is not None:
+            first = min(first, self.pulse.next)
         return min(first, self.service.next_wake()) if self.service is not None else first
 
 

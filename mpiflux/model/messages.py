@@ -13,7 +13,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.resources import NodeResources
 from mpiflux.model.tree import TreeNode
 
-VERSION = 4
+VERSION = 5
 """Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
 
 
@@ -25,6 +25,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     stop: int
     step: int = 1
     attempt: int = 1
+    alone: bool = False
+    """Each of them is to have a supervisor of its own (:mod:`mpiflux.model.apart`)."""
 
     def __len__(self) -> int:
         return len(range(self.start, self.stop, self.step))
@@ -34,8 +36,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
         if n >= len(self):
             return self, None
         cut = self.start + n * self.step
-        return (Chunk(self.group, self.start, cut, self.step, self.attempt),
-                Chunk(self.group, cut, self.stop, self.step, self.attempt))
+        return (Chunk(self.group, self.start, cut, self.step, self.attempt, self.alone),
+                Chunk(self.group, cut, self.stop, self.step, self.attempt, self.alone))
 
 
 class NodeShare(msgspec.Struct, frozen=True, array_like=True):

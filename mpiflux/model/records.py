@@ -43,5 +43,8 @@ FLAG_CRASHED = 32
 """The attempt had begun when its supervisor, its rank or the instance died (:mod:`mpiflux.store.crashes`). If it is
 FAILED and not LOST, that was once too often: no retries are left to the job."""
 
+FLAG_ALONE = 64
+"""Of a LOST attempt: it died with a supervisor that ran nothing else (:mod:`mpiflux.model.apart`)."""
+
 NO_R = 0xFFFFFFFF
 """``r_sched`` of an attempt that never had resources."""

@@ -17,29 +17,30 @@ class Waiting:
     group: Group
     index: int
     attempt: int
+    alone: bool = False
 
     @property
     def id(self) -> int:
         return self.group.first_id + self.index
 
     def chunk(self) -> Chunk:
-        return Chunk(self.group.number, self.index, self.index + 1, 1, self.attempt)
+        return Chunk(self.group.number, self.index, self.index + 1, 1, self.attempt, self.alone)
 
 
 class Span:
     """What is left of a chunk that was fed."""
 
-    __slots__ = ("attempt", "group", "next", "step", "stop")
+    __slots__ = ("alone", "attempt", "group", "next", "step", "stop")
 
     def __init__(self, group: Group, chunk: Chunk) -> None:
-        self.group, self.attempt = group, chunk.attempt
+        self.group, self.attempt, self.alone = group, chunk.attempt, chunk.alone
         self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
 
     def __len__(self) -> int:
         return len(range(self.next, self.stop, self.step))
 
     def chunk(self) -> Chunk:
-        return Chunk(self.group.number, self.next, self.stop, self.step, self.attempt)
+        return Chunk(self.group.number, self.next, self.stop, self.step, self.attempt, self.alone)
 
 
 class Backlog:
@@ -94,7 +95,7 @@ class Backlog:
         removed, kept = [], []
         for span in self.spans:
             for index in range(span.next, span.stop, span.step):
-                job = Waiting(span.group, index, span.attempt)
+                job = Waiting(span.group, index, span.attempt, span.alone)
                 if wanted(job.id):
                     removed.append(job)
                 else:

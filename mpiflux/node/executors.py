@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
 from mpiflux.model import messages as m
+from mpiflux.model.apart import executor_of, is_apart, scheduler_of
 from mpiflux.node.link import Link, LinkClosed
 from mpiflux.node.zygote import Setup, Zygote
 
@@ -21,8 +22,30 @@ class SupervisorsFail(RuntimeError):
     """No supervisor can live on this node."""
 
 
+class _Alone:
+    """What the supervisor of a job that is tried alone still has."""
+
+    def __init__(self) -> None:
+        self.leases: set[int] = set()
+        self.fed = 0
+
+    def posted(self, message: m.Message) -> None:
+        if isinstance(message, m.Grant):
+            self.leases.add(message.lease)
+        elif isinstance(message, m.Feed):
+            self.fed += sum(map(len, message.chunks))
+
+    def reported(self, message: m.Message) -> None:
+        if isinstance(message, m.Report):
+            self.leases.difference_update(message.idle)
+            self.fed -= sum(n for _, _, n, _ in message.done) + sum(len(chunk) for _, chunk in message.returned)
+
+
 class Executors:
-    """The supervisors of this rank, each an endpoint that schedulers grant leases to and feed."""
+    """The supervisors of this rank, each an endpoint that schedulers grant leases to and feed.
+
+    Those that have one job each (:mod:`mpiflux.model.apart`) are there from the grant of its lease to its end.
+    """
 
     def __init__(self, zygote: Zygote, setups: list[Setup], deliver: Deliver) -> None:
         self._zygote, self._deliver = zygote, deliver
@@ -37,6 +60,11 @@ class Executors:
         self._fences: dict[tuple[int, int], int] = {}
         """(executor, scheduler) to losses that the scheduler has not answered: what it sent before it heard of the
         last one was meant for the supervisor that died."""
+        self._alone: dict[int, _Alone] = {}
+        self.changed = False
+        """There are other descriptors than :meth:`filenos` last said."""
+        self.heard: set[int] = set()
+        """Supervisors that have said something, or are new; for others to empty."""
         self._stillborn: dict[int, int] = {}
         """Supervisors in a row that died before they said anything, by executor."""
         self.lost = 0
@@ -46,6 +74,7 @@ class Executors:
 
     def filenos(self) -> dict[int, int]:
         """Descriptors to wait on, and the executor each belongs to."""
+        self.changed = False
         return {link.fileno(): number for number, link in self._links.items()}
 
     def pids(self) -> dict[int, int]:
@@ -57,7 +86,10 @@ class Executors:
         except RuntimeError as error:
             raise SupervisorsFail(str(error)) from None
         link = self._links[number] = Link(sock)
-        link.send(msgspec.msgpack.encode(self._setups[number]))
+        setup = self._setups[executor_of(number) if is_apart(number) else number]
+        self.changed = True
+        self.heard.add(number)
+        link.send(msgspec.msgpack.encode(msgspec.structs.replace(setup, number=number)))
         for frame in self._declared.get(number, {}).values():
             link.send(frame)
 
@@ -74,11 +106,34 @@ class Executors:
                 known.pop(group, None)
         elif self._fences.get((number, src)):
             return
+        if is_apart(number) and not self._seat(number, src, message):
+            return
         self._schedulers.setdefault(number, set()).add(src)
         self._outgoing.setdefault(number, []).append((number, src, message))
 
+    def _seat(self, number: int, src: int, message: m.Message) -> bool:
+        """Make a supervisor for a job that is to be tried alone; whether there is one."""
+        if number not in self._alone:
+            if isinstance(message, m.Stop):
+                self._deliver(src, number, m.Stopped())
+            if not isinstance(message, m.Grant):
+                return False
+            self._alone[number] = _Alone()
+            self._start(number)
+        self._alone[number].posted(message)
+        return True
+
+    def _hang_up(self, number: int) -> None:
+        del self._alone[number]
+        self._links.pop(number).close()
+        for held in (self._pids, self._declared, self._schedulers, self._outgoing):
+            held.pop(number, None)  # type: ignore[attr-defined]  # whatever they hold
+        self.changed = True
+
     def flush(self) -> None:
         """Send what was posted."""
+        for number in [one for one, alone in self._alone.items() if not alone.leases and not alone.fed]:
+            self._hang_up(number)
         outgoing, self._outgoing = self._outgoing, {}
         for number, items in outgoing.items():
             try:
@@ -105,15 +160,23 @@ class Executors:
         try:
             for frame in self._links[number].receive():
                 self._stillborn.pop(number, None)
+                self.heard.add(number)
                 for dst, src, message in m.decode(frame):
-                    self._deliver(dst, src, message)
+                    if number in self._alone:
+                        self._alone[number].reported(message)
+                    if not isinstance(message, m.Alive):
+                        self._deliver(dst, src, message)
         except LinkClosed:
-            self._replace(number)
+            self.replace(number)
             return False
         return True
 
-    def _replace(self, number: int) -> None:
+    def replace(self, number: int) -> None:
+        """End a supervisor, if it lives, and all that it runs; another takes its place, and its schedulers are told."""
         self.lost += 1
+        if number in self._alone:
+            self._lose_alone(number)
+            return
         self._links.pop(number).close()
         self._outgoing.pop(number, None)
         self._stillborn[number] = self._stillborn.get(number, 0) + 1
@@ -126,8 +189,19 @@ class Executors:
             self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
+    def _lose_alone(self, number: int) -> None:
+        pid, users = self._pids[number], tuple(self._schedulers.get(number, ()))
+        self._hang_up(number)
+        try:
+            self._zygote.bury(pid)
+        except RuntimeError as error:
+            raise SupervisorsFail(str(error)) from None
+        for scheduler in users:
+            self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
+            self._deliver(scheduler, number, m.ExecutorLost(number))
+
     def beat(self, src: int) -> None:
-        """Tell all supervisors that their rank lives."""
+        """Tell all supervisors that their rank lives; those that live too answer."""
         for number, link in self._links.items():
             try:
                 if not link.backlog:
@@ -135,13 +209,16 @@ class Executors:
             except LinkClosed:
                 continue
 
-    def renew(self, number: int) -> None:
+    def renew(self, number: int, retired: Collection[int]) -> None:
         """Another one instead of a supervisor that lives: its schedulers are no more, and what it runs is ended.
 
-        The root scheduler may have used it too, and is told of its end as ever.
+        The root scheduler may have used it too, and is told of its end as ever; those ``retired`` are not there to be
+        told.
         """
-        self._replace(number)
+        self.replace(number)
         self._stillborn.pop(number, None)
+        for alone in [one for one in self._alone if executor_of(one) == number and scheduler_of(one) in retired]:
+            self.replace(alone)
 
     def close(self) -> None:
         """Hang up and wait: supervisors end what they run, and leave."""

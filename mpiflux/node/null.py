@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mpiflux.model import messages as m
 from mpiflux.model.records import PACK, SIZE
@@ -30,6 +30,8 @@ class NullExecutors:
         self._fed: dict[tuple[int, int], tuple[int, list[m.Chunk]]] = {}
         self._parts: list[tuple[int, int, m.Part]] = []
         self._numbers = numbers
+
+    changed = False
 
     def filenos(self) -> dict[int, int]:
         return {}
@@ -81,7 +83,7 @@ class NullExecutors:
     def beat(self, src: int) -> None:
         """There is nobody to be told that the rank lives."""
 
-    def renew(self, number: int) -> None:
+    def renew(self, number: int, retired: Collection[int]) -> None:
         """What it has of leases and jobs is no more."""
         for held in (self._leases, self._fed):
             for key in [key for key in held if key[0] == number]:

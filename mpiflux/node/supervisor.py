@@ -12,7 +12,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mpiflux.model import messages as m
 from mpiflux.model.records import (
@@ -96,8 +96,10 @@ class Supervisor:
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, frames: Sequence[bytes] = ()) -> None:
+        """``frames``: what came together with the first one."""
         try:
+            self.accept(frames, self.clock())
             while not self.done:
                 self.turn()
         except LinkClosed:
@@ -192,7 +194,7 @@ class Supervisor:
         self.outputs.relieve()
         self.accept(self.link.receive(), now)
 
-    def accept(self, frames: list[bytes], now: float) -> None:
+    def accept(self, frames: Sequence[bytes], now: float) -> None:
         if frames:
             self.patience.heard(now)
         for frame in frames:
@@ -228,6 +230,8 @@ class Supervisor:
             self.parallel.barrier_done(message, now)
         elif isinstance(message, m.Stop):
             self.stop(src, message.grace, now)
+        elif isinstance(message, m.Alive):
+            self.outbox.tell(src, message)
         elif isinstance(message, m.Shutdown):
             self.done = True
         elif isinstance(message, m.Revoke) and message.lease in self.leases:

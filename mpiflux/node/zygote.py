@@ -22,6 +22,9 @@ from mpiflux.node import proctree, spawn
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _END_WAIT = 30.0
 _TIDY = b"tidy "
+_BURY = b"bury "
+_STUBBORN = 5.0
+"""Seconds after which a killed supervisor is waited for no longer: it is in an uninterruptible sleep."""
 BELL = "bell-"
 """How the names of ranks' bells in a door's directory begin."""
 
@@ -72,6 +75,17 @@ class Zygote:
                                "the process that forks supervisors is gone; was it killed?")
         os.set_inheritable(fds[0], False)
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
+
+    def bury(self, pid: int) -> None:
+        """End a supervisor, if it is still there, and everything that it had started. Raises RuntimeError when the
+        zygote is gone."""
+        try:
+            self.control.send(_BURY + b"%d" % pid)
+            if self.control.recv(16):
+                return
+        except OSError:
+            pass
+        raise RuntimeError("the process that forks supervisors is gone; was it killed?")
 
     def tidy(self, path: str) -> None:
         """Have this directory and the sockets in it taken away when the rank is gone, however it went, unless another
@@ -161,6 +175,9 @@ class _Zygote:
             self.tidy = request[len(_TIDY):]
             return True
         self.bury(int(request.split()[1]))
+        if request.startswith(_BURY):
+            self.control.send(b"gone")
+            return True
         try:
             ours, theirs = socket.socketpair()
             pid = os.fork()
@@ -180,8 +197,11 @@ class _Zygote:
     def bury(self, pid: int) -> None:
         """See to it that a supervisor that is lost is gone, with all that it had started."""
         if pid in self.supervisors:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            # its jobs at once, also where it cannot die itself
+            proctree.signal_tree([pid], signal.SIGKILL)
+            deadline = time.monotonic() + _STUBBORN
+            while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < deadline:
+                time.sleep(0.001)
             self.supervisors.discard(pid)
         self.end_orphans()
 
@@ -288,8 +308,7 @@ def run_supervisor(sock: socket.socket) -> NoReturn:
                                 setup.patience)
         supervisor.burst = burst.build(supervisor, setup.clock_offset, YOUNG, FLUSH)
         supervisor.parallel.instance = setup.instance or supervisor.parallel.instance
-        supervisor.accept(frames[1:], supervisor.clock())
-        supervisor.run()
+        supervisor.run(frames[1:])
         code = 0
     except BaseException:
         import traceback

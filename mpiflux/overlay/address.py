@@ -6,25 +6,27 @@ master, which owns the store, is above the root scheduler.
 
 from __future__ import annotations
 
+from mpiflux.model.apart import EXECUTORS, executor_of, is_apart
+
 MASTER = 1 << 40
 EVERYBODY = -1
 """The communicator of all ranks, where others are named by their scheduler."""
 _RANKS = 1 << 36
-_EXECUTORS = 1 << 32
 EXECUTORS_A_RANK = 64
 
 
 def executor(rank: int, position: int) -> int:
     """The endpoint of the ``position``-th supervisor of a rank."""
-    return _EXECUTORS + rank * EXECUTORS_A_RANK + position
+    return EXECUTORS + rank * EXECUTORS_A_RANK + position
 
 
 def is_executor(endpoint: int) -> bool:
-    return _EXECUTORS <= endpoint < _RANKS
+    """Or one beside it (:mod:`mpiflux.model.apart`)."""
+    return EXECUTORS <= endpoint < _RANKS or is_apart(endpoint)
 
 
 def rank_of_executor(endpoint: int) -> int:
-    return (endpoint - _EXECUTORS) // EXECUTORS_A_RANK
+    return (executor_of(endpoint) - EXECUTORS) // EXECUTORS_A_RANK
 
 
 def control(rank: int) -> int:

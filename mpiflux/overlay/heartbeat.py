@@ -39,6 +39,10 @@ class Heartbeat:
         if rank in self._heard:
             self._heard[rank] = now
 
+    def expect(self, peer: int, now: float) -> None:
+        """There is one more, or another in the place of one."""
+        self._heard[peer] = now
+
     def forget(self, rank: int) -> None:
         """Expect no more signs of it."""
         self._heard.pop(rank, None)

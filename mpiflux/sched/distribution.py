@@ -85,7 +85,8 @@ class RoundRobin:
         n = len(children)
         assignments = [
             (children[(self._turn + offset) % n],
-             Chunk(chunk.group, chunk.start + offset * chunk.step, chunk.stop, chunk.step * n, chunk.attempt))
+             Chunk(chunk.group, chunk.start + offset * chunk.step, chunk.stop, chunk.step * n, chunk.attempt,
+                   chunk.alone))
             for offset in range(min(n, len(chunk)))]
         self._turn = (self._turn + len(chunk)) % n
         return assignments
@@ -113,10 +114,11 @@ class ByKey:
             child = children[zlib.crc32(key(index).encode()) % len(children)]
             last = assignments[-1] if assignments else None
             if last is not None and last[0] is child:
-                longer = Chunk(chunk.group, last[1].start, index + 1, chunk.step, chunk.attempt)
+                longer = Chunk(chunk.group, last[1].start, index + 1, chunk.step, chunk.attempt, chunk.alone)
                 assignments[-1] = (child, longer)
             else:
-                assignments.append((child, Chunk(chunk.group, index, index + 1, chunk.step, chunk.attempt)))
+                one = Chunk(chunk.group, index, index + 1, chunk.step, chunk.attempt, chunk.alone)
+                assignments.append((child, one))
         return assignments
 
     def _key(self, group: JobGroup) -> Callable[[int], str]:

@@ -47,7 +47,7 @@ class Handed:
     def feed(self, executor: int, shape: int, chunk: m.Chunk) -> None:
         """Give an executor jobs for its leases of a shape."""
         self.declare(executor, chunk.group)
-        self._held[executor].update(dict.fromkeys(self._catalog.ids(chunk), chunk.attempt))
+        self._held.setdefault(executor, {}).update(dict.fromkeys(self._catalog.ids(chunk), chunk.attempt))
         self._feeds.setdefault((executor, shape), []).append(chunk)
 
     def collect(self) -> list[Action]:
@@ -103,9 +103,15 @@ class Handed:
         for key in [key for key in self._feeds if key[0] == executor]:
             # not sent yet: its leases are over all the same
             del self._feeds[key]
-        jobs = list(self._held[executor].items())
-        self._held[executor].clear()
+        held = self._held.get(executor, {})
+        jobs = list(held.items())
+        held.clear()
         return jobs
+
+    def put_away(self, executor: int) -> None:
+        """It has nothing any more, and whoever is there next knows nothing."""
+        del self._held[executor]
+        self._declared = {pair for pair in self._declared if pair[0] != executor}
 
     def knows(self, executor: int) -> bool:
         return executor in self._held

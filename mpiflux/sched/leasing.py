@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
+from mpiflux.model.apart import is_apart
 from mpiflux.model.resources import NodeResources
+from mpiflux.sched.aparts import Aparts
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.explain import Fact, missing
 from mpiflux.sched.gang import Gang, Gangs
@@ -50,6 +52,7 @@ class Leasing:
         self._r_ids: dict[m.ResourceSet, int] = {}
         self._handed = Handed(executors, catalog)
         self._gangs = Gangs()
+        self._aparts = Aparts(number)
         self.now = 0.0
         self.again = self.quiet = False
         self._freed = 0
@@ -65,7 +68,7 @@ class Leasing:
         """Where ranks were lost: the core whose executor starts what needs no core, by node."""
 
     def everybody(self) -> tuple[int, ...]:
-        return self._executors
+        return self._executors + self._aparts.all()
 
     def _shape(self, chunk: m.Chunk) -> Shape:
         group = self.catalog.group(chunk.group)
@@ -103,13 +106,13 @@ class Leasing:
         self._lend_before(entry)
         chunk = entry.chunk
         shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
-        each = 1 + self._handed.ahead(chunk.group)
+        each = self._each(chunk)
         if not shape.open and each <= shape.each and (shape.full_at == self._freed or (
                 shape.refused_at == self._state and limit >= shape.refused_limit)):
             # what a policy hears most of the time
             return 0
         rest: m.Chunk | None = chunk
-        if shape.slots:
+        if shape.slots and not chunk.alone:
             rest = self._reuse(shape, each, chunk, limit)
         while rest is not None:
             r = self._place(shape, limit)
@@ -166,15 +169,19 @@ class Leasing:
         if len(r.shares) > 1:
             self._start_gang(shape, r, entry, chunk.split(1)[0])
             return 1
-        rest = self._grant(shape, r, entry, 1 + self._handed.ahead(chunk.group), chunk, due=True)
+        rest = self._grant(shape, r, entry, self._each(chunk), chunk, due=True)
         return len(chunk) - (len(rest) if rest is not None else 0)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
+    def _each(self, chunk: m.Chunk) -> int:
+        """How many of these jobs a lease may have."""
+        return 1 if chunk.alone else 1 + self._handed.ahead(chunk.group)
+
     def _reuse(self, shape: Shape, each: int, chunk: m.Chunk, limit: float) -> m.Chunk | None:
         """Feed leases that there are; what is left."""
         if each > shape.each:
-            shape.open = dict.fromkeys(shape.slots)
+            shape.open = dict.fromkeys(one for one in shape.slots if one not in self._aparts)
         shape.each = each
         rest: m.Chunk | None = chunk
         for executor in list(shape.open):
@@ -281,6 +288,8 @@ class Leasing:
         """A lease for the first job of ``chunk`` and for as many after it as a lease may have; what is left. While the
         executor has more than that in line, the lease is for those, unless the job is ``due`` now."""
         executor = self._executor(r.shares[0])
+        if chunk.alone:
+            executor, due = self._aparts.take(executor), True
         slot = shape.slots.get(executor)
         if slot is None:
             slot = shape.slots[executor] = Slot()
@@ -334,7 +343,7 @@ class Leasing:
         return rest
 
     def forget(self, groups: Sequence[int]) -> None:
-        self._handed.forget(self._executors, groups)
+        self._handed.forget(self.everybody(), groups)
         for group in groups:
             self._shape_of.pop(group, None)
 
@@ -390,7 +399,8 @@ class Leasing:
     def dismiss(self, executors: Sequence[int], left: Sequence[NodeResources], now: float) -> list[tuple[int, int]]:
         """What these executors had is lost. Of nodes that are not in ``left`` nothing is given any more."""
         self.now = now
-        jobs = [job for executor in executors if self._handed.knows(executor) for job in self.lost(executor)]
+        lost = (*executors, *self._aparts.beside(executors))
+        jobs = [job for executor in lost if self._handed.knows(executor) for job in self.lost(executor)]
         self._first = {part.node: part.cores[0] for part in left if part.cores}
         self._lender.lose(left)
         self._freed += 1
@@ -442,6 +452,10 @@ class Leasing:
 
     def report(self, src: int, report: m.Report, now: float) -> list[m.Chunk]:
         self.now = now
+        if is_apart(src) and src not in self._aparts:
+            # of a rank that was given up meanwhile
+            self.quiet = True
+            return []
         if report.records:
             self._handed.ended(src, report.records)
         touched: dict[int, None] = {}
@@ -461,6 +475,9 @@ class Leasing:
             touched[shape.number] = None
         for number in touched:
             self._expect(self._by_number[number].slots[src], src)
+        if src in self._aparts and not self._handed.by(src) and not any(
+                shape.slots[src].leases for shape in self._by_number.values() if src in shape.slots):
+            self._put_away(src)
         self.quiet = not (touched or report.idle)
         return back
 
@@ -483,7 +500,8 @@ class Leasing:
     def _ended(self, shape: int, executor: int, count: int) -> None:
         found = self._by_number[shape]
         found.slots[executor].fed -= count
-        found.open[executor] = None
+        if executor not in self._aparts:
+            found.open[executor] = None
 
     def _end_lease(self, number: int) -> None:
         lease = self._leases.pop(number, None)
@@ -515,7 +533,16 @@ class Leasing:
                 shape.slots[executor].fed, shape.slots[executor].until = 0, 0.0
         self._handed.out += self._gangs.lost(executor, self.now)
         self._free_gangs()
-        return self._handed.lost(executor)
+        jobs = self._handed.lost(executor)
+        self._put_away(executor)
+        return jobs
+
+    def _put_away(self, executor: int) -> None:
+        """If it is one of those that have one job each: that has ended, and its rank has hung up."""
+        if self._aparts.give_back(executor):
+            for shape in self._by_number.values():
+                shape.slots.pop(executor, None)
+            self._handed.put_away(executor)
 
     def pause(self, message: m.Pause) -> None:
         """Executors have no queue of their own to speak of."""

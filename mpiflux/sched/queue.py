@@ -235,9 +235,9 @@ def split_out(chunk: Chunk, wanted: Callable[[Chunk, int], bool], removed: list[
     for index in range(chunk.start, chunk.stop, chunk.step):
         if wanted(chunk, index):
             if index > begin:
-                kept.append(Chunk(chunk.group, begin, index, chunk.step, chunk.attempt))
-            removed.append(Chunk(chunk.group, index, index + 1, 1, chunk.attempt))
+                kept.append(Chunk(chunk.group, begin, index, chunk.step, chunk.attempt, chunk.alone))
+            removed.append(Chunk(chunk.group, index, index + 1, 1, chunk.attempt, chunk.alone))
             begin = index + chunk.step
     if begin < chunk.stop:
-        kept.append(Chunk(chunk.group, begin, chunk.stop, chunk.step, chunk.attempt))
+        kept.append(Chunk(chunk.group, begin, chunk.stop, chunk.step, chunk.attempt, chunk.alone))
     return kept

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Protocol, cast
 
 from mpiflux.model import messages as m
-from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, ids
+from mpiflux.model.apart import executor_of, is_apart
+from mpiflux.model.records import FLAG_ALONE, FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, ids
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.explain import Fact, place_in_line
@@ -292,7 +293,8 @@ class Scheduler:
         for index in indices:
             parts.setdefault(index % nodes, []).append(index)
         stride = math.lcm(chunk.step, nodes)
-        return [m.Chunk(chunk.group, part[0], part[-1] + 1, stride, chunk.attempt) for part in parts.values()]
+        return [m.Chunk(chunk.group, part[0], part[-1] + 1, stride, chunk.attempt, chunk.alone)
+                for part in parts.values()]
 
     def _recall(self, n: int) -> None:
         """Give back what would start last."""
@@ -363,7 +365,8 @@ class Scheduler:
     def _lost(self, executor: int, now: float) -> None:
         # the answer tells the executor's rank that what comes after it is meant for the new supervisor
         self._out.append((executor, m.ExecutorLost(executor)))
-        self._end_unstarted(self.below.lost(executor), Result.LOST, "its supervisor was killed", now)
+        alone = FLAG_ALONE if is_apart(executor) else 0
+        self._end_unstarted(self.below.lost(executor), Result.LOST, "its supervisor was killed", now, alone)
         if executor in self._stopping:
             self._stopped_below(executor)
 
@@ -376,13 +379,15 @@ class Scheduler:
         self._out.append((self.parent, m.Regrown(len(jobs))))
         if self.paused:
             self._out += [(node.id, m.Pause(True)) for node in message.gained]
-        for endpoint in self._stopping.intersection((*message.lost, *message.executors)):
+        gone = {*message.lost, *message.executors}
+        for endpoint in [one for one in self._stopping if executor_of(one) in gone]:
             self._stopped_below(endpoint)
 
-    def _end_unstarted(self, jobs: list[tuple[int, int]], result: Result, reason: str, now: float) -> None:
+    def _end_unstarted(self, jobs: list[tuple[int, int]], result: Result, reason: str, now: float,
+                       flags: int = 0) -> None:
         if not jobs:
             return
-        flags = FLAG_NOT_STARTED | FLAG_REASON
+        flags |= FLAG_NOT_STARTED | FLAG_REASON
         records = b"".join(PACK.pack(job, attempt, result, flags, 0, 0, NO_R, 0, now, now, now, 0, 0, 0, 0, 0, 0)
                            for job, attempt in jobs)
         self._out.append((self.parent, m.Report(records, reasons={job: reason for job, _ in jobs})))

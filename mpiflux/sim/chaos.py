@@ -47,13 +47,17 @@ class Scenario:
 class RandomBehaviour:
     """The same job attempt does the same in every run of a seed, whenever it starts."""
 
-    def __init__(self, seed: int, length: float, fail: float, stubborn: float) -> None:
+    def __init__(self, seed: int, length: float, fail: float, stubborn: float, poison: float = 0.0) -> None:
         self._seed, self._length, self._fail, self._stubborn = seed, length, fail, stubborn
+        self._poison = poison
+        """Part of the jobs that take their supervisor down."""
 
     def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:
         rng = random.Random(f"{self._seed}/{group.number}/{index}/{attempt}")
         seconds = 0.0 if rng.random() < 0.3 else rng.expovariate(1 / self._length) * rng.choice((0.01, 0.3, 1, 5))
         failed = rng.random() < self._fail
+        if self._poison and random.Random(f"{self._seed}/{group.number}/{index}").random() < self._poison:
+            return Outcome(min(seconds, 1.0), poison=True)
         return Outcome(seconds, Result.FAILED if failed else Result.COMPLETED, 1 if failed else 0,
                        rng.random() < self._stubborn)
 
@@ -254,7 +258,7 @@ def play(seed: int, fences: bool = True) -> tuple[Cluster, Invariants]:
     invariants = Invariants()
     invariants.watch(made.machine)
     behaviour = RandomBehaviour(seed, rng.choice((0.001, 0.05, 1.0)), rng.choice((0.0, 0.1, 0.5)),
-                                rng.choice((0.0, 0.3)))
+                                rng.choice((0.0, 0.3)), random.Random(f"poison/{seed}").choice((0.0, 0.0, 0.0, 0.02)))
     cluster = Cluster(made.machine, made.workflow, behaviour, costs=made.costs, watcher=invariants,
                       delay=random_delay(rng), quantum=rng.choice((0.0, 0.0, 0.004)), fences=fences)
     for when, what, whom in made.faults:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpiflux.model import messages as m
+from mpiflux.model.apart import executor_of, is_apart, scheduler_of
 from mpiflux.model.jobspec import Workflow
 from mpiflux.model.records import SIZE
 from mpiflux.model.tree import TreeNode
@@ -135,12 +136,13 @@ class SimRank:
         for node in message.nodes:
             if node.rank == self.number:
                 self.schedulers[node.id] = cluster.add_scheduler(node)
-        for number in message.executors:
-            if address.rank_of_executor(number) == self.number:
-                self.links.dead.add(number)
-                posted.pop(number, None)
-                cluster.executors[number].cut_off()
-                self._replace(number, outgoing)
+        mine = [number for number in message.executors if address.rank_of_executor(number) == self.number]
+        for number in [*mine, *(one for one in cluster.executors if is_apart(one) and executor_of(one) in mine
+                                and scheduler_of(one) in self.retired)]:
+            self.links.dead.add(number)
+            posted.pop(number, None)
+            cluster.executors[number].cut_off()
+            self._replace(number, outgoing)
         self._deliver((address.control(0), address.control(self.number), m.Regrouped(message.generation)), outgoing)
 
     def wake(self, when: float = 0.0) -> None:
@@ -255,7 +257,13 @@ class SimRank:
 
     def _post(self, number: int, src: int, message: m.Message, posted: dict[int, list[Item]]) -> None:
         links, item = self.links, (number, src, message)
-        if number not in self.cluster.executors:
+        if is_apart(number) and number not in self.cluster.executors:
+            if isinstance(message, m.Stop):
+                self._local.append((src, number, m.Stopped()))
+            if isinstance(message, m.Grant):
+                # the real one goes as soon as its job has ended, which nobody sees
+                self.cluster.start_executor(self.number, number, links.declared.get(number, ()))
+        if number not in self.cluster.executors and not is_apart(number):
             return
         if isinstance(message, m.ExecutorLost):
             links.fences[number, src] -= 1
@@ -268,7 +276,7 @@ class SimRank:
         elif self.cluster.fences and links.fences[number, src]:
             return
         links.users.setdefault(number, {})[src] = None
-        if number not in links.dead:
+        if number not in links.dead and number in self.cluster.executors:
             posted.setdefault(number, []).append(item)
 
     def _replace(self, number: int, outgoing: dict[tuple[int, int], list[Item]]) -> None:
@@ -385,7 +393,7 @@ class Cluster:
         """A rank dies now, with its supervisors; rank 0 learns of it so many seconds later."""
         if number in self.regrouping.living and self.ranks[number].alive:
             self.ranks[number].die()
-            for executor in self.machine.executors[number]:
+            for executor in [one for one in self.executors if address.rank_of_executor(one) == number]:
                 one = self.executors.pop(executor)
                 if one.alive:
                     one.cut_off()
@@ -402,7 +410,8 @@ class Cluster:
         def send(items: list[Item], when: float) -> None:
             self.network.send(("up", number), rank, rank, when, arrive, items)
 
-        executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.watcher, send, self.quantum)
+        executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.watcher, send, self.quantum,
+                               self.kill_executor)
         for _, _, message in declared:
             assert isinstance(message, m.Declare)
             executor.groups[message.group.number] = message.group

@@ -23,6 +23,7 @@ from mpiflux.sim.watch import Watcher
 YOUNG = 0.01
 FLUSH = 0.05
 STALE = 0.05
+ANNOUNCED = 3
 GRACE = 5.0
 _TERM = 0.002
 """Seconds from TERM to the end of a job that obeys it."""
@@ -41,6 +42,8 @@ class Outcome:
     returncode: int = 0
     stubborn: bool = False
     """It ignores TERM."""
+    poison: bool = False
+    """It does not end, but kills its supervisor."""
 
 
 class Behaviour(Protocol):
@@ -52,17 +55,17 @@ class Behaviour(Protocol):
 class _Span:
     """What is left of a chunk that was fed."""
 
-    __slots__ = ("attempt", "group", "next", "step", "stop")
+    __slots__ = ("alone", "attempt", "group", "next", "step", "stop")
 
     def __init__(self, group: JobGroup, chunk: m.Chunk) -> None:
-        self.group, self.attempt = group, chunk.attempt
+        self.group, self.attempt, self.alone = group, chunk.attempt, chunk.alone
         self.next, self.stop, self.step = chunk.start, chunk.stop, chunk.step
 
     def __len__(self) -> int:
         return len(range(self.next, self.stop, self.step))
 
     def chunk(self) -> m.Chunk:
-        return m.Chunk(self.group.number, self.next, self.stop, self.step, self.attempt)
+        return m.Chunk(self.group.number, self.next, self.stop, self.step, self.attempt, self.alone)
 
 
 class _Lease:
@@ -117,9 +120,10 @@ class SimExecutor:
     """
 
     def __init__(self, number: int, engine: Engine, costs: Costs, behaviour: Behaviour, watcher: Watcher,
-                 send: Callable[[list[Item], float], None], quantum: float = 0.0) -> None:
+                 send: Callable[[list[Item], float], None], quantum: float = 0.0,
+                 kill: Callable[[int], None] = lambda number: None) -> None:
         self.number, self.engine, self.costs, self.behaviour, self.watcher = number, engine, costs, behaviour, watcher
-        self.send, self.quantum = send, quantum
+        self.send, self.quantum, self.kill = send, quantum, kill
         self.groups: dict[int, JobGroup] = {}
         self.leases: dict[int, _Lease] = {}
         self.backlog: dict[int, deque[_Span]] = {}
@@ -268,7 +272,7 @@ class SimExecutor:
                     if not wanted or span.group.first_id + index in wanted:
                         self._record_unstarted(shape, span, index, message, now)
                     else:
-                        kept.append(_Span(span.group, m.Chunk(0, index, index + 1, 1, span.attempt)))
+                        kept.append(_Span(span.group, m.Chunk(0, index, index + 1, 1, span.attempt, span.alone)))
             self.backlog[shape] = kept
             self._count[shape] = len(kept)
 
@@ -313,7 +317,10 @@ class SimExecutor:
         job = _Job(group, index, attempt, lease, now)
         self.watcher.job_started(self.number, lease.number, job.id, attempt)
         self._run(job, self.behaviour.outcome(group, index, attempt), now)
-        if job.finish > now + YOUNG:
+        if attempt >= ANNOUNCED:
+            self._report_started(job)
+            self._urgent = True
+        elif job.finish > now + YOUNG:
             self._young.append(job)
 
     def _run(self, job: _Job, outcome: Outcome, now: float) -> None:
@@ -326,7 +333,14 @@ class SimExecutor:
             job.reason = f"exceeded its time limit of {limit:g} s"
             seconds = min(seconds, limit + (GRACE if job.stubborn else _TERM))
         self.running[job.id] = job
+        if outcome.poison:
+            self.engine.at(now + max(seconds, 2 * YOUNG), self._poisoned, job)
+            seconds = 1e6
         self._due_at(job, now + self.costs.spawn + self.costs.process + seconds)
+
+    def _poisoned(self, job: _Job) -> None:
+        if self.alive and not job.ended:
+            self.kill(self.number)
 
     def _start_part(self, src: int, part: m.Part, now: float) -> None:
         """Start this node's tasks. A job that fails does so in one of its parts; the others would go on."""
@@ -417,10 +431,7 @@ class SimExecutor:
         while self._young and self._young[0].t_start + YOUNG <= now:
             job = self._young.popleft()
             if not job.ended:
-                lease = job.lease
-                self._report(lease.owner).started.append(
-                    PACK.pack(job.id, job.attempt, 0, 0, 0, lease.tasks, lease.owner, lease.r_id, job.t_start,
-                              job.t_start, 0, 0, 0, 0, 0, 0, 1))
+                self._report_started(job)
                 self._oldest = self._oldest or now
         for shape, spans in self.backlog.items():
             if spans and now > self._moved[shape] + STALE:
@@ -428,6 +439,12 @@ class SimExecutor:
                 report.returned.extend((shape, span.chunk()) for span in spans)
                 spans.clear()
                 self._urgent = True
+
+    def _report_started(self, job: _Job) -> None:
+        lease = job.lease
+        self._report(lease.owner).started.append(
+            PACK.pack(job.id, job.attempt, 0, 0, 0, lease.tasks, lease.owner, lease.r_id, job.t_start,
+                      job.t_start, 0, 0, 0, 0, 0, 0, 1))
 
     def _report(self, owner: int) -> _Report:
         found = self._reports.get(owner)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from mpiflux.model import messages as m
+from mpiflux.model.apart import executor_of, is_apart
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.records import PACK, SIZE
+from mpiflux.model.records import FLAG_CRASHED, PACK, SIZE
 from mpiflux.model.states import Result
 from mpiflux.overlay import address
 from mpiflux.sched.dealing import Dealing
@@ -93,6 +94,8 @@ class Invariants(Watcher):
         self.ended: dict[tuple[int, int], int] = {}
         """How attempts really ended."""
         self.starts = self.steps = self.deaths = 0
+        self.crashed: dict[int, int] = {}
+        """How often a job had begun when what ran it died, as the master counted it; known at the end."""
         self.node_of_rank: tuple[int, ...] = ()
         self.shared: dict[str, int] = {}
         """Named resources of the whole instance."""
@@ -170,6 +173,8 @@ class Invariants(Watcher):
         self.starts += 1
         self._check_leaders(job)
         self._check_node(executor, job)
+        if is_apart(executor) and any(where == executor for where, _ in self.running.values()):
+            raise Violation(f"job {job} is to be tried alone, and starts beside another")
         if job in self.running or self.parts.get(job):
             raise Violation(f"job {job} started as attempt {attempt} while "
                             f"{self.running.get(job) or self.parts[job]} runs")
@@ -221,8 +226,8 @@ class Invariants(Watcher):
         # a lease's upper half is the scheduler that gave it
         for lease in [lease for lease in self.granted.held if lease >> 32 in schedulers]:
             self.granted.drop(lease)
-        for executor in executors:
-            for lease in self.granted_to.pop(executor, {}):
+        for executor in [one for one in self.granted_to if executor_of(one) in executors]:
+            for lease in self.granted_to.pop(executor):
                 self.granted.drop(lease)
 
     def final(self, job: int, result: int) -> None:
@@ -279,8 +284,10 @@ class Invariants(Watcher):
         last: dict[int, tuple[int, int]] = {}
         for data in cluster.master.records:
             for at in range(0, len(data), SIZE):
-                job, attempt, result, *_ = PACK.unpack_from(data, at)
-                if (job, attempt) in self.ended and result not in (self.ended[job, attempt], Result.LOST):
+                job, attempt, result, flags, *_ = PACK.unpack_from(data, at)
+                if flags & FLAG_CRASHED:
+                    self.crashed[job] = self.crashed.get(job, 0) + 1
+                elif (job, attempt) in self.ended and result not in (self.ended[job, attempt], Result.LOST):
                     raise Violation(f"job {job}, attempt {attempt} ended {self.ended[job, attempt]}, recorded {result}")
                 if last.get(job, (0, 0))[0] <= attempt:
                     last[job] = (attempt, result)

@@ -14,6 +14,7 @@ from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.policies import PolicyError
 from mpiflux.sim.watch import Watcher
+from mpiflux.store.crashes import Crashes
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.jobtable import NOBODY, RECORD, JobTable
 
@@ -43,6 +44,7 @@ class SimMaster:
         self.refused = 0
         """Late records of superseded attempts."""
         self.lost = self.retried = 0
+        self.crashes = Crashes()
         self.stopping = False
         self.stopped = False
         """The root has said that nothing runs any more."""
@@ -93,7 +95,7 @@ class SimMaster:
             for verdict in self.dependencies.begun(number):
                 self._carry_out(verdict, now)
         for ids in self._waits.due(now):
-            self._submit(self.table.chunks(self.table.here(ids)), now)
+            self._submit(self._chunks(self.table.here(ids)), now)
         while self._arrivals and self._start + self._arrivals[-1][0] <= now:
             self._submit([self._arrivals.pop()[1]], now)
         if self._arrivals:
@@ -155,6 +157,10 @@ class SimMaster:
 
     def _ended(self, data: bytes, now: float) -> None:
         records = np.frombuffer(data, RECORD)
+        if not self.stopping and (records["result"] == Result.LOST).any():
+            running = self.table.current(records) & (self.table.state[records["id"].astype("i8") - 1] == State.RUN)
+            records, _ = self.crashes.judge(records, running, {})
+            data = records.tobytes()
         applied = self.table.apply(records, len(self.records))
         self.records.append(data)
         self.refused += int(np.count_nonzero(applied.late | applied.repeated))
@@ -183,13 +189,13 @@ class SimMaster:
             ids = np.setdiff1d(ids, unwanted)
             self._end_here(unwanted, now)
         failed = np.setdiff1d(ids, records["id"][records["result"] == Result.LOST].astype("i8"))
-        self._submit(self.table.chunks(np.setdiff1d(ids, failed)), now)
+        self._submit(self._chunks(np.setdiff1d(ids, failed)), now)
         for seconds, some in self.table.delays(failed):
             if seconds:
                 self._waits.add(now + seconds, some)
                 self._wake_at(now + seconds)
             else:
-                self._submit(self.table.chunks(some), now)
+                self._submit(self._chunks(some), now)
 
     def _carry_out(self, verdict: Verdict | Elements, now: float) -> None:
         if isinstance(verdict, Elements):
@@ -207,6 +213,9 @@ class SimMaster:
                 self._carry_out(elements, now)
         elif not self._arrivals:
             self._submit(self.table.unfinished(group.number), now)
+
+    def _chunks(self, ids: Any) -> list[m.Chunk]:
+        return self.crashes.chunks(self.table, ids)
 
     def _submit(self, chunks: list[m.Chunk], now: float) -> None:
         for chunk in chunks:

@@ -1,24 +1,31 @@
 """Jobs that take down what runs them: their supervisor, their rank, their node. Pure.
 
 A lost attempt is not the job's fault and uses up no retry, but a job whose attempts are lost again and again may be
-the cause, and would be tried for ever. So attempts that had begun are counted, and the last one that is allowed ends
-the job. What merely waited in the queue of whoever died does not count, nor what ended as the run was interrupted.
+the cause, and would be tried for ever. So attempts that had begun are counted. From the second on a job is a suspect,
+and tried alone, under a supervisor that runs nothing else: so whoever only was beside the cause is rid of it. What
+merely waited in the queue of whoever died does not count, nor what ended as the run was interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
+from mpiflux.model.messages import Chunk
+from mpiflux.model.records import FLAG_ALONE, FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
 from mpiflux.model.states import Result
+from mpiflux.store.jobtable import JobTable
 
+SUSPECT = 2
+"""Lost attempts of a job, that had begun, after which it is tried alone."""
 LIMIT = 5
-"""Lost attempts of a job, that had begun, after which it has failed. Who only had the bad luck to run beside the cause
-is seldom there five times; each costs a supervisor or a node. HyperQueue's crash limit is the same."""
+"""Those after which it has failed, if the last one was alone. HyperQueue's crash limit is the same."""
+MOST = 10
+"""Those after which it has failed in any case: where ranks, nodes or instances die nobody can say of what."""
 _KILLED = -9
 
 Array = npt.NDArray[Any]
@@ -29,11 +36,32 @@ class Crashes:
 
     def __init__(self, history: Array | None = None) -> None:
         self._count: dict[int, int] = {}
+        self._suspects: set[int] = set()
         if history is not None:
             crashed = history[(history["flags"] & FLAG_CRASHED) != 0]
             for job, result in zip(crashed["id"].tolist(), crashed["result"].tolist(), strict=True):
                 # a job that has failed by this and is run again for a person's sake begins anew
-                self._count[job] = self._count.get(job, 0) + 1 if result == Result.LOST else 0
+                self._note(job, self._count.get(job, 0) + 1 if result == Result.LOST else 0)
+
+    @property
+    def suspects(self) -> Set[int]:
+        """Jobs that are to be tried alone, some of which may have ended."""
+        return self._suspects
+
+    def _note(self, job: int, times: int) -> None:
+        self._count[job] = times
+        if times >= SUSPECT:
+            self._suspects.add(job)
+        else:
+            self._suspects.discard(job)
+
+    def chunks(self, table: JobTable, ids: Array) -> list[Chunk]:
+        """Jobs as :meth:`JobTable.chunks` has them, those that are to be tried alone as such."""
+        if not self._suspects:
+            return table.chunks(ids)
+        suspects = np.isin(ids, np.fromiter(self._suspects, "i8", len(self._suspects)))
+        return table.chunks(ids[~suspects]) + [
+            msgspec.structs.replace(chunk, alone=True) for chunk in table.chunks(ids[suspects])]
 
     def judge(self, records: Array, running: Array, reasons: Mapping[int, str]) -> tuple[Array, dict[int, str]]:
         """Mark the LOST records of attempts that were running (``running``: a mask), and make FAILED of those that
@@ -53,12 +81,15 @@ class Crashes:
         records["flags"][places] |= FLAG_CRASHED
         for at in places.tolist():
             job = int(records["id"][at])
-            times = self._count[job] = self._count.get(job, 0) + 1
-            if times >= LIMIT:
+            times = self._count.get(job, 0) + 1
+            self._note(job, times)
+            alone = bool(records["flags"][at] & FLAG_ALONE)
+            if times >= (LIMIT if alone else MOST):
                 records["result"][at], records["returncode"][at] = Result.FAILED, _KILLED
                 records["flags"][at] |= FLAG_REASON
                 last = kept.get(job, "the instance was killed")
-                kept[job] = (f"what ran it died {times} times, the last time: {last}; it may be the cause, and is not "
-                             "tried again; run --resume --rerun failed does")
-                self._count[job] = 0
+                why = "it was alone then" if alone else "it may be the cause"
+                kept[job] = (f"what ran it died {times} times, the last time: {last}; {why}, and is not tried again; "
+                             "run --resume --rerun failed does")
+                self._note(job, 0)
         return records, kept

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
+from mpiflux.model.messages import Chunk
+from mpiflux.model.records import FLAG_ALONE, FLAG_CRASHED, FLAG_NOT_STARTED, FLAG_REASON
 from mpiflux.model.states import Result, State
-from mpiflux.store.crashes import LIMIT, Crashes
+from mpiflux.store.crashes import LIMIT, MOST, SUSPECT, Crashes
 from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import open_run
@@ -32,16 +33,17 @@ def all_run(records: Array) -> Array:
     return np.ones(len(records), bool)
 
 
-def test_the_last_allowed_loss_is_a_failure_with_its_reason() -> None:
+@pytest.mark.parametrize(("limit", "flag", "why"), [(LIMIT, FLAG_ALONE, "it was alone"), (MOST, 0, "it may be")])
+def test_the_last_allowed_loss_is_a_failure_with_its_reason(limit: int, flag: int, why: str) -> None:
     crashes = Crashes()
-    for _ in range(LIMIT - 1):
+    for _ in range(limit - 1):
         records, reasons = crashes.judge(lost(7), np.ones(1, bool), {7: "its supervisor was killed"})
         assert records["result"].tolist() == [Result.LOST]
         assert records["flags"][0] & FLAG_CRASHED and reasons == {7: "its supervisor was killed"}
-    given_records = lost(7, 8)
+    given_records = lost(7, 8, flags=FLAG_NOT_STARTED | FLAG_REASON | flag)
     records, reasons = crashes.judge(given_records, np.ones(2, bool), {7: "its supervisor was killed", 8: "so was its"})
     assert records["result"].tolist() == [Result.FAILED, Result.LOST] and records["returncode"].tolist() == [-9, 0]
-    assert f"died {LIMIT} times, the last time: its supervisor was killed" in reasons[7] and reasons[8] == "so was its"
+    assert f"died {limit} times, the last time: its supervisor was killed; {why}" in reasons[7] and reasons[8] == "so was its"
     assert given_records["result"].tolist() == [Result.LOST] * 2
 
 
@@ -49,7 +51,7 @@ def test_the_last_allowed_loss_is_a_failure_with_its_reason() -> None:
     (lost(1), False), (lost(1, flags=FLAG_REASON, tasks=1), True)], ids=["waited", "ended as the run was interrupted"])
 def test_what_does_not_count(records: Array, running: bool) -> None:
     crashes = Crashes()
-    for _ in range(3 * LIMIT):
+    for _ in range(2 * MOST):
         kept, _ = crashes.judge(records, np.full(1, running), {})
         assert kept["result"].tolist() == [Result.LOST] and not kept["flags"][0] & FLAG_CRASHED
 
@@ -66,7 +68,7 @@ def test_an_instance_that_dies_with_a_job_counts(tmp_path: Path) -> None:
     with Journal(str(tmp_path)) as journal:
         table.add_group(group)
         journal.append_group(group, 1.0)
-        for attempt in range(1, LIMIT):
+        for attempt in range(1, MOST):
             for chunk in table.unfinished(0):
                 table.assign(chunk, 0)
             record = lost(1)
@@ -74,13 +76,13 @@ def test_an_instance_that_dies_with_a_job_counts(tmp_path: Path) -> None:
             record, reasons = crashes.judge(record, all_run(record), {1: "its supervisor was killed"})
             table.apply(record, *journal.append_results(record.tobytes(), b"", reasons))
         started = lost(1, 2, flags=0)
-        started["attempt"], started["result"] = (LIMIT, 1), Result.NONE
+        started["attempt"], started["result"] = (MOST, 1), Result.NONE
         journal.append_started(started.tobytes())
     with open_run(tmp_path) as reader:
         again = resume(reader, 5.0)
     assert again.lost["id"].tolist() == [1, 2]
     assert again.lost["result"].tolist() == [Result.FAILED, Result.LOST]
-    assert f"died {LIMIT} times, the last time: the instance was killed" in again.reasons[1]
+    assert f"died {MOST} times, the last time: the instance was killed" in again.reasons[1]
     applied = again.table.apply(again.lost, 0)
     assert applied.ended.tolist() == [1] and applied.again.tolist() == [2]
 
@@ -92,11 +94,23 @@ def test_a_resumed_run_counts_on(losses: list[list[int]], data: st.DataObject) -
     for jobs in losses:
         if data.draw(st.booleans()):
             parts = Crashes(history)
-        records = lost(*jobs)
+        records = lost(*jobs, flags=FLAG_NOT_STARTED | data.draw(st.sampled_from((0, FLAG_ALONE))))
         expected, _ = through.judge(records, all_run(records), {})
         found, _ = parts.judge(records, all_run(records), {})
-        assert (found == expected).all()
+        assert (found == expected).all() and parts.suspects == through.suspects
         history = np.concatenate([history, found])
+
+
+def test_a_suspect_is_handed_out_by_itself() -> None:
+    table, crashes = JobTable(), Crashes()
+    table.add_group(JobGroup(number=0, name="a", first_id=1, count=5, command=("true",)))
+    ids = np.arange(1, 6)
+    for _ in range(SUSPECT):
+        assert crashes.chunks(table, ids) == [Chunk(0, 0, 5)]
+        crashes.judge(lost(3), np.ones(1, bool), {})
+    handed = crashes.chunks(table, ids)
+    assert [chunk for chunk in handed if chunk.alone] == [Chunk(0, 2, 3, alone=True)]
+    assert sum(map(len, handed)) == 5
 
 
 def test_no_retries_are_left_to_such_a_job() -> None:
