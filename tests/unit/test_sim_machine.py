@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.instance import site
-from mpiflux.node import endings, supervisor
+from mpiflux.node import endings, job, supervisor
 from mpiflux.overlay.plan import make_plan
 from mpiflux.sim import executor, machine
 from mpiflux.sim.machine import ClusterError, NodeType, build, parse_cluster
@@ -72,7 +72,7 @@ def test_constants_are_those_of_the_real_thing() -> None:
     assert (machine.CORES_A_SUPERVISOR, machine.LEAST_SUPERVISORS) == (site.CORES_A_SUPERVISOR, site._LEAST_SUPERVISORS)
     for name in ("YOUNG", "FLUSH", "STALE"):
         assert getattr(executor, name) == getattr(supervisor, name), name
-    assert executor.GRACE == endings.GRACE
+    assert (executor.GRACE, executor.ANNOUNCED) == (endings.GRACE, job.ANNOUNCED)
 
 
 def test_a_plan_can_be_made_of_it() -> None:
