@@ -111,4 +111,4 @@ class Explaining:
 
     def _name(self, job: int) -> str:
         group = self._master.groups[self._master.table.group_of(job)]
-        return f"{group.name}[{job - group.first_id}]"
+        return f"{group.name}[{group.base + job - group.first_id}]"

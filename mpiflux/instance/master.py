@@ -7,7 +7,7 @@ without a look at single jobs unless one has to run again.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -51,7 +51,8 @@ class Master(Asked):
                  ranks: int, clock: Callable[[], float], fail_fast: bool = False, deadline: Deadline | None = None,
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
                  waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = (),
-                 vault: Vault | None = None, crashes: Crashes | None = None) -> None:
+                 gone: Mapping[int, Any] | None = None, vault: Vault | None = None,
+                 crashes: Crashes | None = None) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -85,6 +86,9 @@ class Master(Asked):
         self._of_file = len(workflow.groups)
         self._removed = removed
         """Groups that the workflow file does not have any more: how they ended, does not matter."""
+        self._gone = {number: int(np.count_nonzero(table.result[ids - 1] != Result.COMPLETED))
+                      for number, ids in (gone or {}).items()}
+        """Jobs likewise, of groups of which others are still there: how many have ended and not completed."""
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
         self._waits: Agenda[Any] = Agenda()
@@ -130,8 +134,9 @@ class Master(Asked):
                 self._carry_out(elements)
             # what a resumed run had finished before
             completed, *others = self.table.group_ended(group.number)
+            gone = self._gone.get(group.number, 0)
             if completed or any(others):
-                for verdict in self.dependencies.ended(group.number, completed, sum(others)):
+                for verdict in self.dependencies.ended(group.number, completed + gone, sum(others) - gone):
                     self._carry_out(verdict)
                 if group.submitted and self.table.is_over(group.number):
                     self._ended_groups.append(group.number)
@@ -163,7 +168,7 @@ class Master(Asked):
             return 3
         if self.program_status is not None:
             return self.program_status
-        others = sum(sum(self.table.group_ended(number)[1:]) for number in self._removed)
+        others = sum(sum(self.table.group_ended(number)[1:]) for number in self._removed) + sum(self._gone.values())
         return 0 if counts.completed + others == counts.total and not self.controller_failed else 1
 
     @property

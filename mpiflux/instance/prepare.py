@@ -56,6 +56,8 @@ class Prepared:
     crashes: Crashes = field(default_factory=Crashes)
     removed: tuple[int, ...] = ()
     """Groups that are not in the workflow file any more."""
+    gone: Mapping[int, Any] = field(default_factory=dict)
+    """Ids of the jobs of other groups that are not, by group."""
     notes: list[str] = field(default_factory=list)
     """What a person should hear of what was taken over."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Prepared:
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
                         t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed,
-                        vault=Vault(self.table.groups, os.environ), crashes=self.crashes)
+                        gone=self.gone, vault=Vault(self.table.groups, os.environ), crashes=self.crashes)
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:
@@ -205,7 +207,7 @@ def _resumed(prepared: Prepared, now: float) -> JobTable:
     """The table of what earlier instances did."""
     assert prepared.journal is not None
     taken = take_up(prepared.options, prepared.workflow, prepared.journal, prepared.run_dir, now)
-    prepared.workflow, prepared.removed = taken.workflow, taken.removed
+    prepared.workflow, prepared.removed, prepared.gone = taken.workflow, taken.removed, taken.gone
     prepared.notes = taken.notes
     resumed = taken.resumed
     prepared.kvs, prepared.urged, prepared.waits = resumed.kvs, resumed.urged, resumed.waits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,13 +15,14 @@ from mpiflux.instance.options import RunError, RunOptions
 from mpiflux.instance.vault import missing, unset
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.records import FLAG_REASON
-from mpiflux.model.states import Result
+from mpiflux.model.states import Result, State
 from mpiflux.store import history
 from mpiflux.store import reader as store_reader
 from mpiflux.store.jobtable import JobTable, progressions
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import RunReader
 from mpiflux.store.resume import Resumed, chosen, outdated, resume, with_dependants
+from mpiflux.store.revision import Difference, Revision, revise
 
 GONE = "not in the workflow file any more"
 """Why jobs of a removed entry are cancelled."""
@@ -35,6 +36,8 @@ class TakenUp:
     workflow: Workflow
     removed: tuple[int, ...] = ()
     """Groups that are not in the workflow file any more."""
+    gone: Mapping[int, Any] = field(default_factory=dict)
+    """Ids of the jobs of other groups that are not, by group."""
     notes: list[str] = field(default_factory=list)
     """What a person should hear of."""
 
@@ -47,7 +50,7 @@ class Found(NamedTuple):
     """What an instance finds that goes on with a run."""
 
     resumed: Resumed
-    revision: history.Revision
+    revision: Revision
     wanted: Any
     """Ids of the ended jobs that are to run again."""
     notes: list[str]
@@ -64,7 +67,7 @@ def take_up(options: RunOptions, workflow: Workflow, journal: Journal, run_dir: 
         _carry_out(journal, resumed, revision, wanted, now)
         _end(journal, resumed, revision, now)
     return TakenUp(resumed, msgspec.structs.replace(workflow, groups=tuple(_prefix(revision.groups))),
-                   tuple(revision.removed), notes)
+                   tuple(revision.removed), revision.gone, notes)
 
 
 def foresee(options: RunOptions, workflow: Workflow, now: float) -> list[str]:
@@ -82,13 +85,14 @@ def _look(options: RunOptions, workflow: Workflow, run_dir: str, now: float) -> 
     try:
         with store_reader.open_run(run_dir) as reader:
             wanted = chosen(reader, options.rerun) if options.rerun else np.zeros(0, "i8")
-            revision = history.revise(reader.groups, workflow.groups, replace=options.rerun_changed)
+            revision = revise(reader.groups, workflow.groups, replace=options.rerun_changed)
             _check_revision(workflow, reader, revision, run_dir)
-            judged = [group.number for group, change in revision.changed if change.judged]
-            old = outdated(reader, judged)
+            old = outdated(reader, revision.judged)
+            wanted = np.union1d(wanted, _back(reader, revision))
             if options.rerun_changed:
                 wanted = np.union1d(wanted, old)
             wanted = wanted[~_of(wanted, revision.groups, revision.removed)]
+            wanted = np.setdiff1d(wanted, _all(revision.gone))
             if options.rerun or options.rerun_changed:
                 wanted = with_dependants(reader, revision.groups, wanted)
             notes = _notes(options, reader, revision, old, wanted)
@@ -99,7 +103,7 @@ def _look(options: RunOptions, workflow: Workflow, run_dir: str, now: float) -> 
         raise RunError(str(error)) from None
 
 
-def _check_revision(workflow: Workflow, reader: RunReader, revision: history.Revision, run_dir: str) -> None:
+def _check_revision(workflow: Workflow, reader: RunReader, revision: Revision, run_dir: str) -> None:
     old = reader.groups
     unfinished = {group.number for group in old if group.secrets and not reader.table.is_over(group.number)}
     of_file = [group for group in old if not group.submitted]
@@ -112,9 +116,9 @@ def _check_revision(workflow: Workflow, reader: RunReader, revision: history.Rev
     if lacking:
         raise RunError(f"{run_dir}: {unset(lacking)}; jobs that were submitted with them have not ended")
     if revision.resized:
-        raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}: results cannot be kept job by job. With "
-                       "--rerun-changed all its jobs run, and the old ones stay under another name; or name the "
-                       "additional jobs as an entry of their own")
+        raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}: no job has the parameters of an old one, so "
+                       "that none can be told to be the same. With --rerun-changed all its jobs run, and the old ones "
+                       "stay under another name; or name the additional jobs as an entry of their own")
 
 
 def _prefix(groups: Sequence[JobGroup]) -> Sequence[JobGroup]:
@@ -133,13 +137,15 @@ def _of(ids: Any, groups: Sequence[JobGroup], numbers: Sequence[int]) -> Any:
     return mask
 
 
-def _carry_out(journal: Journal, resumed: Resumed, revision: history.Revision, wanted: Any, now: float) -> None:
+def _carry_out(journal: Journal, resumed: Resumed, revision: Revision, wanted: Any, now: float) -> None:
     table, batch = resumed.table, journal.next_batch
     for was, change in revision.changed:
         group = revision.groups[was.number]
-        journal.append_event(0, now, history.REDEFINE, {
-            "group": was.number, "what": [*change.judged, *change.others], "batch": batch,
-            "judged": bool(change.judged), "was": msgspec.msgpack.encode(was)})
+        told = {"group": was.number, "what": [*change.judged, *change.others], "batch": batch,
+                "judged": bool(change.judged), "was": msgspec.msgpack.encode(was)}
+        if (ids := revision.judged.get(was.number)) is not None:
+            told["ranges"] = progressions(ids - was.first_id)
+        journal.append_event(0, now, history.REDEFINE, told)
         journal.append_group(group, resumed.t_submit[was.number])
         table.redefine(group)
     for number, name in revision.replaced.items():
@@ -157,30 +163,32 @@ def _carry_out(journal: Journal, resumed: Resumed, revision: history.Revision, w
     table.rerun(wanted)
 
 
-def _end(journal: Journal, resumed: Resumed, revision: history.Revision, now: float) -> None:
+def _end(journal: Journal, resumed: Resumed, revision: Revision, now: float) -> None:
     """Attempts that died with the last instance, and the jobs of removed entries."""
     table = resumed.table
     if len(resumed.lost):
         table.apply(resumed.lost, *journal.append_results(resumed.lost.tobytes(), b"", resumed.reasons))
-    for number in revision.removed:
-        group = revision.groups[number]
-        records = table.synthesize(np.arange(group.first_id, group.stop_id), Result.CANCELED, now)
+    for ids in (*(np.arange(revision.groups[number].first_id, revision.groups[number].stop_id)
+                  for number in revision.removed), *revision.gone.values()):
+        records = table.synthesize(ids, Result.CANCELED, now)
         if len(records):
             records["flags"] |= FLAG_REASON
             place = journal.append_results(records.tobytes(), b"", dict.fromkeys(records["id"].tolist(), GONE))
             table.apply(records, *place)
 
 
-def _notes(options: RunOptions, reader: RunReader, revision: history.Revision, old: Any, wanted: Any) -> list[str]:
+def _notes(options: RunOptions, reader: RunReader, revision: Revision, old: Any, wanted: Any) -> list[str]:
     notes = []
     changes = {was.number: change for was, change in revision.changed}
     outdated_of = {group.number: len(mine) for group, mine in _by_group(reader.groups, np.setdiff1d(old, wanted))}
     for group in reader.groups:
         if group.submitted:
             continue
-        change = changes.get(group.number, history.Difference((), (), False))
+        change = changes.get(group.number, Difference((), (), False))
         kept = outdated_of.get(group.number, 0)
         what = ", ".join((*change.judged, *change.others))
+        if group.number in revision.gone:
+            notes.append(_gone(reader, group, revision.gone[group.number]))
         if group.number in revision.removed:
             notes.append(_removed(reader, group, revision.replaced.get(group.number)))
         elif kept:
@@ -188,7 +196,9 @@ def _notes(options: RunOptions, reader: RunReader, revision: history.Revision, o
                          "which keep their results; --rerun-changed runs them again")
         elif what:
             notes.append(f"{group.name}: {what} changed; that holds for what runs from now on")
-    notes += [f"{group.name}: new in the workflow file, {_jobs(group.count)}" for group in revision.added
+    notes += [f"{group.name}: {_jobs(group.count)} more in the workflow file, from {group.name}[{group.base}] on"
+              if group.base else f"{group.name}: new in the workflow file, {_jobs(group.count)}"
+              for group in revision.added
               if group.name not in {reader.groups[number].name for number in revision.replaced}]
     if options.rerun and not len(wanted):
         notes.append(f"--rerun {','.join(options.rerun)}: no job of this run has ended so")
@@ -203,6 +213,25 @@ def _removed(reader: RunReader, group: JobGroup, name: str | None) -> str:
     ended = f"what ended ({counts.inactive:,} of {_jobs(counts.total)}) is kept" if counts.inactive else ""
     canceled = f"{_jobs(left)} not run" if left else ""
     return f"{group.name}: {GONE}; {', '.join(filter(None, (ended, canceled)))}"
+
+
+def _gone(reader: RunReader, group: JobGroup, ids: Any) -> str:
+    left = int(np.count_nonzero(reader.table.state[ids - 1] != State.INACTIVE))
+    ended = len(ids) - left
+    what = [f"{_jobs(ended)} that ended stay{'s' * (ended == 1)}"] if ended else []
+    what += [f"{_jobs(left)} not run"] if left else []
+    return f"{group.name}: {_jobs(len(ids))} {'are' if len(ids) > 1 else 'is'} {GONE}; {', '.join(what)}"
+
+
+def _back(reader: RunReader, revision: Revision) -> Any:
+    """Ids of jobs that were cancelled because the workflow file did not have them, and that it has again."""
+    ids = _all(revision.back)
+    ids = ids[reader.table.result[ids - 1] == Result.CANCELED]
+    return np.array([job["id"] for job in reader.jobs(ids=ids.tolist()) if job["reason"] == GONE], "i8")
+
+
+def _all(by_group: Mapping[int, Any]) -> Any:
+    return np.concatenate([np.zeros(0, "i8"), *by_group.values()])
 
 
 def _by_group(groups: Sequence[JobGroup], ids: Any) -> Iterator[tuple[JobGroup, Any]]:

@@ -107,6 +107,9 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
     submitted: bool = False
     """Submitted while the instance ran: not in the workflow file, and its name may be another group's too."""
 
+    base: int = 0
+    """Index of its first job: where an entry has got longer, its further jobs are a group of their own, of its name."""
+
     on: tuple[int, ...] = ()
     """Nodes of a ``per: node`` group, as numbers in the instance's table; see :meth:`node_of`."""
 

@@ -226,11 +226,11 @@ class CompiledGroup:
     def __init__(self, group: JobGroup, workflow_dir: str) -> None:
         self.group = group
         constants = {"job.name": _encode(group.name), "workflow.dir": _encode(workflow_dir)}
-        first_id = group.first_id
+        first_id, base = group.first_id, group.base
         getters: dict[str, Getter] = {
             **_param_getters(group.params),
             "job.id": lambda index, attempt: b"%d" % (first_id + index),
-            "job.index": lambda index, attempt: b"%d" % index,
+            "job.index": lambda index, attempt: b"%d" % (base + index),
             "job.attempt": lambda index, attempt: b"%d" % attempt,
         }
         prefix = [SHELL, b"-c"] if group.shell else []

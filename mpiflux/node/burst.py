@@ -57,8 +57,8 @@ class Burst:
     def takes(self, group: Group) -> bool:
         """Whether jobs of this group are plain enough."""
         spec = group.spec
-        return (not (group.parallel or group.reads or group.files) and spec.script is None and group.fixed_cwd
-                and not 0 < spec.time_limit < self._young and self._state.children >= 0)
+        plain = not (group.parallel or group.reads or group.files or spec.base) and spec.script is None
+        return plain and group.fixed_cwd and not 0 < spec.time_limit < self._young and self._state.children >= 0
 
     def run(self, shape: int, leases: list[Lease], backlog: Backlog) -> bool:
         """Run jobs of this shape on these idle leases for as long as only short ones end; then the leases without a job

@@ -167,7 +167,7 @@ class Launcher:
         try:
             env = self.environment(group, place)
             env.set_number(_ID, group.first_id + index)
-            env.set_number(_INDEX, index)
+            env.set_number(_INDEX, group.spec.base + index)
             env.set_number(_ATTEMPT, attempt)
             if group.varying:
                 for slot, (name, value) in enumerate(group.compiled.env_items(index, attempt)):
@@ -196,7 +196,8 @@ class Launcher:
                     self._bind(cpus or self.allowed)
                 pid = 0
                 env = self._task_environment(group, self.place(slice_of(place.share, task)), team.variables(task))
-                for number, value in enumerate((group.first_id + index, index, attempt, team.first + task, task)):
+                numbers = (group.first_id + index, group.spec.base + index, attempt, team.first + task, task)
+                for number, value in enumerate(numbers):
                     env.set_number(number, value)
                 for slot, (name, text) in enumerate(group.compiled.env_items(index, attempt)):
                     env.set_slot(slot, name + b"=" + text)

@@ -68,7 +68,8 @@ def job(
         tried = max(record.attempt - 1, 0) if vain else record.attempt
     ran = done and not vain
     return {
-        "id": id, "name": group.name, "index": index, "params": group.params.row(index), "state": state.name,
+        "id": id, "name": group.name, "index": group.base + index, "params": group.params.row(index),
+        "state": state.name,
         "result": Result(record.result).name if done and record else None,
         "returncode": record.returncode if ran and record else None, "attempts": tried,
         "tasks": record.tasks if record and record.tasks else group.request.tasks,
@@ -107,7 +108,7 @@ def jobspec(compiled: CompiledGroup, index: int, attempt: int) -> dict[str, Any]
     env = {**compiled.constant_env, **dict(compiled.env_items(index, attempt))}
     script = text(compiled.script(index, attempt)) if group.script is not None else None
     return {
-        "name": group.name, "index": index, "params": group.params.row(index),
+        "name": group.name, "index": group.base + index, "params": group.params.row(index),
         "command": [text(a) for a in compiled.argv(index, attempt)], "script": script, "shell": group.shell,
         "env": {text(k): text(v) for k, v in env.items()}, "secrets": list(group.secrets),
         "cwd": text(compiled.cwd(index, attempt)),

@@ -27,10 +27,12 @@ class Elements:
     ids: Array
     refused: str = ""
     why: str = ""
+    base: int = 0
+    """Index of the first job of that group."""
 
     def reason(self, index: int) -> str:
         """Why element ``index`` is refused."""
-        return f"dependency {self.refused}[{index}]: it {self.why}"
+        return f"dependency {self.refused}[{self.base + index}]: it {self.why}"
 
 
 class Elementwise:
@@ -57,11 +59,14 @@ class Elementwise:
     def _connect(self, group: JobGroup) -> None:
         for dependency in group.after:
             if dependency.kind == EACH:
-                other = self._by_name[dependency.group]
+                other = self._named(dependency.group)
                 self._rules.setdefault(group.number, []).append((other, dependency))
                 followers = self._followers.setdefault(other.number, [])
                 if group.number not in followers:
                     followers.append(group.number)
+
+    def _named(self, name: str) -> JobGroup:
+        return self._table.groups[int(name[1:])] if name.startswith("#") else self._by_name[name]
 
     def add(self, group: JobGroup) -> None:
         """A group that comes later."""
@@ -115,7 +120,7 @@ class Elementwise:
             results = self._table.result[other.first_id - 1 + indices]
             good, bad, why = _judge(dependency.on, results)
             if bad.any():
-                verdicts.append(Elements(number, indices[bad] + group.first_id, other.name, why))
+                verdicts.append(Elements(number, indices[bad] + group.first_id, other.name, why, other.base))
                 indices, met, good = indices[~bad], met[~bad], good[~bad]
             met &= good
         if number in self._open and met.any():

@@ -101,3 +101,14 @@ def _column(values: list[Value]) -> Column:
 def comparable(group: JobGroup) -> bool:
     """Whether its jobs are told apart by their parameters."""
     return bool(group.params.names) and len(group.params) == group.count and not group.request.per_node
+
+
+def differing(old: ParamTable, new: ParamTable) -> Array | None:
+    """Mask of the elements that are not the same at their places; None where all may be: other names or numbers."""
+    if len(old) != len(new) or sorted(old.names) != sorted(new.names):
+        return None
+    mask = np.zeros(len(new), bool)
+    for name in new.names:
+        numbers: dict[tuple[type, Value], int] = {}
+        mask |= _numbered(old, name, numbers) != _numbered(new, name, numbers)
+    return mask

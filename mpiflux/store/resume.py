@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +121,24 @@ def chosen(reader: RunReader, words: Sequence[str]) -> Array:
     return found
 
 
-def outdated(reader: RunReader, judged: Sequence[int]) -> Array:
-    """Ids of the jobs that ended as something else than their group is now; ``judged``: groups that change now."""
+def outdated(reader: RunReader, judged: Mapping[int, Array | None]) -> Array:
+    """Ids of the jobs that ended as something else than their group is now; ``judged``: groups that change now, and
+    which of their jobs do; None: all."""
     found = [np.zeros(0, "i8")]
     table = reader.table
     for group in reader.groups:
         rows = np.arange(group.first_id - 1, group.stop_id - 1)
         rows = rows[table.state[rows] == State.INACTIVE]
-        if group.number not in judged:
-            rows = rows[table.batch[rows] < reader.history.judged_at(group.number)]
-        found.append(rows + 1)
+        old = np.zeros(len(rows), bool)
+        for step in reader.history.judged(group.number):
+            mine = table.batch[rows] < step.batch
+            if step.ranges:
+                mine &= np.isin(rows - group.first_id + 1, np.concatenate([np.arange(*one) for one in step.ranges]))
+            old |= mine
+        if group.number in judged:
+            ids = judged[group.number]
+            old |= True if ids is None else np.isin(rows + 1, ids)
+        found.append(rows[old] + 1)
     return np.concatenate(found)
 
 
@@ -145,7 +153,10 @@ def with_dependants(reader: RunReader, groups: Sequence[JobGroup], ids: Array) -
     again = np.zeros(n, bool)
     again[ids - 1] = True
     victims = _victims(reader)
-    by_name = {group.name: group for group in groups if not group.submitted}
+    by_name: dict[str, JobGroup] = {}
+    for group in groups:
+        if not group.submitted:
+            by_name.setdefault(group.name, group)
     old = groups[:len(reader.groups)]
     while True:
         before = int(np.count_nonzero(again))

@@ -49,7 +49,7 @@ def test_what_changed_is_told_and_runs_again_only_when_asked(place: Place) -> No
 
 def test_another_number_of_jobs_is_refused_or_another_entry(place: Place) -> None:
     def flow(n: int) -> dict[str, Any]:
-        return {"jobs": {"a": {"command": "echo {i}", "parameters": {"i": {"range": n}}},
+        return {"jobs": {"a": {"command": "echo {i}", "parameters": {"i": [f"{n}.{i}" for i in range(n)]}},
                          "b": {"command": "true", "after": ["a"]}}}
 
     run = place.run(flow(2))
@@ -60,9 +60,68 @@ def test_another_number_of_jobs_is_refused_or_another_entry(place: Place) -> Non
     run = place.resume(run, flow(3), "--rerun-changed")
     assert [(job["id"], job["name"]) for job in run.jobs()] == [
         (1, "a~1"), (2, "a~1"), (3, "b"), (4, "a"), (5, "a"), (6, "a")]
-    assert run.results() == {"COMPLETED": 6} and run.stdout("a", 2) == b"2\n"
+    assert run.results() == {"COMPLETED": 6} and run.stdout("a", 2) == b"3.2\n"
     assert "--resume" in place.call("run", f"{run.directory.name}.yaml", "--run-dir", run.directory.name, "--rerun",
                                     "failed", status=2).stderr
+
+
+def test_a_longer_entry_keeps_what_has_run(place: Place) -> None:
+    """More seeds for each rho: no element is where it was. Who follows element by element is longer too."""
+    place.expected.add("ran")
+
+    def flow(seeds: list[int]) -> dict[str, Any]:
+        grid = {"rho": [1.5, 2.5], "seed": seeds}
+        say = "echo {job.name} {rho} {seed} {job.index} $MPIFLUX_JOB_INDEX | tee -a ran"
+        return {"jobs": {"sim": {"command": say, "shell": True, "parameters": grid},
+                         "post": {"command": say, "shell": True, "parameters": grid, "after": {"sim": "each"}},
+                         "end": {"command": "true", "after": ["post"]}}}
+
+    run = place.run(flow([1, 2]))
+    foreseen = place.call("run", place.write("n.yaml", flow([1, 2, 3])).name, "--run-dir", run.directory.name,
+                          "--resume", "--dry-run").stdout
+    assert "sim: 2 jobs more in the workflow file, from sim[4] on" in foreseen
+    (place.path / "ran").unlink()
+    run = place.resume(run, flow([1, 2, 3]))
+    assert sorted((place.path / "ran").read_text().splitlines()) == [
+        f"{name} {rho} 3 {i} {i}" for name in ("post", "sim") for i, rho in ((4, 1.5), (5, 2.5))]
+    run = place.resume(run, flow([0, 1, 3, 4]))
+    assert run.done is not None and "sim: 2 jobs are not in the workflow file any more; 2 jobs that ended stay" in (
+        run.done.stdout + run.done.stderr)
+    assert run.results() == {"COMPLETED": 21}
+    sims = [job for job in run.jobs() if job["name"] == "sim"]
+    assert [job["index"] for job in sims] == list(range(10)) and all(job["attempts"] == 1 for job in run.jobs())
+    assert sorted((job["params"]["rho"], job["params"]["seed"]) for job in sims) == [
+        (rho, seed) for rho in (1.5, 2.5) for seed in range(5)]
+    shown = place.call("job", "show", "sim[9]", run.directory.name).stdout
+    assert "sim[9]" in shown and "rho=2.5 seed=4" in shown
+
+
+def test_elements_that_are_gone_hold_nobody_up_and_run_when_they_are_back(place: Place) -> None:
+    def flow(*values: float) -> dict[str, Any]:
+        return {"jobs": {"a": {"command": "sleep {x}", "parameters": {"x": list(values)}},
+                         "b": {"command": "true", "after": ["a"]}}}
+
+    run = place.run(flow(0, 0.01, 2, 60), "--cores-per-node", "4", "--time-limit", "1s", status=143)
+    run = place.resume(run, flow(0, 0.01))
+    assert run.done is not None and "a: 2 jobs are not in the workflow file any more; 2 jobs not run" in (
+        run.done.stdout + run.done.stderr)
+    assert run.results() == {"COMPLETED": 3, "CANCELED": 2}
+    run = place.resume(run, flow(0, 0.01, 2))
+    assert run.results() == {"COMPLETED": 4, "CANCELED": 1} and run.job("a", 2)["result"] == "COMPLETED"
+
+
+def test_of_an_entry_only_the_elements_run_again_that_changed(place: Place) -> None:
+    def flow(*values: int) -> dict[str, Any]:
+        return {"jobs": {"a": {"command": "echo {x}", "parameters": {"x": list(values)}}}}
+
+    run = place.run(flow(1, 2, 3))
+    run = place.resume(run, flow(1, 9, 3))
+    assert run.done is not None
+    assert "parameters changed since 1 of its 3 jobs ended" in run.done.stdout + run.done.stderr
+    assert [run.stdout("a", i) for i in range(3)] == [b"1\n", b"2\n", b"3\n"]
+    run = place.resume(run, flow(1, 9, 3), "--rerun-changed")
+    assert [run.stdout("a", i) for i in range(3)] == [b"1\n", b"9\n", b"3\n"]
+    assert [job["attempts"] for job in run.jobs()] == [1, 2, 1]
 
 
 def test_keys_retries_and_elements_outlive_everything_killed(place: Place) -> None:

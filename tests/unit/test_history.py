@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
+from mpiflux.model.params import ListColumn, ParamTable
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON
 from mpiflux.model.states import TRANSITIONS, Result, State
-from mpiflux.store.history import History, Step, revise
+from mpiflux.store.history import History, Step
 from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import open_run
 from mpiflux.store.resume import chosen, with_dependants
+from mpiflux.store.revision import revise
 
 
 def group(number: int, name: str, first_id: int, count: int, **more: Any) -> JobGroup:
@@ -60,12 +62,68 @@ def test_what_is_gone_waits_for_nobody_and_another_size_is_another_group() -> No
     assert again.groups[3].count == 5 and [g.name for g in again.added] == ["a2"]
 
 
+def listed(*values: int) -> ParamTable:
+    return ParamTable(("x",), (ListColumn(values),))
+
+
+def test_a_longer_entry_keeps_its_jobs_and_gets_another_group() -> None:
+    """Followers element by element are cut alike, whole-entry followers wait for both, and so on for a second time."""
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7)), group(1, "b", 4, 3, params=listed(1, 1, 1),
+                                                             after=(Dependency("a", "each"),)),
+           group(2, "c", 7, 1, after=(Dependency("b", "any"),))]
+    new = [group(0, "a", 1, 4, params=listed(4, 7, 5, 8)), group(1, "b", 5, 4, params=listed(1, 1, 1, 1),
+                                                                 after=(Dependency("a", "each"),), retries=2),
+           group(2, "c", 9, 1, after=(Dependency("b", "any"),))]
+    found = revise(old, new, replace=False)
+    assert [(g.name, g.first_id, g.count, g.base) for g in found.groups] == [
+        ("a", 1, 3, 0), ("b", 4, 3, 0), ("c", 7, 1, 0), ("a", 8, 2, 3), ("b", 10, 2, 3)]
+    assert [found.groups[3].params.row(i)["x"] for i in range(2)] == [4, 8]
+    assert {number: ids.tolist() for number, ids in found.gone.items()} == {0: [2], 1: [5]}
+    assert [one.group for one in found.groups[1].after] == ["a"] and [
+        one.group for one in found.groups[4].after] == ["#3"]
+    assert [(one.group, one.kind) for one in found.groups[2].after] == [("b", "any"), ("#4", "any")]
+    assert {was.name: change for was, change in found.changed} == {
+        "b": ((), ("retries",), False), "c": ((), (), False)}
+    assert [g.name for g in found.added] == ["a", "b"] and not found.judged and not found.resized
+    # nothing has changed since
+    again = revise(found.groups, new, replace=False)
+    assert again.groups == found.groups and not again.added and not again.changed
+    # one more, and the one that was gone is there again
+    third = [msgspec.structs.replace(new[0], count=6, params=listed(4, 7, 5, 8, 6, 9)),
+             msgspec.structs.replace(new[1], first_id=7, count=6, params=listed(*[1] * 6)),
+             msgspec.structs.replace(new[2], first_id=13)]
+    last = revise(again.groups, third, replace=True)
+    assert [(g.first_id, g.count, g.base) for g in last.added] == [(12, 1, 5), (13, 1, 5)] and not last.gone
+    assert last.back[0].tolist() == [1, 2, 3] and not last.removed
+    assert [one.group for one in last.groups[2].after] == ["b", "#4", "#6"]
+
+
+def test_entries_whose_jobs_cannot_be_told_apart_are_refused() -> None:
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7)), group(1, "b", 4, 3, params=listed(1, 2, 3))]
+    for table in (listed(1, 2), ParamTable(("y",), (ListColumn((5, 6)),)), ParamTable()):
+        found = revise(old, [group(0, "a", 1, 2, params=table), old[1]], replace=False)
+        assert found.resized == ["a had 3 jobs and has 2 now"], table
+    # who is to follow element by element has no group for the further jobs to be beside
+    fresh = group(2, "d", 9, 4, params=listed(1, 2, 3, 4), after=(Dependency("a", "each"),))
+    longer = group(0, "a", 1, 4, params=listed(5, 6, 7, 8))
+    assert revise(old, [longer, old[1], fresh], replace=False).resized
+    assert not revise(old, [longer, old[1]], replace=False).resized
+
+
+def test_of_an_entry_as_long_as_before_only_other_elements_are_judged() -> None:
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7))]
+    found = revise(old, [group(0, "a", 1, 3, params=listed(5, 9, 7))], replace=False)
+    assert found.judged[0].tolist() == [2] and found.changed[0][1].judged == ("parameters",)
+    both = revise(old, [group(0, "a", 1, 3, params=listed(5, 9, 7), command=("false",))], replace=False)
+    assert both.judged == {0: None}
+
+
 def test_a_group_is_what_it_was_when_the_records_came() -> None:
     first, second, now = (group(0, "a", 1, 2, command=(word,)) for word in ("one", "two", "three"))
     steps = [Step(7, 2.0, "redefine", 0, 5, [], second, False), Step(3, 1.0, "redefine", 0, 2, [], first, True)]
     history = History(steps)
     assert [history.group_at(now, batch).command[0] for batch in range(7)] == ["one"] * 2 + ["two"] * 3 + ["three"] * 2
-    assert history.first(now) is first and history.judged_at(0) == 2 and history.judged_at(1) == 0
+    assert history.first(now) is first and [step.batch for step in history.judged(0)] == [2] and not history.judged(1)
 
 
 def chain(directory: Path) -> list[JobGroup]:
