@@ -7,6 +7,7 @@ are dropped, and rank 0 alone reads the workflow, so that a wrong one is told on
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -94,7 +95,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         tell(problem)
         return 2
     try:
-        zygote = None if options.dry_run or options.null_exec else fork_zygote()
+        # of more ranks than CPUs those beyond them have nothing to start
+        preload = (launcher.local_rank or 0) < (os.cpu_count() or 1)
+        zygote = None if options.dry_run or options.null_exec else fork_zygote(preload)
         report = _look_around(options, launcher, None if options.cores_per_node else given)
     except OSError as error:
         if not in_words(error):
@@ -338,6 +341,8 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
 
             program = Program(argv, _environ(config, me), rank, master,
                               controller=not prepared.options.initial_program)
+    # what start-up has made stays: no collection need look at it again
+    gc.freeze()
     rank.run()
     if program is not None:
         program.close()

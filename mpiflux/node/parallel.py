@@ -6,7 +6,6 @@ Jobs of one task without MPI never come here.
 from __future__ import annotations
 
 import os
-import secrets
 import select
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ class Parallel:
         """Parts that run here, by job id."""
         self.sockets: dict[int, Job] = {}
         """PMI sockets to wait on, and the job of each."""
-        self.instance = secrets.token_hex(4)
+        self.instance = os.urandom(4).hex()
         """Tells instances apart."""
 
     # -- starting ------------------------------------------------------------------------------------------------

@@ -105,20 +105,24 @@ class Zygote:
             time.sleep(0.001)
 
 
-def fork_zygote() -> Zygote:
-    """Fork the zygote. Call before MPI is initialised."""
+def fork_zygote(preload: bool = True) -> Zygote:
+    """Fork the zygote. Call before MPI is initialised.
+
+    With ``preload`` it imports at once what supervisors need, while the rank is busy with MPI: they share it, and start
+    sooner. Without, each supervisor does, for a rank that is not likely to have any.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
         theirs.close()
         return Zygote(ours, pid)
     try:
-        _become_zygote(theirs.detach())
+        _become_zygote(theirs.detach(), preload)
     except BaseException:
         os._exit(70)
 
 
-def _become_zygote(fd: int) -> NoReturn:
+def _become_zygote(fd: int, preload: bool) -> NoReturn:
     os.dup2(fd, 3)
     os.closerange(4, 1 << 16)
     control = socket.socket(fileno=3)
@@ -134,8 +138,19 @@ def _become_zygote(fd: int) -> NoReturn:
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
     spawn.set_name(proctree.ZYGOTE)
     gc.disable()
+    if preload:
+        _preload()
     gc.freeze()
     _Zygote(control).run()
+
+
+def _preload() -> None:
+    try:
+        import mpiflux.node.burst
+        import mpiflux.node.supervisor
+        import mpiflux.node.topology.gpus  # noqa: F401
+    except Exception:
+        return  # the first supervisor says what is wrong
 
 
 class _Zygote:

@@ -5,6 +5,7 @@ Collectives are used while starting only, so that one dead rank cannot hang the 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,11 @@ from typing import Any
 from mpiflux.overlay.address import EVERYBODY
 
 _TAG = 7
+_SHORTEST, _LONGEST, _PART = 0.001, 0.01, 1 / 16
+"""Seconds between two looks at a collective of the start: this part of what the wait has taken so far, within these
+bounds. MPI's own waiting spins: on shared cores, who waits for rank 0 would take the core on which it works."""
+_LOOKS, _ROOT = 16, 0.0003
+"""At a time, and the pause after them, where rank 0 waits for all others: a look takes in what one of them sent."""
 
 
 def load() -> Any:
@@ -32,20 +38,34 @@ def start(MPI: Any) -> Any:
     return MPI.COMM_WORLD
 
 
+def _wait(request: Any) -> None:
+    """Until a request has ended, asleep in between."""
+    begin = time.monotonic()
+    while not request.Test():
+        time.sleep(min(max((time.monotonic() - begin) * _PART, _SHORTEST), _LONGEST))
+
+
+def _collect(request: Any) -> None:
+    """The same for rank 0, to which all others send."""
+    while not any(request.Test() for _ in range(_LOOKS)):
+        time.sleep(_ROOT)
+
+
 def gather_bytes(MPI: Any, comm: Any, data: bytes) -> list[bytes]:
     """Every rank's bytes, on rank 0 (elsewhere an empty list). Collective. Nothing is pickled."""
     import array
 
-    lengths = array.array("q", [0] * comm.size)
-    comm.Gather([array.array("q", [len(data)]), MPI.INT64_T], [lengths, MPI.INT64_T] if comm.rank == 0 else None)
+    mine, lengths = array.array("q", [len(data)]), array.array("q", [0] * comm.size)
+    wait = _wait if comm.rank else _collect
+    wait(comm.Igather([mine, MPI.INT64_T], [lengths, MPI.INT64_T] if comm.rank == 0 else None))
     if comm.rank:
-        comm.Gatherv([data, MPI.BYTE], None)
+        _wait(comm.Igatherv([data, MPI.BYTE], None))
         return []
     everything = bytearray(sum(lengths))
     offsets = [0]
     for length in lengths[:-1]:
         offsets.append(offsets[-1] + length)
-    comm.Gatherv([data, MPI.BYTE], [everything, list(lengths), offsets, MPI.BYTE])
+    wait(comm.Igatherv([data, MPI.BYTE], [everything, list(lengths), offsets, MPI.BYTE]))
     return [bytes(everything[at:at + length]) for at, length in zip(offsets, lengths, strict=True)]
 
 
@@ -54,9 +74,9 @@ def broadcast_bytes(MPI: Any, comm: Any, data: bytes) -> bytes:
     import array
 
     length = array.array("q", [len(data)])
-    comm.Bcast([length, MPI.INT64_T])
+    _wait(comm.Ibcast([length, MPI.INT64_T]))
     buffer = bytearray(data) if comm.rank == 0 else bytearray(length[0])
-    comm.Bcast([buffer, MPI.BYTE])
+    _wait(comm.Ibcast([buffer, MPI.BYTE]))
     return bytes(buffer)
 
 
@@ -79,12 +99,14 @@ class MpiTransport:
         self._failed: set[int] = set()
         self._abandoned: list[Any] = []
         """Requests that never end; MPI must not lose their buffers."""
-        everyone = world.Dup()
+        everyone, request = world.Idup()
+        _wait(request)
         everyone.Set_errhandler(MPI.ERRORS_RETURN)
         self._comms[EVERYBODY] = _Comm(everyone, list(range(self.size)))
         everybody = world.Get_group()
         for scheduler, ranks in sorted(members.items()):
-            if len(ranks) < 2 or self.rank not in ranks:
+            if len(ranks) < 2 or self.rank not in ranks or len(ranks) == self.size:
+                # that of everybody serves as well: another would be one more to ask whether anything has come
                 continue
             group = everybody.Incl(list(ranks))
             # only the members take part, all in the same order: no deadlock, and no cost to others
