@@ -13,7 +13,6 @@ from collections.abc import Collection
 
 from mpiflux.node.zygote import BELL
 
-_KNOCK = b"?"
 _TAKEN_DOWN: list[socket.socket] = []
 """Bells that nobody can find any more."""
 
@@ -55,9 +54,15 @@ class Bell:
             self._send(rank, b"")
 
     def knock(self, rank: int) -> None:
-        """Find out whether ``rank`` still holds its bell, see :attr:`gone`; it was sent nothing."""
+        """Find out whether ``rank`` still holds its bell, see :attr:`gone`; that does not wake it."""
         if rank in self._peers:
-            self._send(rank, _KNOCK)
+            with _datagrams() as rope:
+                try:
+                    rope.connect(_path(self._directory, rank))
+                except ConnectionRefusedError:
+                    self.gone.add(rank)
+                except OSError:
+                    pass  # not hung up yet, or its rank has left
 
     @property
     def peers(self) -> tuple[int, ...]:

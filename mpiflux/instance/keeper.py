@@ -1,7 +1,7 @@
 """The lives of ranks: what every rank does so that a lost one is noticed, and what it does when one is.
 
 Every rank and rank 0 tell each other that they live. Within a node a death is noticed within a second: each rank knocks
-at the next one, and all do at rank 0, which the kernel refuses once nobody holds it. What MPI itself
+at the next one, and all do at rank 0, which the kernel refuses once nobody holds its bell. What MPI itself
 reports counts too. Rank 0 decides (:mod:`mpiflux.instance.lives`); without rank 0 a rank ends what it runs, and leaves.
 
 At the end ranks wait for each other before MPI is finalised, which would hang if one of them had died.
@@ -93,11 +93,10 @@ class Keeper:
         bell = self._rank.bell
         peers = bell.peers if bell is not None else ()
         if bell is not None and peers:
-            bell.knock(next((rank for rank in peers if rank > self._me), peers[0]))
-            if peers[0] == 0:
+            following = next((rank for rank in peers if rank > self._me), peers[0])
+            bell.knock(following)
+            if peers[0] == 0 != following:
                 bell.knock(0)
-                # rank 0 would have nothing else to do if all ranks of a large node rang it every second
-                self._next_listen += LISTEN * (len(peers) // 8)
 
     def _missing(self, gone: set[int], silent: list[int]) -> None:
         if self._me == 0:

@@ -93,10 +93,22 @@ def test_whose_bell_nobody_holds_any_more_is_gone(tmp_path: Path) -> None:
     assert one.gone == {2, 4}
     one.forget(2)
     one.ring(2)
+    one.knock(3)
     assert one.gone == {4} and one.peers == (3, 4)
     one.close()
     for rank in (2, 4):
         os.unlink(tmp_path / f"bell-{rank}")
+
+
+def test_a_knock_wakes_nobody(tmp_path: Path) -> None:
+    one, two = Bell(str(tmp_path), 1, {2}, set()), Bell(str(tmp_path), 2, {1}, set())
+    one.knock(2)
+    assert one.gone == set() and not rung(two)
+    two._socket.close()
+    one.knock(2)
+    assert one.gone == {2}
+    one.close()
+    os.unlink(tmp_path / "bell-2")
 
 
 def test_a_bell_that_was_taken_down_is_no_sign_of_death(tmp_path: Path) -> None:
@@ -104,5 +116,6 @@ def test_a_bell_that_was_taken_down_is_no_sign_of_death(tmp_path: Path) -> None:
     one.ring(2)
     two.take_down()
     one.ring(2)
+    one.knock(2)
     assert one.gone == set() and os.listdir(tmp_path) == ["bell-1"]
     one.close()

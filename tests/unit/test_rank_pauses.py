@@ -97,14 +97,3 @@ def test_who_was_rung_for_what_has_not_come_looks_soon_and_gives_up(rank: Any) -
     mail.waits.clear()
     made.turn()
     assert mail.waits == [SENDING]
-
-
-def test_a_knock_is_for_nothing(rank: Any) -> None:
-    made, mail, other = rank
-    made.turn()
-    other.knock(0)
-    mail.rung = True
-    made.turn()
-    mail.waits.clear()
-    made.turn()
-    assert mail.waits == [RUNG.shortest]
