@@ -31,7 +31,7 @@ PATROL = 5.0
 """Seconds after which schedulers are asked whether a user's policy lets them idle."""
 QUIET = 5.0
 """Seconds without news after which a rank asks half as often, and less with each second: a look at MPI costs it 60 to
-200 µs of CPU, the more the longer it has slept. That another rank lives is no news."""
+200 µs of CPU, the more the longer it has slept."""
 LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
 """What concerns the lives of ranks."""
 OWED_LOOKS = 8
@@ -290,15 +290,17 @@ class Rank:
             timeout = 0.0
         events = self._epoll.poll(timeout)
         now = self.clock()
-        busy = bool(events)
+        busy = False
         for fd, what in events:
-            if fd in self._watched:
-                self._watched[fd](fd, what)
-            elif fd in self._links:
+            if fd in self._links:
                 assert self.executors is not None
                 if not self.executors.receive(self._links[fd]):
                     self._supervisor_lost("has died" if not is_apart(self._links[fd]) else
                                           "has died with the job that it tried alone")
+                continue
+            busy = True
+            if fd in self._watched:
+                self._watched[fd](fd, what)
             elif self.bell is not None and fd == self.bell.fileno():
                 self._owed += self.bell.heard()
                 if self.bell.reliable:
@@ -309,6 +311,8 @@ class Rank:
                         self.master.signalled(number, now)
             elif self.master is not None:
                 self.master.readable(fd)
+        # that a supervisor or another rank lives is no news
+        busy = busy or bool(self._local or self._outgoing)
         for batch in self.transport.poll():
             self._owed -= 1
             for dst, src, message in m.decode(batch):
