@@ -39,7 +39,9 @@ RECORD = np.dtype(list(FIELDS))
 ROOT = 0
 GRACE = 5.0
 """Seconds between TERM and KILL when the run is interrupted."""
-_BEAT = 0.1
+_BEAT, _SLOW_BEAT = 0.1, 0.5
+"""Seconds after which progress is shown, and whether there is room on disk and time left is looked at: while something
+happens, and at the longest."""
 _FIRST_FAILURES = 5
 _REFUSED_AT_ONCE = 10_000
 
@@ -109,6 +111,8 @@ class Master(Asked):
         self._ending_seq: int | None = None
         self._stop_by = 0.0
         self._next_beat = now
+        self._rest = _BEAT
+        """Until the next beat; it doubles while nothing happens."""
         self._over = False
         self._broken = False
         """A part of the instance, such as a user's policy, cannot go on."""
@@ -203,6 +207,7 @@ class Master(Asked):
         self._out.append((ROOT, message))
 
     def handle(self, src: int, message: m.Message, now: float) -> None:
+        self._quicken(now)
         if isinstance(message, m.Report):
             if message.started:
                 self._started(message.started)
@@ -267,7 +272,10 @@ class Master(Asked):
         if not self._over and not self._verdicts and not self.holders and self.table.over:
             self._finish()
         if now >= self._next_beat:
-            self._next_beat = now + _BEAT
+            self._rest = min(2 * self._rest, _SLOW_BEAT)
+            self._next_beat = now + self._rest
+            if self.deadline.t_end > now:
+                self._next_beat = min(self._next_beat, self.deadline.t_end)
             self._beat(now)
             self._forget()
 
@@ -343,6 +351,7 @@ class Master(Asked):
         """One that asks for the end, or a batch system's warning (USR1, USR2): stop starting, end what runs, resumable.
         INT, TERM or HUP after that: at once."""
         warning = number in (signal.SIGUSR1, signal.SIGUSR2)
+        self._quicken(now)
         if warning and self.is_stopping:
             return
         if self.is_stopping:
@@ -350,6 +359,11 @@ class Master(Asked):
             return
         self.view.interrupted = number
         self._stop(now)
+
+    def _quicken(self, now: float) -> None:
+        """Something has happened: the next beat comes soon."""
+        if self._rest > _BEAT:
+            self._rest, self._next_beat = _BEAT, min(self._next_beat, now + _BEAT)
 
     def _stop(self, now: float) -> None:
         self._verdicts.clear()
