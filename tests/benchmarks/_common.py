@@ -17,6 +17,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
 
+# users have byte code: without, every rank would compile every module at every start
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def loaded() -> str:
+    """Says so when others use the machine; for the end of a table's heading."""
+    load = os.getloadavg()[0]
+    return f"loaded: load average {load:.1f}" if load > 1.5 else "quiet"
+
 
 @dataclass
 class Usage:

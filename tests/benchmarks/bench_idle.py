@@ -1,7 +1,8 @@
 """What mpiflux costs while nothing happens, and how soon the first job starts.
 
 Four ranks run one job that sleeps; CPU time and resident memory of every rank and of its helpers are read from /proc
-meanwhile, over ten seconds that begin when the job has started. The time to the first job is taken from before
+meanwhile, over ten seconds that begin some seconds after the job has started: once with all ranks on one node, where
+they ring each other, and once with each rank taking itself for a node. The time to the first job is taken from before
 ``mpiexec`` to the start of the job's process, as its record says, beside an ``mpiexec`` of as many ranks that only
 import mpi4py.
 
@@ -16,10 +17,9 @@ import subprocess
 import sys
 import time
 
-from _common import Scratch, launcher, machine, table, timed
+from _common import Scratch, launcher, loaded, machine, table, timed
 
-SECONDS = 10.0
-TICK = os.sysconf("SC_CLK_TCK")
+SECONDS, SETTLE = 10.0, 12.0
 
 
 def children(pid: int) -> list[int]:
@@ -33,9 +33,12 @@ def below(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+    """Of all its threads, as the scheduler has counted."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+            total += int(file.read().split()[0])
+    return total / 1e9
 
 
 def resident(pid: int) -> int:
@@ -72,15 +75,25 @@ def start_times(scratch: str, ranks: int) -> tuple[float, float]:
     return statistics.median(ours), statistics.median(bare)
 
 
-def watch_idle(scratch: str, ranks: int) -> list[tuple[object, ...]]:
+def elsewhere(ranks: int, command: list[str]) -> list[str]:
+    """Each rank takes itself for a node: nobody can ring it, and it asks MPI."""
+    argv = launcher(ranks)[:1]
+    for rank in range(ranks):
+        argv += [":"] * bool(rank) + ["-n", "1", "env", f"SLURMD_NODENAME=node{rank}", "SLURM_STEP_ID=0",
+                                      f"SLURM_PROCID={rank}", *command, "--cores-per-node", "4"]
+    return argv
+
+
+def watch_idle(scratch: str, ranks: int, nodes: int) -> list[tuple[object, ...]]:
     workflow = os.path.join(scratch, "sleep.yaml")
     with open(workflow, "w") as file:
-        file.write(f"name: idle\njobs: {{sleep: {{command: sleep {SECONDS + 5}}}}}\n")
-    argv = [*launcher(ranks), sys.executable, "-m", "mpiflux", workflow, "--run-dir", os.path.join(scratch, "idle"),
-            "--progress", "none"]
+        file.write(f"name: idle\njobs: {{sleep: {{command: sleep {SETTLE + SECONDS + 3}}}}}\n")
+    command = [sys.executable, "-m", "mpiflux", workflow, "--run-dir", os.path.join(scratch, f"idle-{nodes}"),
+               "--progress", "none"]
+    argv = [*launcher(ranks), *command] if nodes == 1 else elsewhere(ranks, command)
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(3)
+        time.sleep(SETTLE)
         pids = [pid for pid in [process.pid, *below(process.pid)] if is_python(pid)]
         helpers_of = {pid: [p for p in below(pid) if is_python(p)] for pid in pids}
         heads = [pid for pid in pids if not any(pid in found for found in helpers_of.values())]
@@ -91,7 +104,8 @@ def watch_idle(scratch: str, ranks: int) -> list[tuple[object, ...]]:
         for rank, family in families.items():
             rank_cpu = (cpu_seconds(family[0]) - before[family[0]]) / SECONDS * 100
             helpers = sum(cpu_seconds(pid) - before[pid] for pid in family[1:]) / SECONDS * 100
-            rows.append((rank, f"{rank_cpu:.2f}", f"{helpers:.2f}", resident(family[0]),
+            rows.append((f"{rank}, of {nodes} node{'s' * (nodes > 1)}", f"{rank_cpu:.2f}", f"{helpers:.2f}",
+                         resident(family[0]),
                          " + ".join(str(resident(pid)) for pid in family[1:]) or "-"))
         return rows
     finally:
@@ -100,11 +114,13 @@ def watch_idle(scratch: str, ranks: int) -> list[tuple[object, ...]]:
 
 def main() -> None:
     ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-    print(machine())
+    print(f"{machine()}, {loaded()}")
     with Scratch() as scratch:
         ours, bare = start_times(scratch, ranks)
         print(f"{ranks} ranks: first job after {ours:.2f} s; mpiexec of as many idle MPI programs {bare:.2f} s")
-        print(table(watch_idle(scratch, ranks),
+        # an instance that starts looks for doors that others of this user have left behind, and so wakes them
+        os.environ["TMPDIR"] = scratch
+        print(table(watch_idle(scratch, ranks, 1) + watch_idle(scratch, ranks, ranks),
                     ("rank", "CPU of a core, %", "its helpers', %", "resident, MB", "its helpers', MB")))
 
 
