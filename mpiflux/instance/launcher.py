@@ -197,6 +197,13 @@ def library_family(mpi_library: str) -> str:
     return "other"
 
 
+def library_name(mpi_library: str) -> str:
+    """``MPICH 5.0.2``, ``Open MPI v5.0.11``: the name and version from ``MPI.Get_library_version()``."""
+    text = " ".join(mpi_library.split())
+    match = re.match(r"(?:MPI VERSION ?: )?(.*?)(?: version)?[: ]+(v?[0-9][^\s,:]*)", text, re.IGNORECASE)
+    return f"{match[1]} {match[2]}" if match else " ".join(text.split()[:4]).strip(" ,:") or "the MPI library"
+
+
 def mismatch(launcher: Launcher, world_size: int, mpi_library: str) -> str | None:
     """One line for the person when MPI's world is not what the launcher started, with what mends it; else None.
 
@@ -206,9 +213,9 @@ def mismatch(launcher: Launcher, world_size: int, mpi_library: str) -> str | Non
     if launcher.size is None or launcher.size == world_size:
         return None
     name = _NAMES.get(launcher.kind, launcher.kind)
-    library = " ".join(mpi_library.split()[:4]).strip(" ,:") or "the MPI library"
     mend = _mend(launcher, library_family(mpi_library))
-    return (f"{name} started {launcher.size} ranks but each sees an MPI world of {world_size}: {library} does not "
+    return (f"{name} started {launcher.size} ranks but each sees an MPI world of {world_size}: "
+            f"{library_name(mpi_library)} does not "
             f"speak this launcher's process-management interface; {mend}")
 
 

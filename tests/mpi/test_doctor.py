@@ -46,3 +46,16 @@ def test_all_ranks_of_a_launcher(place: Place, tmp_path: Path) -> None:
     assert [one["node"] for one in found["rank"]] == ["n0", "n0", "n1", "n1"]
     assert any("looks local to n0" in text or "does not outlive" in text for text in found["problems"])
     assert done.returncode == 1
+
+
+@pytest.mark.mpi
+def test_ranks_of_its_own(place: Place) -> None:
+    """As ``run --ranks`` would start them; with Open MPI that is what looks wrong."""
+    done = place.call("doctor", "--ranks", "2", "--json", status=None)
+    found = json.loads(done.stdout)
+    assert (found["launcher"], found["ranks"]) == ("mpiflux", 2)
+    if installed_stack().name == "mpich":
+        assert found["world"] == 2 and len(found["rank"]) == 2
+        assert done.returncode == (1 if found["problems"] else 0)
+    else:
+        assert done.returncode == 1 and any("--ranks starts MPI libraries" in text for text in found["problems"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, mismatch
+from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, library_name, mismatch
 from mpiflux.model.environment import clean_environment
 from mpiflux.node.pmi import rank_variables
 from tests.unit import recorded_environments as recorded
@@ -93,7 +93,7 @@ def test_no_environment_raises(environ):
 
 
 @pytest.mark.parametrize("environ, library, words", [
-    (recorded.SLURM_PMIX, MPICH, ["Slurm started 3 ranks", "MPI world of 1", "MPICH Version: 5.0.2",
+    (recorded.SLURM_PMIX, MPICH, ["Slurm started 3 ranks", "MPI world of 1", "MPICH 5.0.2 does not",
                                   "srun --mpi=pmi2"]),
     (recorded.SLURM_NONE, INTEL, ["srun --mpi=pmi2"]),
     (recorded.SLURM_PMI2, OPENMPI, ["srun --mpi=pmix", "its own mpiexec"]),
@@ -116,3 +116,11 @@ def test_no_mismatch_where_sizes_agree_or_nobody_says(environ):
     launcher = detect(environ)
     assert mismatch(launcher, launcher.size or 1, MPICH) is None
     assert mismatch(Launcher("prrte", 3), 1, MPICH) is None
+
+
+@pytest.mark.parametrize("text, name", [
+    (MPICH, "MPICH 5.0.2"), (OPENMPI, "Open MPI v5.0.11"), (INTEL, "Intel(R) MPI Library 2021.18"),
+    ("MPI VERSION    : CRAY MPICH version 8.1.28.2 (ANL base 3.4a2)", "CRAY MPICH 8.1.28.2"),
+    ("IBM Spectrum MPI 10.4.0.3 (Open MPI)", "IBM Spectrum MPI 10.4.0.3"), ("odd", "odd"), ("", "the MPI library")])
+def test_the_name_of_a_library(text: str, name: str) -> None:
+    assert library_name(text) == name
