@@ -1,4 +1,4 @@
-"""The usual batch of records, at a third of the price: rank 0 pays for each NumPy call, whatever the number of records.
+"""The usual batch of records, at half the price: rank 0 pays for each NumPy call, whatever the number of records.
 
 :meth:`mpiflux.store.jobtable.JobTable.apply` does the same for any batch; a test holds the two together.
 """
@@ -21,12 +21,6 @@ Array = npt.NDArray[Any]
 
 _NOBODY = 0xFFFFFFFF
 _NONE = np.zeros(0, "i8")
-_FALSE = np.zeros(1024, bool)
-_FALSE.flags.writeable = False
-_TRUE = np.ones(1024, bool)
-_TRUE.flags.writeable = False
-MOST = len(_FALSE)
-"""Records of a batch that is looked at: for more the number of calls does not matter."""
 
 
 def words(records: Array) -> Array:
@@ -39,7 +33,7 @@ def complete(table: JobTable, records: Array, batch: int | Array, pos: int | Arr
     """End the jobs of a batch of records of current attempts of one group, all alike, completed, without flags and
     found in one state; totals are left to the caller. None, with nothing that matters changed, for any other batch."""
     n = len(records)
-    if not 0 < n <= MOST or not len(table) or not records.flags.c_contiguous or not isinstance(batch, int):
+    if not n or not len(table) or not records.flags.c_contiguous or not isinstance(batch, int):
         return None
     columns = words(records)
     how = columns[:, 1]
@@ -70,6 +64,6 @@ def complete(table: JobTable, records: Array, batch: int | Array, pos: int | Arr
     table.owner[where] = _NOBODY
     table.state[where] = State.INACTIVE
     table.result[where] = Result.COMPLETED
-    no = _FALSE[:n]
-    return Applied(no, no, rows + 1, np.full(n, Result.COMPLETED, "u1"), _NONE, (_TRUE if state == State.RUN else
-                   _FALSE)[:n], {group: (n, 0, 0, 0)}, plain=True)
+    no = np.zeros(n, bool)
+    return Applied(no, no, rows + 1, np.full(n, Result.COMPLETED, "u1"), _NONE, ~no if state == State.RUN else no,
+                   {group: (n, 0, 0, 0)}, plain=True)

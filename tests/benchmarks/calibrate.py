@@ -1,9 +1,10 @@
 """Measures on the machine at hand what the simulator charges for the runtime's own work, and writes it as JSON.
 
-Schedulers, master, journal and messages are the real ones, timed as CPU of this process; process starts are read off
-a real run of the whole program on one core. ``mpiflux simulate --costs FILE`` takes the result.
+All is CPU time, so that a busy machine distorts little, but for ``local``, the shorter of many round trips. Schedulers,
+master, journal and messages are the real ones, timed in this process; what a job costs is read off a real run of the
+whole program on one core. ``mpiflux simulate --costs FILE`` takes the result.
 
-    python tests/benchmarks/calibrate.py [--output costs.json] [--jobs 2000]
+    python tests/benchmarks/calibrate.py [--output costs.json] [--jobs 6000]
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from bench_breakdown import sample, settled
 
 from mpiflux.instance.master import Master
 from mpiflux.instance.rank import ASKING, Rank
@@ -37,6 +40,7 @@ from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.scheduler import Scheduler
 from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal
+from mpiflux.store.reader import open_run
 
 ROOT = Path(__file__).parents[2]
 GROUP = JobGroup(number=0, name="a", first_id=1, count=1 << 30, command=("true",))
@@ -162,6 +166,9 @@ class _Nobody:
     def settle(self, now: float) -> list[tuple[int, m.Message]]:
         return []
 
+    def patrol(self, now: float) -> list[tuple[int, m.Message]]:
+        return []
+
 
 def turn_cost() -> float:
     """A turn of a rank's loop that passes one message on."""
@@ -225,7 +232,8 @@ def socket_delay() -> float:
         times.append(time.perf_counter() - started)
     here.close()
     os.waitpid(pid, 0)
-    return sorted(times)[len(times) // 2] / 2
+    # what else the machine does makes the longer ones longer
+    return sorted(times)[len(times) // 10] / 2
 
 
 # -- rank 0 ------------------------------------------------------------------------------------------------------
@@ -263,37 +271,57 @@ def master_cost(reports: int, jobs: int) -> float:
 
 
 def process_costs(jobs: int) -> tuple[float, float, float]:
-    """(spawn, process, reap) of a program that does nothing, from a run of the whole program on one core."""
+    """(spawn, process, reap) of a program that does nothing, from runs of the whole program on one core: the CPU of the
+    supervisor and of the processes, a job each. The least disturbed of three."""
     rounds = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as directory:
             workflow = Path(directory, "w.yaml")
             workflow.write_text(f"jobs: {{a: {{command: /bin/true, parameters: {{i: {{range: {jobs}}}}}}}}}\n")
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            run_dir = os.path.join(directory, "run")
-            command = [sys.executable, "-m", "mpiflux"]
-            subprocess.run([*command, "run", str(workflow), "--run-dir", run_dir, "--cores-per-node", "1", "--progress",
-                            "none"], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=120)
-            found = subprocess.run([*command, "jobs", "-a", "--json", run_dir], check=True, env=environment,
-                                   capture_output=True, text=True, timeout=120).stdout
-        times = sorted((job["t_start"], job["t_finish"]) for job in json.loads(found))
-        middle = times[len(times) // 10:]
-        period = (middle[-1][0] - middle[0][0]) / (len(middle) - 1)
-        rounds.append((period, sum(end - start for start, end in middle) / len(middle)))
-    period, lasted = min(rounds)
-    spawn = spawn_time()
-    return spawn, max(lasted - spawn, 0.0), max(period - lasted, 0.0)
+            rounds.append(watched(str(workflow), os.path.join(directory, "run")))
+    own, process = (min(part) for part in zip(*rounds, strict=True))
+    spawn = min(spawn_time(), own)
+    return spawn, process, own - spawn
+
+
+def watched(workflow: str, run_dir: str) -> tuple[float, float]:
+    """CPU seconds of the supervisor, and of the process, for each job of a run on one core."""
+    running = subprocess.Popen([sys.executable, "-m", "mpiflux", "run", workflow, "--run-dir", run_dir,
+                                "--cores-per-node", "1", "--progress", "none"],
+                               env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    pids = [pid for pid, kind in settled(running, run_dir).items() if kind == "supervisors"]
+    begin, before = time.time(), sample(pids)
+    end, after = begin, before
+    while running.poll() is None:
+        time.sleep(0.05)
+        try:
+            after, end = sample(pids), time.time()
+        except OSError:
+            break
+    running.wait(timeout=120)
+    with open_run(run_dir) as reader:
+        records = reader.records
+        ended = records[(records["t_finish"] > begin) & (records["t_finish"] <= end)]
+    if len(ended) < 100:
+        raise SystemExit("the run was over too soon to be watched; ask for more with --jobs")
+    own = sum(after.values()) - sum(before.values())
+    used = ended["utime"].astype("f8").sum() + ended["stime"].astype("f8").sum()
+    return own * 1e-9 / len(ended), float(used) / len(ended)
 
 
 def spawn_time() -> float:
-    """What a start holds up its starter, in seconds of wall-clock."""
-    times = []
-    for _ in range(300):
-        started = time.perf_counter()
-        pid = os.posix_spawn("/bin/true", ["true"], {})
-        times.append(time.perf_counter() - started)
+    """What a start costs its starter."""
+
+    def many() -> None:
+        pids = [os.posix_spawn("/bin/true", ["true"], {}) for _ in range(50)]
+        nonlocal waiting
+        waiting += pids
+
+    waiting: list[int] = []
+    spent = best(lambda: cpu(many)) / 50
+    for pid in waiting:
         os.waitpid(pid, 0)
-    return sorted(times)[len(times) // 4]
+    return spent
 
 
 def calibrate(jobs: int) -> dict[str, object]:
@@ -325,7 +353,7 @@ def calibrate(jobs: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", help="where to write (default: print)")
-    parser.add_argument("--jobs", type=int, default=2000, help="processes to start")
+    parser.add_argument("--jobs", type=int, default=6000, help="processes to start, three times")
     args = parser.parse_args()
     text = json.dumps(calibrate(args.jobs), indent=1) + "\n"
     if args.output:
