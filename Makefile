@@ -4,7 +4,8 @@
 #   make demo      the example of docs/examples/icf_uq on 4 ranks
 #   make test      unit, MPI, integration and Slurm tests with MPICH; the MPI tests once more with Open MPI
 #   make lint      ruff and mypy
-#   make bench     every script in tests/benchmarks
+#   make bench     what is to be reached and what is reached, one table (ten minutes), then the peers
+#   make bench-all every script in tests/benchmarks
 #   make soak      the long tests
 #   make clean     removes the environments and every cache
 #
@@ -27,7 +28,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 PYTEST := -m pytest -m "not slow" --timeout=300
 
-.PHONY: install install-openmpi demo test test-mpich test-openmpi lint bench soak clean help
+.PHONY: install install-openmpi demo test test-mpich test-openmpi lint bench bench-all soak clean help
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -90,7 +91,11 @@ lint: install
 	exit $$status
 
 bench: install
-	@status=0; for script in tests/benchmarks/[!_]*.py; do \
+	@$(VENV)/bin/python tests/benchmarks/summary.py
+	@$(VENV)/bin/python tests/benchmarks/bench_peers.py
+
+bench-all: install
+	@status=0; for script in tests/benchmarks/bench_*.py; do \
 	  [ -e "$$script" ] || { echo "no script in tests/benchmarks" >&2; exit 1; }; \
 	  echo "== $$script"; $(VENV)/bin/python "$$script" || status=$$?; \
 	done; exit $$status

@@ -47,18 +47,24 @@ def xargs(lines: str, output: str) -> float:
         return time.monotonic() - begin
 
 
-def main() -> None:
-    samples = sys.argv[1] if len(sys.argv) > 1 else "400"
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+def measure(scratch: str, samples: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each round, mpiflux's and xargs's."""
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    print(f"{machine()}\n{samples} samples of docs/examples/icf_uq, {rounds} rounds")
     ours, theirs = [], []
+    for n in range(rounds):
+        run_dir = os.path.join(scratch, f"icf-{n}")
+        run_workflow(WORKFLOW, run_dir, "--set", f"samples={samples}")
+        ours.append(seconds(run_dir))
+        theirs.append(xargs(commands(run_dir), os.path.join(scratch, "out")))
+    return ours, theirs
+
+
+def main() -> None:
+    samples = sys.argv[1] if len(sys.argv) > 1 else "200"
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    print(f"{machine()}\n{samples} samples of docs/examples/icf_uq, {rounds} rounds", flush=True)
     with Scratch() as scratch:
-        for n in range(rounds):
-            run_dir = os.path.join(scratch, f"run{n}")
-            run_workflow(WORKFLOW, run_dir, "--set", f"samples={samples}")
-            ours.append(seconds(run_dir))
-            theirs.append(xargs(commands(run_dir), os.path.join(scratch, "out")))
+        ours, theirs = measure(scratch, samples, rounds)
     ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
     print(table([(f"{statistics.median(ours):.2f}", f"{statistics.median(theirs):.2f}",
                   f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}-{max(ratios):.3f}")],

@@ -46,10 +46,14 @@ def resident(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
+def command_line(pid: int) -> list[bytes]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().split(b"\0")
+
+
 def is_python(pid: int) -> bool:
     """A rank or one of its helpers, not a launcher and not a job."""
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read().split(b"\0")
+    words = command_line(pid)
     return b"mpiflux" in words and b"-m" in words and b"mpiexec" not in words[0]
 
 

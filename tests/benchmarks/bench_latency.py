@@ -40,21 +40,27 @@ def launch(ranks: int, command: list[str]) -> list[str]:
     return argv
 
 
+def measure(scratch: str, jobs: int, number: int) -> list[float]:
+    """Milliseconds from ``submit()`` to the start, ascending, for an arrangement."""
+    _, ranks, hierarchy = ARRANGEMENTS[number]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    out = os.path.join(scratch, f"{number}.json")
+    timed(launch(ranks, [
+        sys.executable, "-m", "mpiflux", "start", "--hierarchy", hierarchy, "--run-dir",
+        os.path.join(scratch, f"run-{number}"), "--cores-per-node", "4", "--", sys.executable, "-c", STEER,
+        str(jobs), out]))
+    with open(out) as file:
+        return sorted(1e3 * seconds for seconds in json.load(file))
+
+
 def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     print(machine())
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     rows: list[tuple[object, ...]] = []
     with Scratch() as scratch:
-        for number, (name, ranks, hierarchy) in enumerate(ARRANGEMENTS):
-            out = os.path.join(scratch, f"{number}.json")
-            timed(launch(ranks, [
-                sys.executable, "-m", "mpiflux", "start", "--hierarchy", hierarchy, "--run-dir",
-                os.path.join(scratch, f"run-{number}"), "--cores-per-node", "4", "--", sys.executable, "-c", STEER,
-                str(jobs), out]))
-            with open(out) as file:
-                found = sorted(json.load(file))
-            rows.append((name, *(f"{1e3 * found[int(len(found) * part)]:.2f}" for part in (0.5, 0.9, 0.99))))
+        for number, (name, _, _) in enumerate(ARRANGEMENTS):
+            found = measure(scratch, jobs, number)
+            rows.append((name, *(f"{found[int(len(found) * part)]:.2f}" for part in (0.5, 0.9, 0.99))))
     print(table(rows, ("submit() to the start of the process", "p50, ms", "p90", "p99")))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from typing import NamedTuple
 
 from _common import EXAMPLES, Scratch, machine, run_workflow, spawn_loop, table, timed
 
@@ -32,7 +33,20 @@ def job_figures(run_dir: str) -> tuple[float, float]:
         return len(records) / max(span, 1e-9), cpu
 
 
-def measure(scratch: str, loop: str, ranks: int, hierarchy: str, jobs: int, rounds: int) -> tuple[object, ...]:
+class Figures(NamedTuple):
+    """Medians over the rounds."""
+
+    rate: float
+    """Jobs a second."""
+    ratio: float
+    """Of the loop's."""
+    lowest: float
+    highest: float
+    own: float
+    """Microseconds of CPU a job."""
+
+
+def measure(scratch: str, loop: str, ranks: int, hierarchy: str, jobs: int, rounds: int) -> Figures:
     ratios, own, rates = [], [], []
     for n in range(rounds):
         bare = timed([loop, str(jobs), str(len(os.sched_getaffinity(0))), "/bin/true"])
@@ -46,8 +60,7 @@ def measure(scratch: str, loop: str, ranks: int, hierarchy: str, jobs: int, roun
         ratios.append(rate / (jobs / bare.wall))
         own.append((full.cpu - job_cpu - (idle.cpu - one_cpu)) / (jobs - 1) * 1e6)
     middle = statistics.median
-    return (ranks, hierarchy, f"{middle(rates):,.0f}", f"{middle(ratios):.2f}",
-            f"{min(ratios):.2f}-{max(ratios):.2f}", f"{middle(own):.0f}")
+    return Figures(middle(rates), middle(ratios), min(ratios), max(ratios), middle(own))
 
 
 def main() -> None:
@@ -56,7 +69,11 @@ def main() -> None:
     print(f"{machine()}\n{jobs:,} x /bin/true, {rounds} rounds")
     with Scratch() as scratch:
         loop = spawn_loop(scratch)
-        rows = [measure(scratch, loop, ranks, hierarchy, jobs, rounds) for ranks, hierarchy in ARRANGEMENTS]
+        rows: list[tuple[object, ...]] = []
+        for ranks, hierarchy in ARRANGEMENTS:
+            found = measure(scratch, loop, ranks, hierarchy, jobs, rounds)
+            rows.append((ranks, hierarchy, f"{found.rate:,.0f}", f"{found.ratio:.2f}",
+                         f"{found.lowest:.2f}-{found.highest:.2f}", f"{found.own:.0f}"))
     print(table(rows, ("ranks", "hierarchy", "jobs/s", "of the C loop", "range", "own CPU, us/job")))
 
 
