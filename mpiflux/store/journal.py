@@ -46,6 +46,9 @@ BATCH_OUTPUT = 4 << 20
 HURRY_BYTES = 16 << 20
 """With so much waiting the thread does not wait for the window to end."""
 
+_CACHE_KIB = 128
+"""SQLite keeps 2 MB of pages unless told otherwise, and what is only appended is not read again."""
+
 _NETWORK = frozenset({"nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "9p", "panfs", "pvfs2",
                       "orangefs", "afs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "dvs"})
 
@@ -441,6 +444,9 @@ def _open(path: Path, durable: bool) -> tuple[sqlite3.Connection, str]:
             db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             _check_identity(db, path)
             db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            if mode == "WAL":
+                # elsewhere a page that has to leave the cache before the commit costs an fsync
+                db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             if db.execute(f"PRAGMA journal_mode={mode}").fetchone()[0].upper() == mode:
                 db.execute("BEGIN IMMEDIATE")
                 for statement in schema.TABLES.split(";"):
