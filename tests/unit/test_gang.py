@@ -161,6 +161,21 @@ def test_a_barrier_waits_for_all_and_gives_everybody_everything() -> None:
                    for _, d in done if isinstance(d, m.BarrierDone))
 
 
+def test_tasks_that_end_by_themselves_when_asked_still_meet_in_mpi_finalize() -> None:
+    for ask in (lambda one: one.cancelled(m.Cancel((JOB,), "enough"), 15.0), lambda one: one.stopped(),
+                lambda one: one.failed(101, m.PartFailed(JOB, 1, 1, Result.FAILED, 1, "one of its tasks failed"))):
+        one = gang()
+        start(one)
+        one.barrier(100, m.Barrier(JOB, 1, 0, {b"k": b"v"}))
+        ask(one)
+        sent(one)
+        for i in (1, 2):
+            one.barrier(100 + i, m.Barrier(JOB, 1, i, {}))
+        done = sent(one)
+        assert [dst for dst, _ in done] == [100, 101, 102]
+        assert all(isinstance(message, m.BarrierDone) and message.puts == {b"k": b"v"} for _, message in done)
+
+
 def test_tasks_that_wait_for_a_part_that_has_left_do_not_wait_for_ever() -> None:
     for first_barrier in (True, False):
         one = gang()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, library_name, mismatch
+from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, library_name, mismatch, unsuited
 from mpiflux.model.environment import clean_environment
 from mpiflux.node.pmi import rank_variables
 from tests.unit import recorded_environments as recorded
@@ -19,18 +19,18 @@ INTEL = "Intel(R) MPI Library 2021.18 for Linux* OS"
 @pytest.mark.parametrize("environ, expected", [
     (recorded.HYDRA, Launcher("hydra", 1, 2, 1, 2, None, True)),
     (recorded.INTEL, Launcher("hydra", 1, 2, 1, 2, None, True)),
-    (recorded.OPENMPI, Launcher("openmpi", 1, 2, 1, 2, None, True)),
+    (recorded.OPENMPI, Launcher("openmpi", 1, 2, 1, 2, None, True, pmix=True)),
     (recorded.SLURM_NONE, Launcher("slurm", 2, 3, 0, 1, "n1", False)),
     (recorded.SLURM_PMI2, Launcher("slurm", 2, 3, 0, 1, "n1", True)),
-    (recorded.SLURM_PMIX, Launcher("slurm", 2, 3, 0, 1, "n1", True)),
+    (recorded.SLURM_PMIX, Launcher("slurm", 2, 3, 0, 1, "n1", True, pmix=True)),
     (recorded.SLURM_BATCH, Launcher("none", node_name="n0")),
     (recorded.SLURM_HYDRA, Launcher("hydra", 6, 8, 2, 4, "n1", True)),
-    (recorded.JSM, Launcher("jsm", 5, 12, 1, 4, None, True)),
+    (recorded.JSM, Launcher("jsm", 5, 12, 1, 4, None, True, pmix=True)),
     (recorded.PALS, Launcher("pals", 3, 4, 1, 2, None, True)),
     (recorded.FLUX, Launcher("flux", 4, 6, 1, None, None, True)),
     (rank_variables(9, 2, 8, 1, 4), Launcher("mpiflux", 2, 8, 1, 4, None, True)),
     ({"PRTE_LAUNCHED": "1", "PMIX_RANK": "3", "PMIX_NAMESPACE": "prterun-h-1@1"},
-     Launcher("prrte", 3, has_pmi=True)),
+     Launcher("prrte", 3, has_pmi=True, pmix=True)),
     ({}, Launcher("none")),
 ])
 def test_recorded(environ, expected):
@@ -124,3 +124,24 @@ def test_no_mismatch_where_sizes_agree_or_nobody_says(environ):
     ("IBM Spectrum MPI 10.4.0.3 (Open MPI)", "IBM Spectrum MPI 10.4.0.3"), ("odd", "odd"), ("", "the MPI library")])
 def test_the_name_of_a_library(text: str, name: str) -> None:
     assert library_name(text) == name
+
+
+_MPICH_5 = "MPICH Version:      5.0.2\nMPICH Device:       ch4:ucx ofi\nMPICH configure:    --with-device=ch4:ucx,ofi"
+
+
+@pytest.mark.parametrize(("environ", "words"), [
+    (recorded.SLURM_PMIX, ["Slurm starts its ranks by PMIx", "this MPICH 5.0.2 was not built for", "srun --mpi=pmi2"]),
+    (recorded.OPENMPI, ["Open MPI's mpiexec", "the mpiexec that belongs to this library", "mpiflux[openmpi]"]),
+    (recorded.JSM, ["jsrun", "Spectrum MPI"]),
+])
+def test_mpich_under_pmix_is_told_before_its_mpi_init_aborts(environ, words):
+    line = unsuited(detect(environ), _MPICH_5)
+    assert line is not None and "\n" not in line
+    assert [word for word in words if word not in line] == []
+
+
+def test_libraries_that_can_be_initialised_are_not_refused():
+    assert unsuited(detect(recorded.SLURM_PMIX), _MPICH_5 + " --with-pmix=/usr") is None, "it was built for PMIx"
+    assert unsuited(detect(recorded.SLURM_PMIX), OPENMPI) is None
+    for environ in (recorded.SLURM_PMI2, recorded.HYDRA, {**recorded.HYDRA, "PMIX_NAMESPACE": "outer"}):
+        assert unsuited(detect(environ), _MPICH_5) is None
