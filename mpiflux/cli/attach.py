@@ -91,9 +91,15 @@ def _follow(flux: Flux, job: Job, read_only: bool) -> int:
         return 0
     if record.state != "INACTIVE":
         raise Trouble(f"job {job.id} has not ended, and its instance has: go on with `mpiflux run --resume`", 1)
+    _tell_cut(job.id, record.truncated)
     if record.reason:
         tell(f"mpiflux: job {job.id}: {record.reason}")
     return exit_status({"returncode": record.returncode, "result": record.result})
+
+
+def _tell_cut(id: int, streams: list[str]) -> None:
+    if streams:
+        tell(f"mpiflux: job {id}: only the beginning of its {' and '.join(streams)} was kept; see output_limit")
 
 
 def _pass_stdin(job: Job) -> None:
@@ -167,6 +173,7 @@ def _read(args: Namespace) -> int:
                     write_bytes(data[shown[number]:], stream)
                     shown[number] = len(data)
             if job["state"] == "INACTIVE":
+                _tell_cut(id, job["truncated"])
                 return exit_status(job)
             if not live:
                 raise unfinished(id)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mpiflux.store.reader import RunReader
 
 FIELDS = ("id", "name", "index", "params", "state", "result", "returncode", "attempts", "tasks", "nodes", "cores",
-          "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "stdout", "stderr")
+          "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "truncated",
+          "stdout", "stderr")
 OF_FLUX = {"id.f58": "id", "id.dec": "id", "ntasks": "tasks", "nodelist": "nodes", "status_abbrev": "status",
            "t_run": "t_start", "t_cleanup": "t_finish", "t_inactive": "t_finish"}
 """What fields of Flux's formats are called here."""

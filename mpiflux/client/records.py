@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -99,6 +99,8 @@ class Record:
     maxrss: int | None
     reason: str
     """Why it ended so, where there is more to say than its returncode."""
+    truncated: list[str] = field(default_factory=list)
+    """``stdout``, ``stderr``: of which only the first ``output_limit`` bytes were kept."""
 
     @property
     def ok(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import shutil
@@ -179,7 +180,11 @@ def _open(prepared: Prepared) -> bool:
         try:
             journal.close()
         except JournalError as full:
-            raise RunError(str(full)) from error
+            raise RunError(str(full), 3) from error
+        if isinstance(error, OSError):
+            cure = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+            raise RunError(f"{run_dir} cannot be written: {error.strerror}; {cure} and go on with run --resume",
+                           3) from error
         raise
     return exists
 

@@ -19,7 +19,7 @@ from mpiflux.model.params import Column, FloatColumn, IntColumn, LinspaceColumn,
 BEFORE = ("id", "name", "index")
 AFTER = ("state", "result", "returncode", "attempts", "tasks", "nodes", "cores", "gpus", "t_submit", "t_start",
          "t_finish", "utime", "stime", "maxrss", "reason")
-OUTPUT = ("stdout", "stderr")
+OUTPUT = ("stdout", "stderr", "truncated")
 PREFIX = "params."
 
 _ROWS = 16384
@@ -51,6 +51,7 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
         out["nodes"] = hostlist.encode(record["nodes"])
     except ValueError:
         out["nodes"] = ",".join(record["nodes"])
+    out["truncated"] = ",".join(record["truncated"])
     for key in ("cores", "gpus"):
         if not isinstance(record[key], str):
             out[key] = ";".join(record[key])

@@ -107,7 +107,8 @@ class Database:
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 db.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 if found != schema.APPLICATION_ID:
-                    problem = "it is empty, or a database of another program"
+                    problem = ("it is empty, or a database of another program; if it is of a run that was killed as it "
+                               "began, run --resume starts it again")
                 elif version != schema.FORMAT:
                     problem = f"it has format {version}; this mpiflux reads {schema.FORMAT}"
                 else:

@@ -11,7 +11,7 @@ from mpiflux.model.messages import NodeShare, ResourceSet
 from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED
 from mpiflux.model.states import Result, State
 from mpiflux.model.template import CompiledGroup
-from mpiflux.store.eventlog import Record
+from mpiflux.store.eventlog import Record, truncated
 
 
 class Where(NamedTuple):
@@ -80,6 +80,7 @@ def job(
         "utime": round(record.utime, 6) if ran and record else None,
         "stime": round(record.stime, 6) if ran and record else None,
         "maxrss": record.maxrss * 1024 if ran and record else None, "reason": reason,
+        "truncated": truncated(record) if record else [],
     }
 
 

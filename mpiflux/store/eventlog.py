@@ -51,6 +51,12 @@ class Record(NamedTuple):
     pid: int
 
 
+def truncated(record: Record) -> list[str]:
+    """The streams of which not everything was kept."""
+    return [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
+            if record.flags & flag]
+
+
 class Event(NamedTuple):
     """A timestamped fact. ``timestamp`` in Unix seconds; ``context`` is JSON."""
 
@@ -116,8 +122,7 @@ def attempt_end(record: Record, reason: str) -> list[Event]:
     result, end = Result(record.result), record.t_finish
     kind = _EXCEPTIONS.get(result, "")
     out: list[Event] = []
-    cut = [name for name, flag in (("stdout", FLAG_STDOUT_TRUNCATED), ("stderr", FLAG_STDERR_TRUNCATED))
-           if record.flags & flag]
+    cut = truncated(record)
     if record.out_len or record.err_len or cut:
         context: dict[str, Any] = {"stdout": record.out_len, "stderr": record.err_len}
         out.append(Event("output", end, {**context, "truncated": cut} if cut else context))

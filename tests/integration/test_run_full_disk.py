@@ -25,7 +25,9 @@ mkdir small/a small/b
 fill
 {run} --run-dir small/a; echo "first $?"
 {python} -m mpiflux jobs small/a --filter completed --json >before.json || echo unreadable
-rm small/ballast
+head -c 16m /dev/zero >small/more 2>/dev/null
+{run} --run-dir small/a --resume 2>full; echo "still full $?"
+rm small/ballast small/more
 {run} --run-dir small/a --resume 2>/dev/null; echo "resumed $?"
 {python} -m mpiflux jobs small/a --all --json --with-output >after.json
 rm -r small/a
@@ -44,15 +46,17 @@ def test_a_full_disk_pauses_the_run_which_goes_on_or_is_resumed(place: Place) ->
     place.write("flow.json", {"jobs": {"a": {"command": "sleep 0.1; echo {job.id} >>marks; head -c 200000 /dev/urandom",
                                              "shell": True, "parameters": {"i": {"range": 40}}}}})
     (place.path / "small").mkdir()
-    place.expected |= {"small", "before.json", "after.json", "told", "marks"}
+    place.expected |= {"small", "before.json", "after.json", "told", "full", "marks"}
     python = sys.executable
     place.write("go.sh", GO.format(python=python, run=f"{python} -m mpiflux run flow.json --cores-per-node 4 "
                                                       "--progress none"))
     done = subprocess.run(["unshare", "--mount", "sh", "go.sh"], cwd=place.path, capture_output=True, text=True,
                           env=clean_environment({"PYTHONPATH": str(ROOT)}), timeout=120)
     told = done.stdout + done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith(("first", "resumed", "in time"))] == [
-        "first 3", "resumed 0", "in time 0"], told
+    assert [line for line in done.stdout.splitlines() if line.startswith(("first", "still", "resumed", "in time"))] == [
+        "first 3", "still full 3", "resumed 0", "in time 0"], told
+    full = (place.path / "full").read_text()
+    assert "Traceback" not in full and "small/a" in full and "full" in full and len(full.splitlines()) < 3, full
     assert "Traceback" not in told and "unreadable" not in told
     lines = done.stderr.splitlines()
     assert sum("make room there" in line and "No more jobs are started" in line for line in lines) == 1

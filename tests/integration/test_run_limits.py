@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,18 @@ def test_what_does_not_suffice_is_told_in_one_line(place: Place, limit: str, sta
     last = done.stderr.splitlines()[-1]
     assert done.returncode == status and f"ulimit {limit[:2]} allows" in last, done.stderr
     assert "raise it" in last and "Traceback" not in done.stderr
+
+
+def test_too_few_files_for_a_supervisor_are_told_in_one_line(place: Place) -> None:
+    """Whatever it is that does not fit any more: one of these is the reply of the process that forks supervisors."""
+    told = []
+    for files in (17, 18, 19, 20):
+        with limited(place, f"-n {files}") as running:
+            done = running.wait()
+        assert done.returncode in (0, 3) and "Traceback" not in done.stderr, done.stderr
+        told.append(done.stderr)
+        shutil.rmtree(place.path / "r", ignore_errors=True)
+    assert any("no supervisor can be started: this rank may have no more files open (ulimit -n)" in one for one in told)
 
 
 def test_errors_of_limits_in_words() -> None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import mpiflux
 from tests.support import commands
 from tests.support.runs import Place
 
@@ -45,7 +46,13 @@ def test_output_over_the_limit_is_dropped_and_marked(place: Place) -> None:
     assert job["stdout"].count("x") < 110_000
     assert job["stderr"] == "y" * 2000
     shown = json.loads(place.call("job", "show", "1", run.directory.name, "--json").stdout)
-    assert "truncated" in json.dumps(shown)
+    assert shown["truncated"] == ["stdout"]
+    name = run.directory.name
+    assert "only the beginning of its stdout was kept" in place.call("job", "attach", "1", name).stderr
+    table = place.call("export", name, "--format", "csv", "--with-output").stdout
+    assert table.splitlines()[0].endswith("stdout,stderr,truncated") and table.rstrip().endswith(",stdout")
+    with mpiflux.connect(str(run.directory)) as flux:
+        assert flux.job(1).truncated == ["stdout"]
 
 
 def test_the_output_event_counts_what_was_sent_before_the_end(place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,3 +110,26 @@ def test_a_stranger_can_read_connect_and_ring_nothing(public: Place) -> None:
         assert knock(str(door)) != "b''"
         place.call("cancel", "--all", "--run-dir", run.directory.name)
         assert running.wait().returncode == 1
+
+
+NOISE = """
+import glob, os, random, socket
+directory = os.path.dirname(os.environ["MPIFLUX_URI"].removeprefix("local://"))
+bells = glob.glob(directory + "/**/bell-*", recursive=True)
+for bell in bells * 200:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.sendto(random.choice((b"nonsense", b"", b"77", b"-3", os.urandom(30))), bell)
+        except BlockingIOError:
+            pass
+print(len(bells))
+"""
+
+
+def test_noise_at_the_bells_of_ranks_changes_nothing(place: Place) -> None:
+    script = place.write("noise.py", NOISE)
+    flow = {"jobs": {"noise": {"command": [sys.executable, script.name], "parameters": {"i": {"range": 4}}},
+                     "after": {"command": "true", "after": ["noise"], "parameters": {"i": {"range": 20}}}}}
+    run = place.run(flow, "--ranks", "3")
+    assert run.results() == {"COMPLETED": 24} and {run.stdout("noise", i) for i in range(4)} == {b"3\n"}

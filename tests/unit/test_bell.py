@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import select
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mpiflux.instance.bell import Bell
 
@@ -42,6 +45,22 @@ def test_what_is_no_rank_s_number_is_only_noise(tmp_path: Path) -> None:
     assert not rung(one) and one.reliable
     one.close()
     two.close()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.binary(max_size=40).filter(lambda data: data != b"2"), max_size=5))
+def test_no_datagram_harms_a_bell(noise: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        one, two = Bell(directory, 1, {2}, {2}), Bell(directory, 2, {1}, {1})
+        one.heard()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            for data in noise:
+                stranger.sendto(data, f"{directory}/bell-1")
+        assert one.heard() == noise.count(b"")
+        two.ring(1)
+        assert one.heard() == 1 and not one.gone
+        one.close()
+        two.close()
 
 
 def test_senders_elsewhere_make_a_bell_unreliable(tmp_path: Path) -> None:

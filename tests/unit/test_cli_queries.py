@@ -18,7 +18,7 @@ from tests.support import rundir
 
 ROOT = Path(__file__).parents[2]
 RECORD = ["id", "name", "index", "params", "state", "result", "returncode", "attempts", "tasks", "nodes", "cores",
-          "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason"]
+          "gpus", "t_submit", "t_start", "t_finish", "utime", "stime", "maxrss", "reason", "truncated"]
 
 
 @pytest.fixture(autouse=True)
