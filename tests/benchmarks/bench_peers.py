@@ -1,10 +1,12 @@
 """Processes that exit at once, by mpiflux and by its peers, each as its users would, on the same machine in one run.
 
-Each peer that is not installed is named and left out: GNU Parallel, HyperQueue (``hq``) and Flux (``flux``) by their
-commands, Parsl and mpi4py by import (``pip install parsl`` into the interpreter that runs this). What the others keep
+Each peer that is not there is named and left out: GNU Parallel, HyperQueue (``hq``) and Flux (``flux``) go by their
+commands, Parsl, mpi4py and HyperQueue's Python package by import
+(``pip install parsl hyperqueue`` into the interpreter that runs this), Slurm's steps are run
+inside an allocation only. Who is slow gets fewer jobs. What the others keep
 of a job is less: mpiflux has its output, events and resource usage in a journal on disk.
 
-usage: bench_peers.py [JOBS]
+usage: bench_peers.py [JOBS [NAME...]]        (names as the table has them, or how they begin)
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from collections.abc import Callable
 from _common import EXAMPLES, Scratch, launcher, machine, run_workflow, spawn_loop, table, timed
 
 CPUS = len(os.sched_getaffinity(0))
+LIMIT = 120
+"""Seconds after which a peer has failed."""
 
 PARSL = """
 import logging, sys, time
@@ -41,6 +45,21 @@ with parsl.load(config):
     begin = time.monotonic()
     for future in [true() for _ in range(int(sys.argv[1]))]:
         future.result()
+    print(time.monotonic() - begin)
+"""
+
+HYPERQUEUE = """
+import sys, time
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+with LocalCluster(server_dir=sys.argv[3]) as cluster:
+    cluster.start_worker(WorkerConfig(cores=int(sys.argv[2])))
+    client, job = cluster.client(), Job()
+    for _ in range(int(sys.argv[1])):
+        job.program(["/bin/true"], stdout=None, stderr=None)
+    begin = time.monotonic()
+    client.wait_for_jobs([client.submit(job)])
     print(time.monotonic() - begin)
 """
 
@@ -75,7 +94,7 @@ def printed(argv: list[str]) -> float:
     """Seconds that a program says its jobs took."""
     # Parsl looks for its worker pool beside other commands
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=True, stdin=subprocess.DEVNULL,
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT, check=True, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PATH": path})
     return float(done.stdout.split()[-1])
 
@@ -83,7 +102,7 @@ def printed(argv: list[str]) -> float:
 def fed(argv: list[str], jobs: int) -> float:
     """Seconds of a program that reads a line a job."""
     begin = time.monotonic()
-    subprocess.run(argv, input=b"x\n" * jobs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600,
+    subprocess.run(argv, input=b"x\n" * jobs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=LIMIT,
                    check=True)
     return time.monotonic() - begin
 
@@ -107,6 +126,11 @@ def hyperqueue(jobs: int, scratch: str) -> float:
                 process.wait(20)
 
 
+def slurm(jobs: int) -> float:
+    """Seconds of one step a job, as many at a time as there are CPUs."""
+    return fed(["xargs", f"-P{CPUS}", "-n1", "srun", "--overlap", "--quiet", "-N1", "-n1", "/bin/true"], jobs)
+
+
 def flux(jobs: int) -> float:
     return printed(["flux", "start", "sh", "-c", f"begin=$(date +%s.%N); flux submit --quiet --wait --cc=1-{jobs} "
                     "/bin/true; end=$(date +%s.%N); echo \"$end - $begin\" | bc"])
@@ -124,7 +148,8 @@ def mpiflux(jobs: int, scratch: str) -> float:
 
 def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
-    print(f"{machine()}\n{jobs:,} x /bin/true")
+    wanted = sys.argv[2:]
+    print(f"{machine()}\n{jobs:,} x /bin/true", flush=True)
     with Scratch() as scratch:
         loop = spawn_loop(scratch)
         n, python = str(jobs), sys.executable
@@ -138,15 +163,22 @@ def main() -> None:
             ("GNU Parallel", shutil.which("parallel") is not None,
              lambda: fed(["parallel", f"-j{CPUS}", "/bin/true"], jobs)),
             ("HyperQueue", shutil.which("hq") is not None, lambda: hyperqueue(jobs, scratch)),
+            ("HyperQueue, its Python package", importlib.util.find_spec("hyperqueue") is not None,
+             lambda: printed([python, "-c", HYPERQUEUE, n, str(CPUS), os.path.join(scratch, "hyperqueue")])),
             ("Parsl bash_app", importlib.util.find_spec("parsl") is not None,
              lambda: printed([python, "-c", PARSL, str(jobs // 5), str(CPUS), os.path.join(scratch, "parsl")]) * 5),
-            ("Flux", shutil.which("flux") is not None, lambda: flux(jobs)),
+            ("Slurm steps", shutil.which("srun") is not None and "SLURM_JOB_ID" in os.environ,
+             lambda: slurm(jobs // 50) * 50),
+            ("Flux", shutil.which("flux") is not None, lambda: flux(jobs // 10) * 10),
         ]
         rows: list[tuple[object, ...]] = []
         for name, there, seconds in peers:
-            if not there:
-                rows.append((name, "not installed", ""))
+            if wanted and not any(name.startswith(word) for word in wanted):
                 continue
+            if not there:
+                rows.append((name, "not there", ""))
+                continue
+            print(f"  {name} ...", flush=True)
             bare = jobs / timed([loop, n, str(CPUS), "/bin/true"]).wall
             try:
                 rate = jobs / seconds()
