@@ -78,7 +78,8 @@ def _options(parser: Parser, bulk: bool) -> None:
     add("--error", metavar="FILE", type=file_name, default="", help="the same for stderr")
     add("--input", metavar="FILE", type=file_name, default="",
         help="file for stdin; - is what `mpiflux job attach` passes on")
-    add("--mpi", choices=("none", "pmi1"), default="none", help="how the tasks of an MPI program find each other")
+    add("--mpi", choices=("none", "pmi1", "pmix"), default="none",
+        help="how the tasks of an MPI program find each other: pmi1 for MPICH and Intel MPI, pmix for Open MPI")
     add("--wait", action="store_true", help="wait for the end; the exit status is the highest of the jobs")
     add("--watch", action="store_true", help="wait, and print what the jobs write, as they write it")
     add("--label-io", action="store_true", help="put the number of its task before each line of output")

@@ -73,7 +73,7 @@ class Group:
         self.varying = len(self.compiled.env_items(0, 1))
         for name in (*_NUMBERS, *(name for name, _ in self.compiled.env_items(0, 1))):
             self.variables.pop(name, None)
-        self.parallel = spec.mpi == "pmi1"
+        self.parallel = spec.mpi != "none"
         """Even of one task, its jobs are parallel ones."""
         self.reads = spec.input == STDIN
         """Its jobs read what clients write to them."""
@@ -152,13 +152,19 @@ class Launcher:
 
         ``team`` is that of a parallel job; its first task alone reads ``fds[0]``.
         """
+        if team is not None and team.starts_all:
+            from mpiflux.node import openmpi
+
+            return openmpi.start(self, group, place, index, attempt, fds, team)
         compiled = group.compiled
         cwd = group.cwd(index, attempt)
         if group.spec.script is None:
             return self._start_tasks(group, place, index, attempt, compiled.argv(index, attempt), cwd, fds, team)
-        script = _script_file(compiled.script(index, attempt))
+        text = compiled.script(index, attempt)
+        script = _script_file(text)
         try:
-            return self._start_tasks(group, place, index, attempt, _interpreter(script), cwd, fds, team)
+            argv = interpreter(text, b"/dev/fd/%d" % script)
+            return self._start_tasks(group, place, index, attempt, argv, cwd, fds, team)
         finally:
             os.close(script)
 
@@ -182,8 +188,7 @@ class Launcher:
             return self._start_team(group, place, index, attempt, program, cwd, fds, team)
         pids: list[int] = []
         for cpus in place.cpus:
-            if (cpus or self.allowed) != self.bound:
-                self._bind(cpus or self.allowed)
+            self.bind(cpus)
             pids.append(self._spawn(group, program, env, fds, cwd, 0))
         return pids
 
@@ -192,10 +197,9 @@ class Launcher:
         pids: list[int] = []
         try:
             for task, cpus in enumerate(place.cpus):
-                if (cpus or self.allowed) != self.bound:
-                    self._bind(cpus or self.allowed)
+                self.bind(cpus)
                 pid = 0
-                env = self._task_environment(group, self.place(slice_of(place.share, task)), team.variables(task))
+                env = self.task_environment(group, self.place(slice_of(place.share, task)), team.variables(task))
                 numbers = (group.first_id + index, group.spec.base + index, attempt, team.first + task, task)
                 for number, value in enumerate(numbers):
                     env.set_number(number, value)
@@ -215,7 +219,7 @@ class Launcher:
             raise cannot(error, os.fsdecode(program)) from None
         return pids
 
-    def _task_environment(self, group: Group, place: Place, own: Mapping[str, str]) -> Environment:
+    def task_environment(self, group: Group, place: Place, own: Mapping[str, str]) -> Environment:
         """That of one task of several. It is started once, and so not kept."""
         mine = _entries({os.fsencode(name): os.fsencode(value) for name, value in own.items()})
         return Environment(list({**group.variables, **place.variables, **mine}.values()), _NUMBERS, group.varying)
@@ -256,6 +260,11 @@ class Launcher:
                 return self.spawner.spawn(_SHELL, array, env, fds, cwd, leader)
             group.programs.pop((name, cwd), None)
             raise _cannot(error, os.fsdecode(name), cwd) from None
+
+    def bind(self, cpus: frozenset[int]) -> None:
+        """What is started next is bound to these CPUs; an empty set binds it to nothing. Raises CannotStart."""
+        if (cpus or self.allowed) != self.bound:
+            self._bind(cpus or self.allowed)
 
     def _bind(self, cpus: frozenset[int]) -> None:
         """Bind ourselves: the child inherits it, which costs a tenth of binding it from inside."""
@@ -355,10 +364,9 @@ def _script_file(text: bytes) -> int:
     return fd
 
 
-def _interpreter(fd: int) -> list[bytes]:
-    """The argument vector for a script in descriptor ``fd``, from its first line as ``execve`` reads it."""
-    path = b"/dev/fd/%d" % fd
-    line = os.pread(fd, 4096, 0).split(b"\n", 1)[0]
+def interpreter(text: bytes, path: bytes) -> list[bytes]:
+    """The argument vector for a script that is at ``path``, from its first line as ``execve`` reads it."""
+    line = text[:4096].split(b"\n", 1)[0]
     if not line.startswith(b"#!"):
         return [_SHELL, path]
     words = line[2:].strip().split(None, 1)

@@ -43,13 +43,18 @@ class Parallel:
         host = self._supervisor.launcher.node_name
         counts = (tasks,) if part is None else part.tasks
         name = ""
-        if group.spec.mpi == "pmi1":
+        if group.parallel:
             # all parts have to come to the same name by themselves
             name = f"mpiflux_{self.instance}_{job}_{attempt}"
             if attempt > 1:
                 # when its supervisor was killed, there was nobody left to do this
                 remove_segments(f"mpiflux_{self.instance}_{job}_{attempt - 1}", len(counts))
-        team = Team(counts, part.part if part is not None else 0, part.hosts if part is not None else host, host, name)
+        kind: type[Team] = Team
+        if group.spec.mpi == "pmix":
+            from mpiflux.node.openmpi import MpirunTeam
+
+            kind = MpirunTeam
+        team = kind(counts, part.part if part is not None else 0, part.hosts if part is not None else host, host, name)
         team.message, team.null = part, self._supervisor.null
         return team
 
@@ -100,8 +105,7 @@ class Parallel:
         for action in actions:
             if isinstance(action, Abort):
                 self._forget_closed(team)
-                what = f"aborted with code {action.code}" + (f": {action.message}" if action.message else "")
-                self._fail(job, team, action.code or 1, f"{team.name(action.rank)} {what}", now)
+                self._fail(job, team, *team.aborted(action), now)
             elif isinstance(action, BarrierEntered):
                 self._tell(job, m.Barrier(job.id, job.attempt, team.part, action.puts))
         self._check_deserted(job, team, now)
@@ -131,7 +135,7 @@ class Parallel:
         if status:
             code = os.waitstatus_to_exitcode(status)
             outside = self._supervisor.outside.killed(code)
-            own = f"{team.name(rank)} {ending(code)}" if team.size > 1 else ""
+            own = f"{team.name(rank)} {ending(code)}" if team.size > 1 or team.starts_all else ""
             self._fail(job, team, code, outside or own, now, Result.LOST if outside else Result.FAILED)
         else:
             self._check_deserted(job, team, now)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from mpiflux.model import messages as m
-from mpiflux.model.pmi import PmiServer, mpich_segments, process_mapping
+from mpiflux.model.pmi import Abort, PmiServer, mpich_segments, process_mapping
 from mpiflux.node.pmi import PmiService, remove_named
 
 
@@ -16,6 +16,9 @@ class Team:
     ``tasks`` counts those of each node, and ``part`` says which of the nodes is this one; ``hosts`` is the list of
     their names as jobs see it, ``host`` this one's. With ``kvsname`` the tasks are served PMI-1.
     """
+
+    starts_all = False
+    """Its one process here starts all tasks of this node."""
 
     def __init__(self, tasks: Sequence[int], part: int, hosts: str, host: str, kvsname: str = "") -> None:
         self.size, self.part, self.parts, self.hosts, self.host = sum(tasks), part, len(tasks), hosts, host
@@ -55,6 +58,11 @@ class Team:
     def name(self, rank: int) -> str:
         """A task, in words."""
         return f"task {rank} on {self.host}"
+
+    def aborted(self, action: Abort) -> tuple[int, str]:
+        """(returncode, reason) of a job of which a task has asked for the end."""
+        said = f": {action.message}" if action.message else ""
+        return action.code or 1, f"{self.name(action.rank)} aborted with code {action.code}{said}"
 
     def deserted(self) -> int:
         """A rank that has ended while others of this node wait for it; −1 when there is none."""
