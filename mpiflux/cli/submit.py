@@ -157,7 +157,7 @@ def _submit(flux: Flux, args: Namespace) -> int:
 def _instance(args: Namespace) -> list[str]:
     """The command of an instance inside a job; names of files are those of here."""
     if args.ntasks > 1:
-        args.mpi = "pmi1"
+        args.mpi = args.mpi if args.mpi != "none" else "pmi1"
     args.job_name = args.job_name or os.path.basename(args.command[0]).rpartition(".")[0] or args.command[0]
     return [sys.executable, "-m", "mpiflux", "run", *args.command]
 

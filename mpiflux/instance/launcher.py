@@ -162,6 +162,13 @@ def expand_counts(text: str) -> list[int]:
     return counts
 
 
+def is_a_task(environ: Mapping[str, str], kind: str) -> bool:
+    """Whether this process is what an outer instance started as a task of a job, not something that another launcher,
+    of this kind, started inside one. The mpirun of a job with ``mpi: pmix`` is the job's own."""
+    own = kind in ("none", "mpiflux") or environ.get("MPIFLUX_PMIX", "") == environ.get("PMIX_NAMESPACE")
+    return own and "MPIFLUX_JOB_ID" in environ
+
+
 def _node_name(environ: Mapping[str, str], kind: str) -> str | None:
     """The name of this node that our own launcher, or Slurm, gave it: not the host name where nodes are emulated.
 
@@ -169,7 +176,7 @@ def _node_name(environ: Mapping[str, str], kind: str) -> str | None:
     """
     if kind == "hydra" and not _slurm_step(environ):
         return None
-    if kind in ("none", "mpiflux") and "MPIFLUX_JOB_ID" in environ and environ.get("MPIFLUX_NODE"):
+    if is_a_task(environ, kind) and environ.get("MPIFLUX_NODE"):
         return environ["MPIFLUX_NODE"]
     return environ.get("SLURMD_NODENAME") or None
 
@@ -228,8 +235,8 @@ def unsuited(launcher: Launcher, mpi_library: str, in_a_job: bool = False) -> st
     """
     if launcher.kind == "mpiflux" and library_family(mpi_library) == "openmpi":
         if in_a_job:
-            return ("mpi: pmi1 starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; give "
-                    "the job one task with all the cores, and no mpi:, for an instance of one rank")
+            return ("mpi: pmi1 starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not: say "
+                    "mpi: pmix; or give the job one task with all the cores, and no mpi:, for an instance of one rank")
         return ("--ranks starts MPI libraries that speak PMI-1 (MPICH, Intel MPI), and Open MPI does not; "
                 f"use its own launcher: mpiexec -n {launcher.size} python -m mpiflux run WORKFLOW")
     if launcher.pmix and launcher.kind not in ("hydra", "pals", "mpiflux") and "MPICH Version" in mpi_library \

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mpiflux.instance.launcher import is_a_task
 from mpiflux.model import idset
 from mpiflux.model import requests as r
 from mpiflux.model.frames import BadFrame, Unpacker, pack
@@ -30,7 +31,7 @@ PATIENCE = 5.0
 
 OF_A_TASK = ("MPIFLUX_JOB_ID", "MPIFLUX_JOB_NAME", "MPIFLUX_JOB_INDEX", "MPIFLUX_ATTEMPT", "MPIFLUX_TASK_RANK",
              "MPIFLUX_TASK_COUNT", "MPIFLUX_LOCAL_RANK", "MPIFLUX_CORES", "MPIFLUX_GPUS", "MPIFLUX_NODE",
-             "MPIFLUX_NODE_LIST", "MPIFLUX_DECLARED_CORES", "MPIFLUX_MEMORY")
+             "MPIFLUX_NODE_LIST", "MPIFLUX_DECLARED_CORES", "MPIFLUX_MEMORY", "MPIFLUX_PMIX")
 """What an inner instance must not hand on to its own jobs."""
 
 
@@ -49,7 +50,7 @@ class Grant(NamedTuple):
 def grant(environ: Mapping[str, str], launcher: str) -> Grant | None:
     """What a job's task was given; None outside of a job, and for ranks that some other launcher inside the job
     started, as it may have carried one task's variables to other nodes."""
-    if launcher not in ("none", "mpiflux") or "MPIFLUX_JOB_ID" not in environ or "MPIFLUX_CORES" not in environ:
+    if not is_a_task(environ, launcher) or "MPIFLUX_CORES" not in environ:
         return None
     try:
         cores = len(idset.decode(environ["MPIFLUX_CORES"]))
@@ -86,8 +87,8 @@ def refusal(environ: Mapping[str, str], launcher: str, given: Grant | None) -> s
     tasks = environ.get("MPIFLUX_TASK_COUNT", "1")
     if launcher == "none" and tasks != "1":
         return (f"job {environ['MPIFLUX_JOB_ID']} has {tasks} tasks that do not know of each other, and each would be "
-                "an instance of its own: say mpi: pmi1 in the outer workflow (submit --instance does), or ask for "
-                "one task with several cores")
+                "an instance of its own: say mpi: pmi1 in the outer workflow (submit --instance does; with Open MPI "
+                "mpi: pmix), or ask for one task with several cores")
     return ""
 
 

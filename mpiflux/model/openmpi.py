@@ -13,7 +13,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 OLDEST = 4
@@ -75,6 +75,11 @@ OVERSUBSCRIBED = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 """For tasks that may have to share cores: they wait by spinning."""
 
 
+PATIENT = {"OMPI_MCA_mpi_abort_delay": "1"}
+"""For jobs on several nodes. Tasks elsewhere notice the death of one by its closed sockets and abort; those that wait
+with that are ended by mpirun for the right reason."""
+
+
 def host_names(first: str, nodes: Sequence[str]) -> list[str]:
     """What mpirun is to call each node. It knows the node that it is on by its host name, ``first``, and takes no other
     for it; so the others have their own names only where no two are the same up to the first dot."""
@@ -110,7 +115,7 @@ def task_line(variables: Mapping[bytes, bytes | None], words: Sequence[bytes], e
         given.append(b"unset " + b" ".join(absent))
     given += [b"export MPIFLUX_TASK_RANK=$OMPI_COMM_WORLD_RANK MPIFLUX_PMIX=$PMIX_NAMESPACE",
               b"exec 3>&2 2>/dev/null",  # the shell has words of its own for signals
-              b" ".join(map(quoted, words)) + b" 2>&3 3>&-",
+              b"(exec " + b" ".join(map(quoted, words)) + b" 2>&3 3>&-)",
               b"s=$?",
               b'[ $s = 0 ] || echo "$OMPI_COMM_WORLD_RANK $s" 1<>' + quoted(ends),
               b"exit $s", b""]
@@ -152,14 +157,16 @@ def joined(pieces: Sequence[str]) -> object:
 
 def daemon(first: Sequence[str], other: object) -> str:
     """A daemon's command from the first one's words and what is its own (None: it is the first). It is to stay our
-    child, and so must not go into the background."""
+    child, and so must not go into the background: orted does so when it is told to, prted unless it is told not to."""
     words = list(first)
     if isinstance(other, list):
         words = other
     elif isinstance(other, dict):
         for place, word in other.items():
             words[int(place)] = word
-    return " ".join(word for word in words if word != "--daemonize")
+    new = any(word.endswith("/prted") for word in words)
+    attached = ["--leave-session-attached" if new and word == "--daemonize" else word for word in words]
+    return " ".join(word for word in attached if word != "--daemonize")
 
 
 # -- how it ended ------------------------------------------------------------------------------------------------------
@@ -171,6 +178,10 @@ _ABORT = re.compile(r"MPI_ABORT was invoked on rank (\d+) in communicator (.*?)\
 _LOST = re.compile(r"has lost communication with a remote daemon|daemon .{0,200}? failed unexpectedly", re.DOTALL)
 _BY_OTHERS = (15, 9)
 """Signals that mpirun sends to the other tasks when one has failed."""
+
+
+Words = Callable[[int], str]
+"""How a process ended, in words; it is called with what ``subprocess`` has as its code."""
 
 
 class End(NamedTuple):
@@ -204,15 +215,13 @@ def aborted(said: str) -> End | None:
     return End(int(found[3] or found[1]) if found[3] or world else -1, int(found[4]))
 
 
-def reason(end: End, tasks: Sequence[int], nodes: Sequence[str]) -> tuple[int, str]:
+def reason(end: End, tasks: Sequence[int], nodes: Sequence[str], words: Words) -> tuple[int, str]:
     """(returncode as ``subprocess`` has it, reason) of a job that failed by a task's end."""
-    who = task_name(end.rank, tasks, nodes)
-    if end.signal:
-        return -end.signal, f"{who} was killed by signal {end.signal}{_name(end.signal)}"
-    return end.status, f"{who} ended with exit code {end.status}"
+    code = -end.signal if end.signal else end.status
+    return code, f"{task_name(end.rank, tasks, nodes)} {words(code)}"
 
 
-def ending(said: str, code: int, tasks: Sequence[int], nodes: Sequence[str]) -> tuple[int, str]:
+def ending(said: str, code: int, tasks: Sequence[int], nodes: Sequence[str], words: Words) -> tuple[int, str]:
     """The same for a job whose mpirun ended with ``code``, not 0, after it had ``said`` this at last on stderr.
 
     Wordings: ``help-orterun.txt`` and ``help-mpi-api.txt`` of Open MPI 4.1, ``help-prterun.txt`` and
@@ -221,21 +230,10 @@ def ending(said: str, code: int, tasks: Sequence[int], nodes: Sequence[str]) -> 
     if (end := aborted(said)) is not None:
         return end.status, f"{task_name(end.rank, tasks, nodes)} aborted with code {end.status}"
     if found := _EXIT.search(said):
-        return reason(End(int(found[1]), int(found[2])), tasks, nodes)
+        return reason(End(int(found[1]), int(found[2])), tasks, nodes, words)
     if _LOST.search(said):
         return code, "Open MPI's daemon on one of its nodes was lost"
-    if code < 0:
-        return code, f"mpirun on {nodes[0]} was killed by signal {-code}{_name(-code)}"
-    return code, f"mpirun on {nodes[0]} ended with exit code {code}; its stderr says why"
-
-
-def _name(number: int) -> str:
-    import signal  # constants alone
-
-    try:
-        return f" ({signal.Signals(number).name})"
-    except ValueError:
-        return ""
+    return code, f"mpirun on {nodes[0]} {words(code)}; the job's stderr may say why"
 
 
 def task_name(rank: int, tasks: Sequence[int], nodes: Sequence[str]) -> str:

@@ -110,6 +110,12 @@ class Endings:
 
     def _signal(self, job: Job, sig: int) -> None:
         """Signal everything that belongs to a job, wherever it went."""
+        team = job.team
+        if team is not None and team.starts_all and sig != signal.SIGKILL:
+            # what starts the tasks passes it on, on every node, and they are to hear it once
+            if not team.part:
+                self._signal_group(job, sig)
+            return
         mains = [pid for pid, other in self._jobs.items() if other is job]
         strays = self.strays.of((job.id, job.attempt), self._jobs, self._traces())
         groups = proctree.signal_tree([*mains, *strays], sig)

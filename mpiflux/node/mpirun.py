@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from mpiflux.model import openmpi
+from mpiflux.node.wording import ending
 
 _OF_PMI = ("PMI_FD", "PMI_RANK", "PMI_SIZE", "MPIFLUX_LAUNCH_RANK", "MPIFLUX_LAUNCH_SIZE",
            "MPIFLUX_LAUNCH_LOCAL_RANK", "MPIFLUX_LAUNCH_LOCAL_SIZE")
@@ -103,14 +104,18 @@ def _set_apart(name: str) -> None:
     own name is to stay."""
     import ctypes
 
-    for variable, value in openmpi.OVERSUBSCRIBED.items():
-        os.environ.setdefault(variable, value)
+    _set_default(openmpi.OVERSUBSCRIBED)
     libc = ctypes.CDLL(None)
     if libc.unshare(_CLONE_NEWUTS) != 0:
-        for variable, value in openmpi.TCP_ONLY.items():
-            os.environ.setdefault(variable, value)
+        _set_default(openmpi.TCP_ONLY)
     elif name:
         socket.sethostname(name)
+
+
+def _set_default(variables: Mapping[str, str]) -> None:
+    """Where the user has not."""
+    for variable, value in variables.items():
+        os.environ.setdefault(variable, value)
 
 
 # -- what they wait for ------------------------------------------------------------------------------------------------
@@ -125,6 +130,8 @@ class _Child:
         """The first task here that did not end well by itself."""
         self.due = 0.0
         """When :meth:`wait` is to call :meth:`tell`; 0: never."""
+        self.ended_by = 0
+        """The signal that ends the job, once it has come."""
         self.readers: dict[int, Callable[[int], object]] = {}
         self.poll = select.poll()
 
@@ -142,12 +149,16 @@ class _Child:
         self.read(os.open(f"{self.task.directory}/ends", os.O_RDWR | os.O_CLOEXEC), self._task_ended)
         for number in _HANDLED:
             # they go to the child too, and what it makes of them is the job's end
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, self._signalled)
         actions = [(os.POSIX_SPAWN_DUP2, errors, 2)] if errors >= 0 else []
         self.pid = os.posix_spawn(argv[0], argv, environ, setsigdef=(*_HANDLED, signal.SIGPIPE, signal.SIGXFSZ),
                                   file_actions=actions)
         if errors >= 0:
             os.close(errors)
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number not in (signal.SIGUSR1, signal.SIGUSR2):
+            self.ended_by = number
 
     def wait(self) -> int:
         """How the child ended, as ``subprocess`` has it."""
@@ -206,7 +217,7 @@ class _Daemon(_Child):
 
     def tell(self) -> None:
         assert self.cause is not None
-        self.pmi.abort(*openmpi.reason(self.cause, self.task.tasks, self.task.nodes))
+        self.pmi.abort(*openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending))
 
 
 def _read(pmi: Pmi, name: str) -> object:
@@ -270,6 +281,10 @@ class _Mpirun(_Child):
         with contextlib.suppress(BlockingIOError):
             while self._relay(errors):
                 pass
+        if code and self.ended_by:
+            # as a task would have ended that does not handle it
+            signal.signal(self.ended_by, signal.SIG_DFL)
+            os.kill(os.getpid(), self.ended_by)
         return self._explain(code) if code else 0
 
     def _tell_of_abort(self) -> None:
@@ -277,13 +292,13 @@ class _Mpirun(_Child):
         said = self.tail.decode("utf-8", "replace")
         if openmpi.aborted(said) is not None:
             self.told = True
-            self.pmi.abort(*openmpi.ending(said, 1, self.task.tasks, self.task.nodes))
+            self.pmi.abort(*openmpi.ending(said, 1, self.task.tasks, self.task.nodes, ending))
 
     def _explain(self, code: int) -> int:
         said = self.tail.decode("utf-8", "replace")
-        code, reason = openmpi.ending(said, code, self.task.tasks, self.task.nodes)
+        code, reason = openmpi.ending(said, code, self.task.tasks, self.task.nodes, ending)
         if self.cause is not None and not self.told:
-            code, reason = openmpi.reason(self.cause, self.task.tasks, self.task.nodes)
+            code, reason = openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending)
         if len(self.hosts) > 1 and not self.told and code > 0:
             # the task may have been brought down by one elsewhere, of which its own node tells
             time.sleep(_LAST)
@@ -327,6 +342,8 @@ def main() -> NoReturn:
     for name in _OF_PMI:
         os.environ.pop(name, None)
     os.environ.update(MPIFLUX_TASKS=task.directory, TMPDIR=task.directory)
+    if len(task.nodes) > 1:
+        _set_default(openmpi.PATIENT)
     if not os.geteuid():
         os.environ.update(openmpi.AS_ROOT)
     try:

@@ -15,7 +15,8 @@ from mpiflux.model.states import Result
 from mpiflux.node.job import Job
 from mpiflux.node.launch import Group, Lease
 from mpiflux.node.pmi import remove_segments
-from mpiflux.node.team import Team, ending
+from mpiflux.node.team import Team
+from mpiflux.node.wording import ending
 
 if TYPE_CHECKING:
     from mpiflux.node.supervisor import Supervisor

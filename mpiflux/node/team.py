@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 
 from mpiflux.model import messages as m
@@ -76,13 +75,3 @@ class Team:
         if self.pmi is not None:
             self.pmi.close()
             remove_named([name for name in mpich_segments(self.kvsname, self.parts) if name.endswith(f"_{self.part}")])
-
-
-def ending(code: int) -> str:
-    """How a process ended, in words; ``code`` is as ``subprocess`` has it."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -16,7 +16,6 @@ from mpiflux.spec.problems import Problem, Problems, TooManyProblems, WorkflowEr
 from mpiflux.spec.reader import Fields, Reader
 from mpiflux.spec.supplies import read_supplies
 from mpiflux.spec.tree import parse_short, read_hierarchy, read_policy, unknown_policy
-from mpiflux.spec.unsupported import refusals
 from mpiflux.spec.variables import Overrides, Substitution, read_variables
 
 KEYS = ("mpiflux", "name", "hierarchy", "policy", "resources", "env", "secrets", "cwd", "variables", "output_limit",
@@ -146,9 +145,6 @@ def _workflow(path: str, fields: Fields, reader: Reader) -> Workflow:
         places=reader.places)
     if workflow.total > MAX_JOBS:
         problems.add(1, 1, f"the workflow has {workflow.total:,} jobs; at most {MAX_JOBS:,} are possible", "$.jobs")
-    for keys, message in refusals(workflow):
-        node = place(fields.node, keys)
-        reader.problem(node, "$." + ".".join(keys), message)
     return workflow
 
 

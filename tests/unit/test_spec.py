@@ -16,7 +16,7 @@ from mpiflux.model.jobspec import Dependency, HierarchySpec, JobGroup, LevelSpec
 from mpiflux.model.params import FloatColumn, IntColumn, LinspaceColumn, ListColumn, LogspaceColumn, RangeColumn
 from mpiflux.model.template import BUILTINS, CompiledGroup
 from mpiflux.sched.policies import KNOWN
-from mpiflux.spec import generators, jobs, load, load_hierarchy, loader, unsupported
+from mpiflux.spec import generators, jobs, load, load_hierarchy, loader
 from mpiflux.spec.tree import POLICIES
 
 
@@ -301,14 +301,12 @@ def test_utf16_and_byte_order_marks() -> None:
         assert load("w.yaml", text=text.encode(encoding)).groups[0].command == ("é",)
 
 
-def test_what_is_not_supported_yet_is_read_into_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "refusals", lambda workflow: iter(()))
+def test_kinds_of_jobs_are_read_into_the_model() -> None:
     one, two = workflow("jobs:\n  a: {command: x, mpi: pmix, resources: {nodes: 2, tasks: 8}}\n"
                         "  b: {command: x, per: node, after: {a: any}}").groups
     assert (one.mpi, one.request.nodes, one.request.tasks) == ("pmix", 2, 8)
     assert two.request.per_node
     assert two.after == (Dependency("a", "any"),)
-    assert unsupported.refusals is not loader.refusals
 
 
 def test_policies_are_the_schedulers() -> None:

@@ -140,7 +140,6 @@ KEYS = [
     ("command: x\nenv: {'': 1}", 7, "empty"), ("command: x\nenv: {MPIFLUX_URI: 1}", 7, "reserved"),
     ("command: x\nenv: {A: [1]}", 10, "a list"), ("command: x\nenv: {A: '{x}'}", 11, "not defined"),
     ("command: x\nenv: [A=1]", 6, "expected a mapping"), ("command: x\nmpi: pmi2", 6, "did you mean"),
-    ("command: x\nmpi: pmix", 6, "not yet supported"),
     ("command: x\nper: node\nparameters: {node: [a]}", None, "the node's name"),
     ("command: x {node}", None, "node"), ("command: x\nper: core", 6, "expected node"),
     ("command: x\nafter: j", 8, "itself"), ("command: x\nafter: nobody", 8, "no job 'nobody'"),
