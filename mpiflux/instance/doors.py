@@ -24,7 +24,8 @@ from typing import Protocol
 from mpiflux.model import messages as m
 from mpiflux.model import requests as r
 from mpiflux.model.frames import LIMIT, BadFrame, Unpacker, pack
-from mpiflux.node.zygote import is_deserted, remove_directory
+from mpiflux.node.scratch import remove_directory
+from mpiflux.node.zygote import is_deserted
 from mpiflux.overlay import address
 
 HELLO_LIMIT = 4096

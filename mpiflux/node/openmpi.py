@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from mpiflux.model import hostlist, openmpi
 from mpiflux.model.pmi import Abort
 from mpiflux.node.launch import CannotStart, Group, Launcher, Place, cannot, interpreter, slice_of
-from mpiflux.node.pmi import SHARED_MEMORY
+from mpiflux.node.scratch import base, prefix, remove_directory
 from mpiflux.node.spawn import find_program, string_array
 from mpiflux.node.team import Team
 
@@ -88,7 +86,7 @@ class MpirunTeam(Team):
         if self.pmi is not None:
             self.pmi.close()
         if self.directory:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            remove_directory(self.directory)
 
 
 def start(launcher: Launcher, group: Group, place: Place, index: int, attempt: int, fds: tuple[int, int, int],
@@ -150,29 +148,6 @@ def _write_tasks(launcher: Launcher, group: Group, place: Place, varying: Mappin
 def _value(entry: bytes | None) -> bytes | None:
     """Of ``NAME=value``."""
     return None if entry is None else entry.partition(b"=")[2]
-
-
-def base() -> str:
-    """Where the directories are."""
-    if os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
-        return SHARED_MEMORY
-    return tempfile.gettempdir()
-
-
-def prefix(supervisor: int) -> str:
-    """With what the names of a supervisor's directories begin."""
-    return f"mpiflux-pmix-{supervisor}-"
-
-
-def remove_left(supervisor: int) -> None:
-    """Take away the directories of a supervisor that was killed, once nothing of it runs any more."""
-    directory = base()
-    try:
-        names = [name for name in os.listdir(directory) if name.startswith(prefix(supervisor))]
-    except OSError:
-        return
-    for name in names:
-        shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
 
 def binder(cpus: frozenset[int]) -> list[bytes]:

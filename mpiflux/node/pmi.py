@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from mpiflux.model.pmi import Abort, Action, PmiServer, Reply, mpich_segments
+from mpiflux.node.scratch import SHARED_MEMORY
 
 READ_SIZE = 16384
 
@@ -138,9 +139,6 @@ def kvs_name(label: str = "mpiflux") -> str:
     :func:`remove_segments`.
     """
     return f"{label}_{os.getpid()}_{os.urandom(4).hex()}"
-
-
-SHARED_MEMORY = "/dev/shm"
 
 
 def remove_segments(kvsname: str, nodes: int = 1) -> None:

@@ -18,6 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from mpiflux.node import proctree, spawn
+from mpiflux.node.scratch import remove_directory, remove_left
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _END_WAIT = 30.0
@@ -219,9 +220,10 @@ class _Zygote:
                 time.sleep(0.001)
             self.supervisors.discard(pid)
         self.end_orphans()
+        remove_left((pid,))
 
     def reap(self) -> None:
-        died = False
+        died: list[int] = []
         while True:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -231,9 +233,10 @@ class _Zygote:
                 break
             if pid in self.supervisors:
                 self.supervisors.discard(pid)
-                died = True
+                died.append(pid)
         if died or not self.supervisors:
             self.end_orphans()
+            remove_left(died)
 
     def end_orphans(self) -> None:
         """Kill what came to us from supervisors that are no more, until nothing comes any longer."""
@@ -256,8 +259,10 @@ class _Zygote:
             except OSError:
                 pass
         time.sleep(0.01)
+        ended = tuple(self.supervisors)
         self.supervisors.clear()
         self.end_orphans()
+        remove_left(ended)
         if self.tidy and is_deserted(path := os.fsdecode(self.tidy)):
             remove_directory(path)
         os._exit(0)
@@ -274,21 +279,6 @@ def is_deserted(path: str) -> bool:
                 except OSError:
                     continue
     return True
-
-
-def remove_directory(path: str) -> None:
-    """Take away a door's directory, and the sockets in it, whoever made them: also those of instances inside its jobs,
-    which may have been killed before they could."""
-    try:
-        for name in os.listdir(path):
-            inner = f"{path}/{name}"
-            if os.path.isdir(inner) and not os.path.islink(inner):
-                remove_directory(inner)
-            else:
-                os.unlink(inner)
-        os.rmdir(path)
-    except OSError:
-        return
 
 
 def run_supervisor(sock: socket.socket) -> NoReturn:
