@@ -23,7 +23,7 @@ pytestmark = pytest.mark.mpi
 FLAT = {"levels": []}
 
 HELLO = """
-import os, sys
+import os
 from mpi4py import MPI
 world = MPI.COMM_WORLD
 total = world.allreduce(world.rank + 1)
@@ -32,7 +32,7 @@ own = [os.environ.get("MPIFLUX_" + name) or "-" for name in ("TASK_RANK", "TASK_
 gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "-")
 bound = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 shared = world.Split_type(MPI.COMM_TYPE_SHARED).size
-print(world.rank, world.size, total, shared, bound, gpus, *own, flush=True)
+os.write(1, " ".join(map(str, (world.rank, world.size, total, shared, bound, gpus, *own))).encode() + b"\\n")
 """
 
 FAIL = """
