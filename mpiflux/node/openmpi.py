@@ -110,7 +110,7 @@ def start(launcher: Launcher, group: Group, place: Place, index: int, attempt: i
     launcher.bind(frozenset().union(*place.cpus) if all(place.cpus) else frozenset())
     pid = 0
     env = launcher.task_environment(group, place, team.variables(0))
-    for number, value in enumerate((group.first_id + index, index, attempt, 0, 0)):
+    for number, value in enumerate((group.first_id + index, group.spec.base + index, attempt, 0, 0)):
         env.set_number(number, value)
     for slot, (name, text) in enumerate(varying.items()):
         env.set_slot(slot, name + b"=" + text)
