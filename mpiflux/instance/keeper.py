@@ -1,8 +1,9 @@
 """The lives of ranks: what every rank does so that a lost one is noticed, and what it does when one is.
 
-Every rank and rank 0 tell each other that they live. Within a node a death is noticed within a second: each rank knocks
-at the next one, and all do at rank 0, which the kernel refuses once nobody holds its bell. What MPI itself
-reports counts too. Rank 0 decides (:mod:`mpiflux.instance.lives`); without rank 0 a rank ends what it runs, and leaves.
+Every rank tells rank 0 that it lives, and rank 0 answers: both know then that both directions are open. Within a node
+a death is noticed within a second: each rank knocks at the next one, and all do at rank 0, which the kernel refuses
+once nobody holds its bell. What MPI itself reports counts too. Rank 0 decides (:mod:`mpiflux.instance.lives`); without
+rank 0 a rank ends what it runs, and leaves.
 
 At the end ranks wait for each other before MPI is finalised, which would hang if one of them had died.
 """
@@ -23,7 +24,8 @@ FIRST = 20.0
 """Seconds within which rank 0 expects the first sign of life of every other rank."""
 FENCE = 2 / 3
 """The part of the time-out after which a rank that hears nothing of rank 0 ends what it runs, as do supervisors that
-hear nothing of their rank: a beat or more before rank 0 gives the rank up, and runs the same again elsewhere."""
+hear nothing of their rank. Both count from when the rank sent what rank 0 has answered last, and rank 0 from when that
+came: so they end it a beat or more before rank 0 gives the rank up and runs it elsewhere, whichever way is cut."""
 LISTEN = 1.0
 """Seconds between two looks whether the other ranks of the node are there."""
 
@@ -79,8 +81,10 @@ class Keeper:
             self._next_listen = now + LISTEN
             self._listen()
         if self._heartbeat.next <= now and self._heartbeat.beat(now):
-            for rank in self._heartbeat.peers:
-                self._tell(rank, m.Alive())
+            if self._me:
+                self._tell(0, m.Alive(now))
+            else:
+                self._beat(0.0)
         gone = self._rank.transport.failed()
         if self._rank.bell is not None and self._rank.bell.gone:
             gone |= self._rank.bell.gone
@@ -119,8 +123,12 @@ class Keeper:
 
     def handle(self, src: int, message: m.Message, now: float) -> None:
         sender = address.rank_of_control(src) if address.is_control(src) else 0
-        if isinstance(message, m.Alive):
+        if isinstance(message, m.Alive) and self._me:
+            self._heartbeat.heard(0, message.sent)
+            self._beat(now - message.sent)
+        elif isinstance(message, m.Alive):
             self._heartbeat.heard(sender, now)
+            self._tell(sender, message)
         elif isinstance(message, m.Regroup):
             self._regroup(message)
         elif isinstance(message, m.Dismissed):
@@ -134,6 +142,11 @@ class Keeper:
                 self.lives.regrouped(sender, message.generation)
             elif isinstance(message, m.Left):
                 self.lives.left(sender)
+
+    def _beat(self, age: float) -> None:
+        """Supervisors go by what rank 0 has heard of their rank: one that is cut off may still talk to them."""
+        if self._rank.executors is not None:
+            self._rank.executors.beat(address.control(self._me), age)
 
     def _regroup(self, message: m.Regroup) -> None:
         rank = self._rank

@@ -7,6 +7,7 @@ supervisor says will do as well.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from mpiflux.overlay.heartbeat import Heartbeat
@@ -21,7 +22,7 @@ class Answering(Protocol):
     heard: set[int]
     """Who has said something, or is new, since this was emptied."""
 
-    def beat(self, src: int) -> None: ...
+    def beat(self, src: int, age: float) -> None: ...
     def pids(self) -> dict[int, int]: ...
     def replace(self, number: int) -> None: ...
 
@@ -52,5 +53,6 @@ class Pulse:
         silent = beats.silent(now)
         for number in silent:
             executors.replace(number)
-        executors.beat(self._source)
+        # whether rank 0 hears of this rank is for the keeper to say
+        executors.beat(self._source, math.inf)
         return silent

@@ -418,7 +418,13 @@ class BarrierDone(msgspec.Struct, frozen=True, tag="barrier_done"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """The sender lives. Rank 0 and every other rank tell each other now and then."""
+    """The sender lives. Every other rank tells rank 0 now and then, which gives each message back at once. To
+    supervisors: their rank lives, and rank 0 takes it for alive."""
+
+    sent: float = 0.0
+    """When the rank sent it, in seconds by its own clock."""
+    age: float = 0.0
+    """To supervisors: seconds since their rank sent the last one that it knows rank 0 to have received."""
 
 
 class Missing(msgspec.Struct, frozen=True, tag="missing"):

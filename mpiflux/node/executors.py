@@ -200,12 +200,12 @@ class Executors:
             self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
 
-    def beat(self, src: int) -> None:
-        """Tell all supervisors that their rank lives; those that live too answer."""
+    def beat(self, src: int, age: float) -> None:
+        """Tell all supervisors that their rank lives, and was taken for alive ``age`` seconds ago; those that live too
+        answer. Infinity: nothing is known of that now."""
         for number, link in self._links.items():
             try:
-                if not link.backlog:
-                    link.send(m.encode([(number, src, m.Alive())]))
+                link.send(m.encode([(number, src, m.Alive(age=age))]))
             except LinkClosed:
                 continue
 

@@ -80,7 +80,7 @@ class NullExecutors:
     def receive(self, number: int) -> bool:
         return True
 
-    def beat(self, src: int) -> None:
+    def beat(self, src: int, age: float) -> None:
         """There is nobody to be told that the rank lives."""
 
     def renew(self, number: int, retired: Collection[int]) -> None:

@@ -16,12 +16,14 @@ class Patience:
 
     def __init__(self, seconds: float, now: float) -> None:
         self.seconds = seconds or float("inf")
-        self.heard(now)
-
-    def heard(self, now: float) -> None:
-        """The rank has said something."""
         self.next = now + self.seconds
         self._doubts = False
+
+    def heard(self, when: float) -> None:
+        """The rank lived at this time, and was taken for alive; what was known already changes nothing."""
+        if when + self.seconds > self.next:
+            self.next = when + self.seconds
+            self._doubts = False
 
     def over(self, now: float) -> bool:
         """Whether it has been silent for too long. Call it when :attr:`next` has come, after all that came was read."""

@@ -195,8 +195,6 @@ class Supervisor:
         self.accept(self.link.receive(), now)
 
     def accept(self, frames: Sequence[bytes], now: float) -> None:
-        if frames:
-            self.patience.heard(now)
         for frame in frames:
             for _dst, src, message in m.decode(frame):
                 self.handle(src, message, now)
@@ -231,6 +229,7 @@ class Supervisor:
         elif isinstance(message, m.Stop):
             self.stop(src, message.grace, now)
         elif isinstance(message, m.Alive):
+            self.patience.heard(now - message.age)
             self.outbox.tell(src, message)
         elif isinstance(message, m.Shutdown):
             self.done = True

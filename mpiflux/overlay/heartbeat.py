@@ -34,10 +34,15 @@ class Heartbeat:
         """Who is still expected to be heard."""
         return tuple(self._heard)
 
-    def heard(self, rank: int, now: float) -> None:
-        """Somebody has given a sign of life; of those that are not expected to, that means nothing."""
+    def heard(self, rank: int, when: float) -> None:
+        """Somebody has given a sign of life; of those that are not expected to, that means nothing.
+
+        ``when`` is the time of its arrival, or, where it answers something of ours, the time when we sent that: the
+        other side counts from no earlier, so whoever goes by the answers gives up first, whatever is held up on the
+        way, and in whichever direction.
+        """
         if rank in self._heard:
-            self._heard[rank] = now
+            self._heard[rank] = max(self._heard[rank], when)
 
     def expect(self, peer: int, now: float) -> None:
         """There is one more, or another in the place of one."""
@@ -52,7 +57,8 @@ class Heartbeat:
         away = now - self._looked - self.period
         self._looked = now
         if away > self.period:
-            self._heard = {rank: heard + away for rank, heard in self._heard.items()}
+            # who was heard since we are back was not missed while we were away
+            self._heard = {rank: min(heard + away, now) for rank, heard in self._heard.items()}
         if now < self._next:
             return False
         self._next = now + self.period

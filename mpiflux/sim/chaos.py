@@ -3,8 +3,11 @@ what they do, when messages arrive, who dies, who is slow, and what the user can
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +29,8 @@ from mpiflux.sim.costs import Costs
 from mpiflux.sim.engine import Delay
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants
-from mpiflux.sim.machine import Machine, NodeType, build, supplied
+from mpiflux.sim.machine import Machine, NodeType
+from mpiflux.sim.trouble import PAUSE, Site, Trouble, deaths, moved, salvage, trouble
 
 MOST_EVENTS = 400_000
 """A scenario that needs more than this runs in circles."""
@@ -42,6 +46,10 @@ class Scenario:
     costs: Costs
     faults: list[tuple[float, str, object]] = field(default_factory=list)
     """(seconds after the start, what, whom)."""
+    site: Site = field(kw_only=True)
+    trouble: Trouble = field(default_factory=Trouble)
+    deaths: list[tuple[float, int]] = field(default_factory=list)
+    """When rank 0 dies, by instance: (after so many seconds, after so many events)."""
 
 
 class RandomBehaviour:
@@ -70,10 +78,11 @@ def scenario(seed: int) -> Scenario:
     sized = random.Random(f"memory/{seed}")
     if sized.random() < 0.4:
         types = tuple(replace(one, memory=sized.choice((7, 1000, 1 << 30))) for one in types)
-    machine = build(types, rng.choice((1, 1, 1, 2, 3)))
+    site = Site(types, rng.choice((1, 1, 1, 2, 3)))
     named = random.Random(f"named/{seed}")
     if named.random() < 0.4:
-        machine = supplied(machine, {"license": named.choice((1, 3, 20))}, {"bb": named.choice((5, 100))})
+        site = replace(site, instance={"license": named.choice((1, 3, 20))}, each_node={"bb": named.choice((5, 100))})
+    machine = site.machine()
     workflow = _workflow(rng, machine, types)
     if types[0].memory:
         workflow = _fitting(_large(sized, workflow, min(one.memory for one in types)), machine)
@@ -86,7 +95,9 @@ def scenario(seed: int) -> Scenario:
     costs = Costs(turn=2e-5 * scale, batch=1e-5 * scale, message=2e-6 * scale, settle=5e-6 * scale, grant=1e-5 * scale,
                   master_report=5e-5 * scale, spawn=1e-4 * scale, reap=2e-5 * scale, process=7e-4 * scale,
                   commit=rng.choice((0.0, 0.05)), poll=2e-4 * scale, poll_longest=5e-3 * scale)
-    return Scenario(seed, machine, workflow, costs, _faults(rng, random.Random(f"ranks/{seed}"), machine, workflow))
+    return Scenario(seed, machine, workflow, costs, _faults(rng, random.Random(f"ranks/{seed}"), machine, workflow),
+                    site=site, trouble=trouble(random.Random(f"cuts/{seed}"), machine.ranks),
+                    deaths=deaths(random.Random(f"rank 0/{seed}")))
 
 
 def _workflow(rng: random.Random, machine: Machine, types: tuple[NodeType, ...]) -> Workflow:
@@ -248,35 +259,107 @@ def random_delay(rng: random.Random) -> Delay:
     return delay
 
 
-def play(seed: int, fences: bool = True) -> tuple[Cluster, Invariants]:
+class Played(NamedTuple):
+    """How a seed ended: the last instance, and what was done and seen in all of them."""
+
+    cluster: Cluster
+    invariants: Invariants
+    seen: Counter[str]
+
+
+def play(seed: int, fences: bool = True) -> Played:
     """Run what the seed stands for, with all invariants watched.
 
-    Raises Violation or Deadlock, with the seed in its text, when one does not hold.
+    Raises Violation or Deadlock, with the seed in its text, when one does not hold, and RuntimeError when something
+    refused to go on.
     """
     made = scenario(seed)
     rng = random.Random(f"run/{seed}")
+    after = random.Random(f"after/{seed}")
     invariants = Invariants()
-    invariants.watch(made.machine)
-    behaviour = RandomBehaviour(seed, rng.choice((0.001, 0.05, 1.0)), rng.choice((0.0, 0.1, 0.5)),
-                                rng.choice((0.0, 0.3)), random.Random(f"poison/{seed}").choice((0.0, 0.0, 0.0, 0.02)))
-    cluster = Cluster(made.machine, made.workflow, behaviour, costs=made.costs, watcher=invariants,
-                      delay=random_delay(rng), quantum=rng.choice((0.0, 0.0, 0.004)), fences=fences)
-    for when, what, whom in made.faults:
-        cluster.engine.at(START + when, _fault, cluster, what, whom)
+    length = rng.choice((0.001, 0.05, 1.0))
+    if made.trouble.timeout:
+        # some of what a rank runs outlasts the patience with it
+        length = random.Random(f"length/{seed}").choice((0.05, 1.0, made.trouble.timeout))
+    behaviour = RandomBehaviour(seed, length, rng.choice((0.0, 0.1, 0.5)), rng.choice((0.0, 0.3)),
+                                random.Random(f"poison/{seed}").choice((0.0, 0.0, 0.0, 0.02)))
+    seen: Counter[str] = Counter()
+    saved, start, site, workflow = None, START, made.site, made.workflow
+    delay, quantum = random_delay(rng), rng.choice((0.0, 0.0, 0.004))
     try:
-        cluster.begin()
-        while cluster.step():
-            if cluster.engine.events > MOST_EVENTS:
-                raise AssertionError(f"{MOST_EVENTS:,} events and no end\n{cluster.dump()}")
-        cluster.check_over()
-        invariants.finish(cluster)
-    except Exception as error:
+        for death in [*made.deaths, None]:
+            machine = made.machine if saved is None else site.machine()
+            invariants.watch(machine)
+            first = saved is None
+            cluster = Cluster(machine, workflow, behaviour, costs=made.costs, watcher=invariants, delay=delay,
+                              quantum=quantum, fences=fences, timeout=made.trouble.timeout,
+                              cuts=made.trouble.cuts if first else (), saved=saved, start=start)
+            if first:
+                _arrange(cluster, made, seen)
+            elif after.random() < 0.5:
+                for when, what, whom in _faults(after, after, machine, workflow):
+                    if what not in ("stop", "urgency"):
+                        cluster.engine.at(start + when, _fault, cluster, what, whom, seen)
+            killed = _live(cluster, start, death)
+            _count(cluster, seen)
+            if not killed:
+                cluster.check_over()
+                invariants.finish(cluster)
+                if cluster.master.over:
+                    break
+            seen["rank 0 killed" if killed else "interrupted"] += 1
+            saved = salvage(after, cluster, cluster.now if killed else math.inf)
+            invariants = invariants.go_on(saved)
+            site, workflow = moved(after, site, workflow, _hierarchy(after, site.machine()))
+            start = cluster.now + PAUSE
+    except (AssertionError, KeyError) as error:
         raise type(error)(f"seed {seed}: {error}") from error
-    return cluster, invariants
+    except Exception as error:
+        raise RuntimeError(f"seed {seed}: {error}") from error
+    return Played(cluster, invariants, seen)
 
 
-def _fault(cluster: Cluster, what: str, whom: object) -> None:
+def _live(cluster: Cluster, start: float, death: tuple[float, int] | None) -> bool:
+    """Run an instance to its end, or to its death: whether that came."""
+    cluster.begin()
+    while cluster.engine.next_time < math.inf:
+        if death is not None and not cluster.master.over and (
+                cluster.engine.next_time > start + death[0] or cluster.engine.events >= death[1]):
+            return True
+        cluster.step()
+        if cluster.engine.events > MOST_EVENTS:
+            raise AssertionError(f"{MOST_EVENTS:,} events and no end\n{cluster.dump()}")
+    return False
+
+
+def _arrange(cluster: Cluster, made: Scenario, seen: Counter[str]) -> None:
+    """Have the first instance meet with what the seed wants."""
+    for when, what, whom in made.faults:
+        cluster.engine.at(START + when, _fault, cluster, what, whom, seen)
+    for when, rank, seconds in made.trouble.frozen:
+        cluster.engine.at(START + when, _fault, cluster, "freeze", (rank, seconds), seen)
+    for kind, cut in zip(made.trouble.kinds, made.trouble.cuts, strict=True):
+        cluster.engine.at(cut.start, _fault, cluster, "cut: " + kind, None, seen)
+
+
+def _count(cluster: Cluster, seen: Counter[str]) -> None:
+    """Add what an instance has seen."""
+    lives, network = cluster.lives, cluster.network
+    seen["batches held back"] += network.held
+    seen["batches dropped"] += network.dropped
+    seen["late records refused"] += cluster.master.refused
+    seen["jobs lost and run again"] += cluster.master.lost
+    if lives is not None:
+        seen["living ranks given up"] += lives.given_up
+        seen["ranks that left by themselves"] += lives.left
+        seen["supervisors that left by themselves"] += lives.impatient
+        seen["supervisors frozen with jobs that ran elsewhere"] += lives.frozen
+
+
+def _fault(cluster: Cluster, what: str, whom: object, seen: Counter[str]) -> None:
     master = cluster.master
+    if not master.over:
+        seen[what] += 1
     if what == "kill":
         assert isinstance(whom, int)
         cluster.kill_executor(whom)
@@ -287,6 +370,12 @@ def _fault(cluster: Cluster, what: str, whom: object) -> None:
     elif what == "stall rank":
         assert isinstance(whom, tuple)
         cluster.ranks[whom[0]].stall(whom[1])
+    elif what == "freeze":
+        assert isinstance(whom, tuple)
+        rank, seconds = whom
+        cluster.ranks[rank].stall(seconds)
+        for number in cluster.executors_of(rank):
+            cluster.executors[number].stall(seconds)
     elif what == "stall executor":
         assert isinstance(whom, tuple)
         if whom[0] in cluster.executors:

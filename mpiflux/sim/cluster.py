@@ -24,8 +24,11 @@ from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sched.scheduler import Below, Scheduler
 from mpiflux.sim.costs import Costs
-from mpiflux.sim.engine import Delay, Engine, Network
+from mpiflux.sim.engine import Delay, Engine
 from mpiflux.sim.executor import Behaviour, Item, SimExecutor
+from mpiflux.sim.journal import Saved
+from mpiflux.sim.links import Cut, CutNetwork
+from mpiflux.sim.lives import Lives
 from mpiflux.sim.machine import Machine
 from mpiflux.sim.master import SimMaster
 from mpiflux.sim.watch import Watcher
@@ -77,6 +80,8 @@ class SimRank:
         self.links = _Links()
         self.busy = 0.0
         self.busy_until = cluster.engine.now
+        self.stalled_until = 0.0
+        self.watcher = cluster.watcher
         self._inbox: list[Item | int] = []
         """Messages, or the number of an executor whose link has closed."""
         self._local: deque[Item] = deque()
@@ -110,6 +115,7 @@ class SimRank:
         """Rank 0 learns that others are gone."""
         cluster = self.cluster
         told = cluster.regrouping.lose(ranks)
+        self.lost.update(ranks)
         cluster.nodes.update((node.id, node) for node in told.nodes)
         cluster.schedulers = [one for one in cluster.schedulers if one.number in cluster.regrouping.tree.nodes]
         self._inbox += [(address.control(rank), address.control(0), told)
@@ -123,10 +129,13 @@ class SimRank:
             told = cluster.regrouping.regrouped(address.rank_of_control(src), message.generation, "lost")
             if told is not None:
                 assert self.master is not None
-                cluster.watcher.retired(self.retired, told.executors)
-                cluster.watcher.sent(address.MASTER, 0, told)
+                self.watcher.retired(self.retired, told.executors)
+                self.watcher.sent(address.MASTER, 0, told)
                 self._local.append((0, address.MASTER, told))
                 self.master.cancel_impossible(cluster.regrouping.impossible, cluster.now)
+            return
+        if isinstance(message, m.Dismissed):
+            cluster.end_rank(self.number)
             return
         assert isinstance(message, m.Regroup)
         self.lost.update(message.lost)
@@ -165,7 +174,11 @@ class SimRank:
 
     def stall(self, seconds: float) -> None:
         """It gets no CPU for a while."""
-        self.busy_until = max(self.busy_until, self.cluster.engine.now) + seconds
+        self.busy_until = self.stalled_until = max(self.busy_until, self.cluster.engine.now) + seconds
+
+    def unwatch(self) -> None:
+        """It was given up: what it does from now on does not matter."""
+        self.watcher = Watcher()
 
     def _turn(self, due: float) -> None:
         if due != self._due or not self.alive:
@@ -188,6 +201,8 @@ class SimRank:
             else:
                 self._local.append(item)
         self._dispatch(now, outgoing, posted)
+        if not self.alive:
+            return
         batches = len(outgoing) + len(posted)
         self._cost += costs.batch * batches + costs.message * sum(map(len, (*outgoing.values(), *posted.values())))
         done = now + self._cost
@@ -201,7 +216,7 @@ class SimRank:
             self.wake()
 
     def _dispatch(self, now: float, outgoing: dict[tuple[int, int], list[Item]], posted: dict[int, list[Item]]) -> None:
-        watcher, local = self.cluster.watcher, self._local
+        watcher, local = self.watcher, self._local
         dirty: set[int] = set()
         while True:
             while local:
@@ -291,19 +306,22 @@ class SimRank:
 
 class Cluster:
     """See the module's text. ``quantum`` is that of :class:`SimExecutor`; ``delay`` replaces that of the costs,
-    ``plan`` the tree that the workflow asks for.
+    ``plan`` the tree that the workflow asks for. ``timeout`` is that of ranks' signs of life, 0: none are given;
+    ``cuts`` are in virtual time. ``saved``: what a cluster before this one has left, which goes on at ``start``.
 
     Raises PlanError and PolicyError for a workflow that cannot run there.
     """
 
     def __init__(self, machine: Machine, workflow: Workflow, behaviour: Behaviour, *, costs: Costs | None = None,
                  watcher: Watcher | None = None, delay: Delay | None = None, quantum: float = 0.0,
-                 arrivals: Sequence[tuple[float, m.Chunk]] = (), fences: bool = True, plan: Plan | None = None) -> None:
+                 arrivals: Sequence[tuple[float, m.Chunk]] = (), fences: bool = True, plan: Plan | None = None,
+                 timeout: float = 0.0, cuts: Sequence[Cut] = (), saved: Saved | None = None,
+                 start: float = START) -> None:
         self.machine, self.behaviour, self.quantum, self.fences = machine, behaviour, quantum, fences
         self.costs = costs or Costs()
         self.watcher = watcher or Watcher()
-        self.engine = Engine(START)
-        self.network = Network(self.engine, delay or self._usual_delay)
+        self.engine = Engine(start)
+        self.network = CutNetwork(self.engine, delay or self._usual_delay, cuts)
         self.plan: Plan = plan or make_plan(machine.nodes, workflow.hierarchy, workflow.policy,
                                            machine.consumables)
         self.work = defaultdict[int, _Work](_Work)
@@ -318,10 +336,11 @@ class Cluster:
         for node in tree:
             self.ranks[node.rank].schedulers[node.id] = self.add_scheduler(node)
         self.executors: dict[int, SimExecutor] = {}
+        self.lives = Lives(self, timeout) if timeout else None
         for rank, numbers in enumerate(machine.executors):
             for number in numbers:
                 self.start_executor(rank, number, ())
-        self.master = SimMaster(workflow, self.costs.commit, self._wake_master, self.watcher, arrivals)
+        self.master = SimMaster(workflow, self.costs.commit, self._wake_master, self.watcher, arrivals, saved)
         self.ranks[0].master = self.master
 
     # -- running -------------------------------------------------------------------------------------------------
@@ -390,14 +409,23 @@ class Cluster:
             self.network.send(("up", number), rank, rank, self.now, self.ranks[rank].arrive, [number])
 
     def kill_rank(self, number: int, noticed: float) -> None:
-        """A rank dies now, with its supervisors; rank 0 learns of it so many seconds later."""
+        """A rank dies now, with its supervisors; rank 0 learns of it so many seconds later, or by its silence."""
         if number in self.regrouping.living and self.ranks[number].alive:
-            self.ranks[number].die()
-            for executor in [one for one in self.executors if address.rank_of_executor(one) == number]:
-                one = self.executors.pop(executor)
-                if one.alive:
-                    one.cut_off()
-            self.engine.at(self.now + noticed, self.ranks[0].lose, [number])
+            self.end_rank(number)
+            if self.lives is None:
+                self.engine.at(self.now + noticed, self.ranks[0].lose, [number])
+
+    def executors_of(self, rank: int) -> list[int]:
+        """Its supervisors, and those that it has made for one job each."""
+        return [one for one in self.executors if address.rank_of_executor(one) == rank]
+
+    def end_rank(self, number: int) -> None:
+        """A rank leaves now, with its supervisors; nobody is told."""
+        self.ranks[number].die()
+        for executor in self.executors_of(number):
+            one = self.executors.pop(executor)
+            if one.alive:
+                one.cut_off()
 
     # -- wiring --------------------------------------------------------------------------------------------------
 
@@ -410,12 +438,14 @@ class Cluster:
         def send(items: list[Item], when: float) -> None:
             self.network.send(("up", number), rank, rank, when, arrive, items)
 
-        executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.watcher, send, self.quantum,
-                               self.kill_executor)
+        executor = SimExecutor(number, self.engine, self.costs, self.behaviour, self.ranks[rank].watcher, send,
+                               self.quantum, self.kill_executor)
         for _, _, message in declared:
             assert isinstance(message, m.Declare)
             executor.groups[message.group.number] = message.group
         self.executors[number] = executor
+        if self.lives is not None:
+            self.lives.born(executor)
 
     def to_rank(self, communicator: int, src: int, dst: int, items: list[Item], when: float) -> None:
         if dst not in self.ranks[src].lost:

@@ -53,9 +53,11 @@ class Network:
         self._last: dict[Hashable, float] = {}
         self.batches = 0
 
-    def send(self, stream: Hashable, src: int, dst: int, when: float, arrive: Callable[..., None], *args: Any) -> None:
-        """Have ``arrive(*args)`` called after what this takes from ``src`` to ``dst``; sent at ``when``."""
+    def send(self, stream: Hashable, src: int, dst: int, when: float, arrive: Callable[..., None], *args: Any) -> bool:
+        """Have ``arrive(*args)`` called after what this takes from ``src`` to ``dst``; sent at ``when``. False: it
+        never will be."""
         self.batches += 1
         due = max(when + self._delay(src, dst, when), self._last.get(stream, 0.0))
         self._last[stream] = due
         self._engine.at(due, arrive, *args)
+        return True

@@ -132,6 +132,9 @@ class SimExecutor:
         self.busy = 0.0
         """Seconds of its own CPU."""
         self.busy_until = 0.0
+        self.stalled_until = 0.0
+        self.born = self.heard = engine.now
+        """When it last knew its rank to be taken for alive."""
         self.alive = True
         self._idle: dict[int, deque[_Lease]] = {}
         self.cut = False
@@ -173,7 +176,12 @@ class SimExecutor:
 
     def stall(self, seconds: float) -> None:
         """It gets no CPU for a while; its jobs do."""
-        self.busy_until = max(self.busy_until, self.engine.now) + seconds
+        self.busy_until = self.stalled_until = max(self.busy_until, self.engine.now) + seconds
+
+    def unwatch(self) -> None:
+        """Nobody counts on it any more: what it runs from now on does not matter, and it ends now for who looks on."""
+        self.watcher.executor_died(self.number)
+        self.watcher = Watcher()
 
     def _wake(self, when: float) -> None:
         when = max(when, self.busy_until)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
 
 from mpiflux.model import messages as m
 from mpiflux.model.apart import executor_of, is_apart
@@ -13,8 +16,10 @@ from mpiflux.overlay import address
 from mpiflux.sched.dealing import Dealing
 from mpiflux.sched.leasing import Leasing
 from mpiflux.sim.cluster import Cluster
+from mpiflux.sim.journal import Saved, ended
 from mpiflux.sim.machine import Machine
 from mpiflux.sim.watch import Watcher
+from mpiflux.store.jobtable import RECORD
 
 
 class Violation(AssertionError):
@@ -99,6 +104,8 @@ class Invariants(Watcher):
         self.node_of_rank: tuple[int, ...] = ()
         self.shared: dict[str, int] = {}
         """Named resources of the whole instance."""
+        self._before: set[int] = set()
+        """Jobs that an earlier instance has tried."""
         self._asking: list[tuple[range, dict[str, int]]] = []
 
     def watch(self, machine: Machine) -> None:
@@ -256,6 +263,40 @@ class Invariants(Watcher):
                 if there != group.node_of(job - group.first_id):
                     raise Violation(f"job {job} is for node {group.node_of(job - group.first_id)} and runs on {there}")
 
+    # -- from one instance to the next -----------------------------------------------------------------------------
+
+    def go_on(self, saved: Saved) -> Invariants:
+        """The instance has died and left this; who watches over the next one. Raises Violation when something was
+        built on what is not there any more, or says something else."""
+        committed = {job: result for batch in ended(saved.groups, saved.records) for job, result in batch.items()}
+        for job, result in committed.items():
+            if self.finals.get(job) != result:
+                raise Violation(f"job {job} is in the journal as {result}, and ended as {self.finals.get(job)}")
+        jobs = {one[0] for one in self.tried} - self._before
+        for group in saved.groups:
+            for job in jobs.intersection(range(group.first_id, group.stop_id)):
+                for leader in self._leaders(group, job):
+                    if leader not in committed:
+                        raise Violation(f"job {job} was started, and the end of job {leader} before it is lost")
+        following = Invariants()
+        following.finals = committed
+        for entry in saved.entries:
+            for record in np.frombuffer(entry.data, RECORD):
+                attempt = int(record["id"]), int(record["attempt"])
+                following.tried.add(attempt)
+                if entry.ended and attempt in self.ended:
+                    following.ended[attempt] = self.ended[attempt]
+        following._before = {one[0] for one in following.tried}
+        return following
+
+    def _leaders(self, group: JobGroup, job: int) -> Iterable[int]:
+        for dependency in group.after:
+            if dependency.kind == "each":
+                yield self.groups[dependency.group].first_id + job - group.first_id
+            elif dependency.group:
+                leader = self.groups[dependency.group]
+                yield from range(leader.first_id, leader.stop_id)
+
     # -- at the end ----------------------------------------------------------------------------------------------
 
     def finish(self, cluster: Cluster) -> None:
@@ -265,6 +306,8 @@ class Invariants(Watcher):
             ("running", self.running), ("running in parts", [job for job, parts in self.parts.items() if parts]),
             ("leases in use", self.used.held), ("leases given", self.granted.held)]
         for number, executor in cluster.executors.items():
+            if address.rank_of_executor(number) not in cluster.regrouping.living:
+                continue
             left += [(f"executor {number:#x}", executor.leases),
                      (f"backlog of {number:#x}", any(executor.backlog.values()))]
         if not stopped:

@@ -13,6 +13,7 @@ from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.policies import PolicyError
+from mpiflux.sim.journal import Entry, Saved
 from mpiflux.sim.watch import Watcher
 from mpiflux.store.crashes import Crashes
 from mpiflux.store.elementwise import Elements, Elementwise
@@ -25,20 +26,27 @@ class SimMaster:
     """What is above the root scheduler. ``wake_at(when)`` has :meth:`turn` called then.
 
     ``arrivals``: (seconds after the start, chunk), sorted; where given, groups are submitted by these and not when
-    their dependencies are met.
+    their dependencies are met. ``saved``: what an earlier instance left, to be gone on with.
     """
 
     def __init__(self, workflow: Workflow, commit: float, wake_at: Callable[[float], None], watcher: Watcher,
-                 arrivals: Sequence[tuple[float, m.Chunk]] = ()) -> None:
+                 arrivals: Sequence[tuple[float, m.Chunk]] = (), saved: Saved | None = None) -> None:
         self.workflow, self.commit, self.watcher = workflow, commit, watcher
+        self.saved = saved
         self.table = JobTable()
-        for group in workflow.groups:
-            self.table.add_group(group)
+        self.records: list[bytes] = []
+        self.entries: list[Entry] = []
+        """The journal."""
+        if saved is None:
+            for group in workflow.groups:
+                self.table.add_group(group)
+        else:
+            self.records += saved.records
+            self.entries += saved.entries
         self.dependencies = Dependencies(workflow.groups)
         self.elements = Elementwise(self.table, workflow.groups)
-        self.submitted = np.zeros(len(self.table), "f8")
+        self.submitted = np.zeros(workflow.total, "f8")
         """When each job was handed to the root scheduler for the first time; 0: never."""
-        self.records: list[bytes] = []
         self.borrowed: list[m.Borrowed] = []
         self.rsets: dict[tuple[int, int], m.ResourceSet] = {}
         self.refused = 0
@@ -56,11 +64,14 @@ class SimMaster:
         """Groups whose time has not come. A date means nothing here: only what counts from submission does."""
         self._waits: Agenda[Any] = Agenda()
         """Ids of jobs that are to be tried again, but not at once."""
+        self._resting: set[int] = set()
+        """Of those, the ones that an earlier instance tried: their groups are handed out without them."""
         self._out: list[m.Message] = []
         self._start = 0.0
 
     def begin(self, now: float) -> None:
         self._start = now
+        submitted = self._take_over(self.saved, now) if self.saved is not None else now
         for group in self.workflow.groups:
             self._out.append(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
             if not group.priority:
@@ -71,10 +82,32 @@ class SimMaster:
             return
         for group in self.workflow.groups:
             if self.dependencies.is_early(group.number):
-                self._begins.add(now + group.begin_after, group.number)
-                self._wake_at(now + group.begin_after)
+                self._begins.add(submitted + group.begin_after, group.number)
+                self._wake_at(submitted + group.begin_after)
         for verdict in self.dependencies.begin():
             self._carry_out(verdict, now)
+        for group in self.workflow.groups:
+            for elements in self.elements.refuse(group.number):
+                self._carry_out(elements, now)
+            completed, *others = self.table.group_ended(group.number)
+            if completed or any(others):
+                for verdict in self.dependencies.ended(group.number, completed, sum(others)):
+                    self._carry_out(verdict, now)
+
+    def _take_over(self, saved: Saved, now: float) -> float:
+        """Go on with what an earlier instance left; when the jobs had been submitted."""
+        resumed = saved.resume(now)
+        self.table, self.crashes = resumed.table, resumed.crashes
+        self.elements = Elementwise(self.table, self.workflow.groups)
+        if len(resumed.lost):
+            self.records.append(resumed.lost.tobytes())
+            self.entries.append(Entry(now, True, resumed.lost.tobytes()))
+        for when, ids in resumed.waits:
+            if when > now:
+                self._waits.add(when, ids)
+                self._wake_at(when)
+                self._resting.update(ids.tolist())
+        return saved.t_submit
 
     @property
     def over(self) -> bool:
@@ -95,6 +128,7 @@ class SimMaster:
             for verdict in self.dependencies.begun(number):
                 self._carry_out(verdict, now)
         for ids in self._waits.due(now):
+            self._resting.difference_update(ids.tolist())
             self._submit(self._chunks(self.table.here(ids)), now)
         while self._arrivals and self._start + self._arrivals[-1][0] <= now:
             self._submit([self._arrivals.pop()[1]], now)
@@ -107,7 +141,10 @@ class SimMaster:
             raise PolicyError(message.text)
         if isinstance(message, m.Report):
             if message.started:
-                self.table.started(np.frombuffer(message.started, RECORD))
+                records = np.frombuffer(message.started, RECORD)
+                news = self.table.started(records)
+                if news.any():
+                    self.entries.append(Entry(now, False, records[news].tobytes()))
             if message.records:
                 self._ended(message.records, now)
         elif isinstance(message, m.NewR):
@@ -163,6 +200,7 @@ class SimMaster:
             data = records.tobytes()
         applied = self.table.apply(records, len(self.records))
         self.records.append(data)
+        self.entries.append(Entry(now, True, data))
         self.refused += int(np.count_nonzero(applied.late | applied.repeated))
         for job, result in zip(applied.ended.tolist(), applied.results.tolist(), strict=True):
             self.watcher.final(job, result)
@@ -203,7 +241,7 @@ class SimMaster:
             if verdict.refused:
                 self._end_here(ids, now)
             else:
-                self._submit(self.table.chunks(ids), now)
+                self._submit(self._chunks(self._awake(ids)), now)
             return
         group = self.workflow.groups[verdict.group]
         if isinstance(verdict, Refuse):
@@ -212,7 +250,19 @@ class SimMaster:
             for elements in self.elements.open(verdict.group):
                 self._carry_out(elements, now)
         elif not self._arrivals:
-            self._submit(self.table.unfinished(group.number), now)
+            self._submit(self._unfinished(group), now)
+
+    def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
+        """What is to be handed out of a group that is released."""
+        chunks = self.table.unfinished(group.number)
+        if not self._resting and not self.crashes.suspects:
+            return chunks
+        ids = [group.first_id + index for chunk in chunks for index in range(chunk.start, chunk.stop, chunk.step)]
+        return self._chunks(self._awake(np.sort(np.asarray(ids, "i8"))))
+
+    def _awake(self, ids: Any) -> Any:
+        """Without those that are to wait before they are tried again."""
+        return ids[~np.isin(ids, np.fromiter(self._resting, "i8", len(self._resting)))] if self._resting else ids
 
     def _chunks(self, ids: Any) -> list[m.Chunk]:
         return self.crashes.chunks(self.table, ids)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class RunReader:
         self._db = Database(self.directory)
         self._written = Written(self._db)
         self._table: JobTable | None = None
-        self.running: dict[int, Record] = {}
+        self.running: Mapping[int, Record] = {}
         """Attempts that run, or ran when the instance died, by job id; filled when :attr:`table` is."""
         self._compiled: dict[int, CompiledGroup] = {}
         self._rsets: dict[tuple[int, int, int], Where] = {}

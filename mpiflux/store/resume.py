@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Urgency
 from mpiflux.model.states import Result, State
 from mpiflux.store.crashes import Crashes
-from mpiflux.store.eventlog import ELEMENTS
+from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.jobtable import Array, JobTable
 from mpiflux.store.kvs import Kvs
 from mpiflux.store.reader import RunReader
@@ -42,7 +43,25 @@ class Resumed:
     crashes: Crashes
 
 
-def resume(reader: RunReader, now: float) -> Resumed:
+class Source(Protocol):
+    """What is known of a run whose instance is gone: a :class:`RunReader`, or what a simulation has kept."""
+
+    @property
+    def table(self) -> JobTable: ...
+    @property
+    def records(self) -> Array: ...
+
+    groups: Sequence[JobGroup]
+    t_submit: Sequence[float]
+    running: Mapping[int, Any]
+    """Job to the record of its attempt that runs."""
+
+    def latest(self, ids: Array) -> Array: ...
+    def kvs(self) -> Kvs: ...
+    def events(self, name: str = "") -> Iterable[tuple[int, Event]]: ...
+
+
+def resume(reader: Source, now: float) -> Resumed:
     """What ``reader`` says of a run whose instance is gone; ``now`` is when its running attempts count as ended.
 
     Jobs of a group with ``after`` that were not tried yet are in DEPEND, whether or not their dependencies had been
@@ -63,7 +82,7 @@ def resume(reader: RunReader, now: float) -> Resumed:
     return Resumed(table, reader.groups, reader.t_submit, reader.kvs(), _urged(reader), waits, lost, reasons, crashes)
 
 
-def _waits(reader: RunReader, now: float) -> list[tuple[float, Array]]:
+def _waits(reader: Source, now: float) -> list[tuple[float, Array]]:
     """The back-off of a retry is from the end of the attempt before, whoever was there to see it; where the clock was
     set back since, or is another node's, it is no longer than it ever was."""
     table = reader.table
@@ -80,7 +99,7 @@ def _waits(reader: RunReader, now: float) -> list[tuple[float, Array]]:
     return [(when, np.array(jobs, "i8")) for when, jobs in sorted(by_time.items())]
 
 
-def _urged(reader: RunReader) -> list[Urgency]:
+def _urged(reader: Source) -> list[Urgency]:
     found: list[Urgency] = []
     for id, event in reader.events("urgency"):
         group = reader.groups[-1 - id]

@@ -50,6 +50,31 @@ def test_who_was_away_itself_blames_nobody_for_that() -> None:
     assert heart.silent(1007.0) == [2]
 
 
+def test_who_was_heard_before_we_knew_that_we_were_away_is_missed_in_time() -> None:
+    heart = Heartbeat((1,), 6.0, 0.0)
+    heart.beat(1.0)
+    heart.heard(1, 500.0)
+    heart.beat(500.0)
+    assert run_from(heart, 500.0) <= 507.0
+
+
+def run_from(heart: Heartbeat, now: float) -> float:
+    """When the only peer, which says nothing more, is missed."""
+    while not heart.silent(now):
+        now += 0.5
+        heart.beat(now)
+        assert now < 1e4
+    return now
+
+
+def test_an_answer_counts_from_when_the_question_was_sent() -> None:
+    heart = Heartbeat((0,), 6.0, 0.0)
+    heart.beat(1.0)
+    heart.heard(0, 1.0)
+    heart.heard(0, 0.5)
+    assert run_from(heart, 1.0) == 7.5
+
+
 @pytest.mark.parametrize("timeout", [1.0, 6.0, 60.0])
 def test_signs_of_life_are_given_often_enough(timeout: float) -> None:
     heart = Heartbeat((1,), timeout, 0.0)

@@ -21,6 +21,13 @@ def test_a_sign_of_life_after_the_doubt_counts() -> None:
     assert not one.over(502.0) and one.next == 510.1
 
 
+def test_what_was_heard_late_counts_from_when_it_was_true() -> None:
+    one = Patience(10.0, 0.0)
+    one.heard(4.0)
+    one.heard(2.0)
+    assert one.next == 14.0
+
+
 def test_none_at_all_is_for_ever() -> None:
     one = Patience(0.0, 0.0)
     assert not one.over(1e12) and one.next == float("inf")
