@@ -302,6 +302,7 @@ def play(seed: int, fences: bool = True) -> Played:
                         cluster.engine.at(start + when, _fault, cluster, what, whom, seen)
             killed = _live(cluster, start, death)
             _count(cluster, seen)
+            seen["attempts begun"] += invariants.starts
             if not killed:
                 cluster.check_over()
                 invariants.finish(cluster)

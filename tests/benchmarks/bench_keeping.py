@@ -1,10 +1,12 @@
-"""What it costs to keep everything and to watch over each other: the CPU of journal and heartbeats, as ratios.
+"""What it costs to keep everything and to watch over each other: CPU with the journal or the heartbeats, to without.
 
-- journal: a run's own records and output are written once more, in the batches and the windows of 50 ms in which they
-  came, by nothing but the journal. Its CPU for each job, of mpiflux's own CPU for each job of that run (all processes,
-  less the jobs and less a run of one job), gives the ratio with it on to without.
-- heartbeats: 4 ranks that run one job which sleeps, with the shortest --rank-timeout, which makes for 6 signs of life a
-  second, beside the longest useful one. The difference is divided by their number, and told for the default.
+The same workload runs in turn with all on, with a --rank-timeout that gives no sign of life while it runs, with the
+3s (2 signs of life of each rank a second), with the run directory in memory (/dev/shm), and with a journal that writes
+nothing (`_without_journal.py`, a mistake that no option offers). Nothing is started (--exec null): all CPU is
+mpiflux's own, of which a run of one job is taken away. Medians over the rounds; the ratios are of each round's pair.
+
+The same without heartbeats and with the most of them is run with one job that sleeps, for their cost to idle ranks;
+and /bin/true is run, for what a job with a process costs altogether.
 
 usage: bench_keeping.py [JOBS] [ROUNDS]
 """
@@ -12,80 +14,90 @@ usage: bench_keeping.py [JOBS] [ROUNDS]
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import sys
-import time
+import tempfile
+from collections.abc import Sequence
 
-from _common import EXAMPLES, Scratch, machine, run_workflow
+from _common import EXAMPLES, HERE, Scratch, launcher, machine, run_workflow, timed
 
 RANKS = 4
-WINDOW = 0.05
 ASLEEP = 12
-SHORT, LONG, DEFAULT = 1.0, 3600.0, 60.0
+NEVER, SHORT, DEFAULT = 1_000_000.0, 3.0, 60.0
+FEWER = 300
+"""So many jobs less where each is a process."""
+STRESS = str(EXAMPLES / "stress.yaml")
 
 
-def journal_cpu(run_dir: str, again: str) -> tuple[int, float, float]:
-    """(jobs, CPU seconds of the jobs, CPU seconds of writing what that run wrote)."""
-    from mpiflux.store.journal import Journal
-    from mpiflux.store.reader import open_run
-
-    with open_run(run_dir) as reader:
-        records = reader.records
-        output = bytes(int(records["out_len"].sum() + records["err_len"].sum()) // max(len(records), 1))
-        cpu = float(records["utime"].astype("f8").sum() + records["stime"].astype("f8").sum())
-        groups = list(reader.groups)
-    window = ((records["t_finish"] - records["t_finish"].min()) / WINDOW).astype("i8")
-    parts = [records[window == number] for number in sorted(set(window.tolist()))]
-    before = time.process_time()
-    with Journal(again) as journal:
-        for group in groups:
-            journal.append_group(group, 0.0)
-        for part in parts:
-            part = part.copy()
-            part["out_len"], part["err_len"] = len(output), 0
-            journal.append_results(part.tobytes(), output * len(part), {})
-            journal.wait()
-    return len(records), cpu, time.process_time() - before
+def cpu(jobs: int, run_dir: str, *options: str, journal: bool = True) -> float:
+    """CPU seconds of a run of so many jobs, and of one that has only one, taken away."""
+    seconds = []
+    for count in (jobs, 1):
+        words = ["run", STRESS, "--run-dir", run_dir, "--set", f"n={count}", "--hierarchy", "4", "--progress", "none",
+                 *options]
+        command = ["-m", "mpiflux"] if journal else [str(HERE / "_without_journal.py")]
+        seconds.append(timed([*launcher(RANKS), sys.executable, *command, *words]).cpu)
+        shutil.rmtree(run_dir)
+    return seconds[0] - seconds[1]
 
 
-def journal(scratch: str, jobs: int, number: int) -> tuple[float, float]:
-    """(own CPU of a run, CPU of its journal), microseconds a job."""
-    stress = EXAMPLES / "stress.yaml"
-    stem = os.path.join(scratch, f"journal-{number}")
-    cpu = []
-    for count in (1, jobs):
-        used = run_workflow(stress, f"{stem}-{count}", "--set", f"n={count}", "--hierarchy", "4", ranks=RANKS)
-        _, own, written = journal_cpu(f"{stem}-{count}", f"{stem}-{count}-again")
-        cpu.append((used.cpu - own, written))
-    (one, one_written), (all_, written) = cpu
-    return (all_ - one) / (jobs - 1) * 1e6, (written - one_written) / (jobs - 1) * 1e6
+def round_of(scratch: str, memory: str, jobs: int) -> dict[str, float]:
+    """Microseconds of CPU a job, by what is on."""
+    on_disk, null = os.path.join(scratch, "run"), ("--exec", "null")
+    used = {
+        "all on": cpu(jobs, on_disk, *null),
+        "no heartbeats": cpu(jobs, on_disk, *null, "--rank-timeout", f"{NEVER:.0f}s"),
+        "20 times the heartbeats": cpu(jobs, on_disk, *null, "--rank-timeout", f"{SHORT:g}s"),
+        "no journal": cpu(jobs, on_disk, *null, journal=False),
+        "journal in memory": cpu(jobs, os.path.join(memory, "run"), *null)}
+    each = {what: seconds / jobs * 1e6 for what, seconds in used.items()}
+    few = jobs // FEWER
+    each["a job that is /bin/true, with its own CPU"] = cpu(few, on_disk) / few * 1e6
+    return each
 
 
-def heartbeats(scratch: str, number: int) -> float:
-    """CPU seconds of a second of heartbeats with the shortest time-out, all ranks together."""
+def asleep(scratch: str) -> float:
+    """CPU seconds of a second of heartbeats with a time-out of 3 s, all ranks together, while nothing happens."""
     workflow = os.path.join(scratch, "sleep.yaml")
     with open(workflow, "w") as file:
         file.write(f"name: sleep\njobs: {{a: {{command: sleep {ASLEEP}}}}}\n")
     used = {}
-    for timeout in (LONG, SHORT):
-        run_dir = os.path.join(scratch, f"beats-{number}-{timeout:g}")
-        used[timeout] = run_workflow(workflow, run_dir, "--rank-timeout", f"{timeout:g}s", "--hierarchy", "4",
+    for timeout in (NEVER, SHORT):
+        run_dir = os.path.join(scratch, "sleeping")
+        used[timeout] = run_workflow(workflow, run_dir, "--rank-timeout", f"{timeout:.0f}s", "--hierarchy", "4",
                                      ranks=RANKS).cpu
-    return (used[SHORT] - used[LONG]) / ASLEEP
+        shutil.rmtree(run_dir)
+    return (used[SHORT] - used[NEVER]) / ASLEEP
+
+
+def ratio(rounds: Sequence[dict[str, float]], without: str) -> str:
+    """All on to ``without``: the median, and the extremes."""
+    found = [one["all on"] / one[without] for one in rounds]
+    return f"{statistics.median(found):.3f} ({min(found):.3f}-{max(found):.3f})"
 
 
 def main() -> None:
-    jobs, rounds = (int(given or usual) for given, usual in zip([*sys.argv[1:3], "", ""], ("5000", "3"), strict=False))
-    print(f"{machine()}\n{RANKS} ranks, {jobs:,} x /bin/true, {rounds} rounds")
-    with Scratch() as scratch:
-        both = [journal(scratch, jobs, number) for number in range(rounds)]
-        beats = [heartbeats(scratch, number) for number in range(rounds)]
-    own, written = (statistics.median(column) for column in zip(*both, strict=True))
-    print(f"journal: {written:.1f} of {own:.0f} us of CPU a job; with it on to without: {own / (own - written):.3f}")
-    second = statistics.median(beats)
-    print(f"heartbeats at --rank-timeout {SHORT:g}s: {second:.2%} of a core, all ranks together; "
-          f"at the default of {DEFAULT:g}s {second * SHORT / DEFAULT:.4%}, of the machine's CPU "
-          f"{1 + max(second, 0.0) * SHORT / DEFAULT / len(os.sched_getaffinity(0)):.6f} to without")
+    jobs, rounds = (int(given or usual) for given, usual in zip([*sys.argv[1:3], "", ""], ("1000000", "3"),
+                                                                strict=False))
+    print(f"{machine()}\n{RANKS} ranks, {jobs:,} jobs that start nothing, {rounds} rounds")
+    memory = tempfile.mkdtemp(prefix="mpiflux-bench-", dir="/dev/shm")
+    try:
+        with Scratch() as scratch:
+            done = [round_of(scratch, memory, jobs) for _ in range(rounds)]
+            beats = statistics.median(asleep(scratch) for _ in range(rounds))
+    finally:
+        shutil.rmtree(memory, ignore_errors=True)
+    middle = {what: statistics.median(one[what] for one in done) for what in done[0]}
+    for what, each in middle.items():
+        print(f"{what}: {each:.2f} us of CPU a job")
+    for without in ("no journal", "journal in memory", "no heartbeats"):
+        print(f"all on, to {without}: {ratio(done, without)}")
+    process = middle["a job that is /bin/true, with its own CPU"]
+    without_it = process - middle["all on"] + middle["no journal"]
+    print(f"of a job that is /bin/true, all CPU with the journal to without: {process / without_it:.4f}")
+    print(f"heartbeats of idle ranks at --rank-timeout {SHORT:g}s: {beats:.2%} of a core, all ranks together; "
+          f"at the default of {DEFAULT:g}s that is {beats * SHORT / DEFAULT:.4%}")
 
 
 if __name__ == "__main__":
