@@ -16,7 +16,7 @@ class Fake:
         self.replaced: list[int] = []
         self.asked = 0
 
-    def beat(self, src: int) -> None:
+    def beat(self, src: int, age: float) -> None:
         self.asked += 1
         self.heard |= self.answering
 
