@@ -300,7 +300,7 @@ def play(seed: int, fences: bool = True) -> Played:
                 for when, what, whom in _faults(after, after, machine, workflow):
                     if what not in ("stop", "urgency"):
                         cluster.engine.at(start + when, _fault, cluster, what, whom, seen)
-            killed = _live(cluster, start, death)
+            killed = _live(cluster, start, death, seen)
             _count(cluster, seen)
             seen["attempts begun"] += invariants.starts
             if not killed:
@@ -320,8 +320,15 @@ def play(seed: int, fences: bool = True) -> Played:
     return Played(cluster, invariants, seen)
 
 
-def _live(cluster: Cluster, start: float, death: tuple[float, int] | None) -> bool:
+def _live(cluster: Cluster, start: float, death: tuple[float, int] | None, seen: Counter[str]) -> bool:
     """Run an instance to its end, or to its death: whether that came."""
+    try:
+        return _dies(cluster, start, death)
+    finally:
+        seen["milliseconds"] += round(1000 * (cluster.master.changed - start))
+
+
+def _dies(cluster: Cluster, start: float, death: tuple[float, int] | None) -> bool:
     cluster.begin()
     while cluster.engine.next_time < math.inf:
         if death is not None and not cluster.master.over and (

@@ -52,6 +52,8 @@ class SimMaster:
         self.refused = 0
         """Late records of superseded attempts."""
         self.lost = self.retried = 0
+        self.changed = 0.0
+        """When the last attempt ended."""
         self.crashes = Crashes()
         self.stopping = False
         self.stopped = False
@@ -70,7 +72,7 @@ class SimMaster:
         self._start = 0.0
 
     def begin(self, now: float) -> None:
-        self._start = now
+        self._start = self.changed = now
         submitted = self._take_over(self.saved, now) if self.saved is not None else now
         for group in self.workflow.groups:
             self._out.append(m.Declare(group, self.workflow.directory, self.workflow.output_limit))
@@ -193,6 +195,7 @@ class SimMaster:
             self._ended(records.tobytes(), now)
 
     def _ended(self, data: bytes, now: float) -> None:
+        self.changed = now
         records = np.frombuffer(data, RECORD)
         if not self.stopping and (records["result"] == Result.LOST).any():
             running = self.table.current(records) & (self.table.state[records["id"].astype("i8") - 1] == State.RUN)

@@ -1,12 +1,12 @@
 """What it costs to keep everything and to watch over each other: CPU with the journal or the heartbeats, to without.
 
 The same workload runs in turn with all on, with a --rank-timeout that gives no sign of life while it runs, with the
-3s (2 signs of life of each rank a second), with the run directory in memory (/dev/shm), and with a journal that writes
-nothing (`_without_journal.py`, a mistake that no option offers). Nothing is started (--exec null): all CPU is
-mpiflux's own, of which a run of one job is taken away. Medians over the rounds; the ratios are of each round's pair.
+run directory in memory (/dev/shm), and with a journal that writes nothing (`_without_journal.py`, a seam that no option
+offers). Nothing is started (--exec null): all CPU is mpiflux's own, of which a run of one job is taken away. Medians
+over the rounds; the ratios are of each round's pair.
 
-The same without heartbeats and with the most of them is run with one job that sleeps, for their cost to idle ranks;
-and /bin/true is run, for what a job with a process costs altogether.
+One job that sleeps is run without heartbeats and with a --rank-timeout of 3s, for their cost to idle ranks; and
+/bin/true is run, for what a job with a process costs altogether.
 
 usage: bench_keeping.py [JOBS] [ROUNDS]
 """
@@ -48,7 +48,6 @@ def round_of(scratch: str, memory: str, jobs: int) -> dict[str, float]:
     used = {
         "all on": cpu(jobs, on_disk, *null),
         "no heartbeats": cpu(jobs, on_disk, *null, "--rank-timeout", f"{NEVER:.0f}s"),
-        "20 times the heartbeats": cpu(jobs, on_disk, *null, "--rank-timeout", f"{SHORT:g}s"),
         "no journal": cpu(jobs, on_disk, *null, journal=False),
         "journal in memory": cpu(jobs, os.path.join(memory, "run"), *null)}
     each = {what: seconds / jobs * 1e6 for what, seconds in used.items()}

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from _common import machine
 
 from mpiflux.sim.chaos import play
-from mpiflux.sim.cluster import START
 
 
 def main() -> int:
@@ -26,7 +25,7 @@ def main() -> int:
         [*sys.argv[1:4], "", "", ""], ("200", "0", "0"), strict=False))
     seen: Counter[str] = Counter()
     failed: list[int] = []
-    hours, jobs, began, seed = 0.0, 0, time.process_time(), first
+    jobs, began, seed = 0, time.process_time(), first
     while seed < first + seeds and not (limit and time.process_time() - began > limit):
         try:
             one = play(seed)
@@ -35,11 +34,11 @@ def main() -> int:
             print(error, file=sys.stderr)
         else:
             seen += one.seen
-            hours += (one.cluster.now - START) / 3600
             jobs += len(one.cluster.master.table)
         seed += 1
     print(machine())
     spent = time.process_time() - began
+    hours = seen.pop("milliseconds") / 3.6e6
     print(f"seeds {first} to {seed - 1}: {hours:.1f} hours of cluster time in {spent:.0f} s of CPU")
     print(f"jobs: {jobs}")
     for what, number in sorted(seen.items()):

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.mpi, pytest.mark.skipif(
 
 PLANS = (("job", "leaf rank"), ("supervisor", "rank 0"), ("interior rank", "launcher"), ("pause", "everything"))
 """Those of the first rounds: each kind of fault. The others leave it to their seeds."""
-ROUNDS, AT_A_TIME = 16, 4
+ROUNDS, AT_A_TIME = 20, 5
 
 
 def check(one: chaos.Round, expected: list[chaos.End]) -> None:
