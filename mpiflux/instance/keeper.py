@@ -2,8 +2,6 @@
 
 Every rank tells rank 0 that it lives, and rank 0 answers: both know then that both directions are open. Within a node
 a death is noticed within a second: each rank knocks at the next one, and all do at rank 0, which the kernel refuses
-Every rank tells rank 0 that it lives, and rank 0 answers: both know then that both directions are open. Within a node
-a death is noticed within a second: each rank knocks at the next one, and all do at rank 0, which the kernel refuses
 once nobody holds its bell. What MPI itself reports counts too. Rank 0 decides (:mod:`mpiflux.instance.lives`); without
 rank 0 a rank ends what it runs, and leaves.
 
