@@ -57,10 +57,10 @@ def settings(major: int, agent: str, nodes: int) -> dict[str, str]:
     if major >= 5:
         return {"PRTE_MCA_plm": "ssh", "PRTE_MCA_plm_ssh_agent": f"/bin/sh {agent}",
                 "PRTE_MCA_plm_ssh_no_tree_spawn": "1", "PRTE_MCA_plm_ssh_num_concurrent": many,
-                "PRTE_MCA_ras": _OTHER_LAUNCHERS, "PRTE_MCA_prte_if_do_not_resolve": "1"}
+                "PRTE_MCA_ras": _OTHER_LAUNCHERS, "PRTE_MCA_prte_do_not_resolve": "1"}
     return {"OMPI_MCA_plm": "rsh", "OMPI_MCA_plm_rsh_agent": f"/bin/sh {agent}",
             "OMPI_MCA_plm_rsh_no_tree_spawn": "1", "OMPI_MCA_plm_rsh_num_concurrent": many,
-            "OMPI_MCA_ras": _OTHER_LAUNCHERS, "OMPI_MCA_opal_if_do_not_resolve": "1"}
+            "OMPI_MCA_ras": _OTHER_LAUNCHERS, "OMPI_MCA_if_base_do_not_resolve": "1"}
 
 
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
