@@ -62,7 +62,7 @@ class JobOptions(TypedDict, total=False):
     shell: bool
     """The command is a text for /bin/sh."""
     mpi: str
-    """``pmi1``: the tasks are an MPI program; ``none`` unless said otherwise."""
+    """``pmi1``: the tasks are an MPI program; ``pmix``: one of Open MPI; ``none`` unless said otherwise."""
     params: Mapping[str, Sequence[Any]]
     """Columns of values, one job for each row: the command is a template with ``{name}`` for them."""
     sampling: str
