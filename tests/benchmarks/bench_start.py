@@ -6,7 +6,9 @@
 - an instance of 1, 4 and as many ranks as the largest job has tasks: from before ``mpiexec`` to the start of its first
   job, beside as many ranks of a program that only initialises MPI and ends; and the CPU of both until they have ended.
 
-All are medians, and what is compared takes turns: the load of a machine changes.
+All are medians, and what is compared takes turns: the load of a machine changes. Where others use the cores and the
+kernel makes a group of every session (``sched_autogroup_enabled``), only CPU can be compared: hydra gives each process
+a session, and so as large a share as each of the others' sessions has, mpiflux does not.
 
 usage: bench_start.py [REPEATS [TASKS…]]      (default: 3 2 16 64)
 """
@@ -27,25 +29,35 @@ PROGRAM = "import sys, time; from mpi4py import MPI; sys.stdout.write(f'up {time
 FIRST = {"jobs": {"first": {"command": "true"}}}
 
 STEER = """
-import json, os, subprocess, sys, time
+import json, os, resource, subprocess, sys, time
 import mpiflux
 from mpiflux.store.reader import open_run
 
 program, repeats, sizes, out = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 flux = mpiflux.connect()
+
+
+def children():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 outside = {name: value for name, value in os.environ.items() if not name.startswith("MPIFLUX_")}
 found = {}
 for size in sizes:
     for _ in range(repeats):
-        begin = time.time()
+        begin, before = time.time(), children()
         done = subprocess.run([*json.loads(sys.argv[5]), "-n", str(size), sys.executable, "-c", program],
                               capture_output=True, text=True, check=True, env=outside)
         found.setdefault(f"mpiexec {size}", []).append(max(map(float, done.stdout.split()[1::2])) - begin)
+        found.setdefault(f"cpu of mpiexec {size}", []).append(children() - before)
         begin = time.time()
         job = flux.submit([sys.executable, "-c", program], tasks=size, mpi="pmi1")
-        lines = job.result().stdout.split()[1::2]
+        result = job.result()
+        lines = result.stdout.split()[1::2]
         assert len(lines) == size, (size, lines)
         found.setdefault(f"tasks {size}", []).append(max(map(float, lines)) - begin)
+        found.setdefault(f"cpu {size}", []).append(result.utime + result.stime)
 for ranks in (1, 4):
     for i in range(repeats):
         begin = time.time()
@@ -89,7 +101,8 @@ def main() -> None:
         rows: list[tuple[object, ...]] = []
         for size in sizes:
             ours, own = found[f"tasks {size}"], found[f"mpiexec {size}"]
-            rows.append((f"{size} tasks up", f"{ours:.2f} s", f"{own:.2f} s", f"{ours / own:.2f}", "", ""))
+            rows.append((f"{size} tasks up", f"{ours:.2f} s", f"{own:.2f} s", f"{ours / own:.2f}",
+                         *(f"{1e3 * found[f'{whose} {size}'] / size:.0f} ms" for whose in ("cpu", "cpu of mpiexec"))))
         rows += [(f"instance of {n} in a job, its first job", f"{found[f'inner {n}']:.2f} s", "", "", "", "")
                  for n in (1, 4)]
         for ranks in sorted({1, 4, max(sizes)}):
