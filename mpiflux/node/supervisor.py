@@ -23,7 +23,7 @@ from mpiflux.model.records import (
     FLAG_STREAMED,
 )
 from mpiflux.model.states import Result
-from mpiflux.node import proctree
+from mpiflux.node import orders, proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
 from mpiflux.node.burst import Burst
 from mpiflux.node.capture import Pipes
@@ -36,7 +36,6 @@ from mpiflux.node.outputs import Outputs
 from mpiflux.node.outside import Outside
 from mpiflux.node.parallel import Parallel
 from mpiflux.node.patience import Patience
-from mpiflux.node.spawn import kill_group
 from mpiflux.node.stdin import Inputs
 
 YOUNG = 0.01
@@ -218,16 +217,16 @@ class Supervisor:
             for group in message.groups:
                 self.groups.pop(group, None)
         elif isinstance(message, m.Cancel):
-            self.cancel(message, now)
+            orders.cancel(self, message, now)
         elif isinstance(message, (m.Listen, m.Signal, m.Stdin)):
-            self.reach(message, now)
+            orders.reach(self, message, now)
         elif isinstance(message, m.Part):
             if not self.stopping:
                 self.parallel.start_part(src, message)
         elif isinstance(message, m.BarrierDone):
             self.parallel.barrier_done(message, now)
         elif isinstance(message, m.Stop):
-            self.stop(src, message.grace, now)
+            orders.stop(self, src, message.grace, now)
         elif isinstance(message, m.Alive):
             self.patience.heard(now - message.age)
             self.outbox.tell(src, message)
@@ -235,37 +234,6 @@ class Supervisor:
             self.done = True
         elif isinstance(message, m.Revoke) and message.lease in self.leases:
             self.leases[message.lease].revoked = True
-
-    def cancel(self, message: m.Cancel, now: float) -> None:
-        wanted = set(message.ids)
-        for job in self.endings.running():
-            if not wanted or job.id in wanted:
-                self.endings.end(job, Result(message.result), message.reason, now)
-        for shape, backlog in list(self.backlog.items()):
-            report = self.outbox.report(backlog.owner)
-            for waiting in backlog.remove(lambda job_id: not wanted or job_id in wanted):
-                report.unstarted(waiting.id, waiting.attempt, shape, waiting.group.number, message, now)
-                self.outbox.urgent = True
-            if not backlog.count:
-                del self.backlog[shape]
-
-    def reach(self, message: m.Listen | m.Signal | m.Stdin, now: float) -> None:
-        """What clients want of jobs that run."""
-        for job in [job for job in self.endings.running() if job.id in message.ids]:
-            if isinstance(message, m.Listen):
-                self.outputs.follow(job, message.on, now)
-                self.soon(self.outputs.next_live)
-            elif isinstance(message, m.Stdin):
-                self.inputs.write(job, message)
-            elif not job.ended:
-                kill_group(job.pid, message.number)
-
-    def stop(self, src: int, grace: float, now: float) -> None:
-        """The run is interrupted: forget the backlog, end what runs."""
-        self.stopping.add(src)
-        self.backlog.clear()
-        for job in self.endings.running():
-            self.endings.end(job, Result.LOST, "the run was interrupted", now, grace)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
