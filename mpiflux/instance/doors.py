@@ -189,9 +189,9 @@ class Door:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._turn_away()
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._turn_away():
                     continue
+                # the kernel says so too when nobody is left who waits
                 return
             sock.setblocking(False)
             if _uid_of(sock) not in (os.getuid(), 0):
@@ -203,14 +203,17 @@ class Door:
             self._new.append((self._clock() + GREETING, client))
             self._loop.watch(sock.fileno(), _IN, self._ready)
 
-    def _turn_away(self) -> None:
-        """No descriptor is left: use the spare one to close a connection that would else wake us for ever."""
+    def _turn_away(self) -> bool:
+        """No descriptor is left: use the spare one to close a connection that would else wake us for ever. False when
+        there was none."""
         os.close(self._spare)
         try:
             self._listener.accept()[0].close()
+            return True
         except OSError:
-            pass
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            return False
+        finally:
+            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def _ready(self, fd: int, events: int) -> None:
         client = self._by_fd[fd]
