@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -96,3 +97,21 @@ def test_who_does_not_say_who_it_is_is_dropped_with_a_reason(tmp_path, said):
         assert len(loop.watched) == 2 and door.next_wake() == float("inf")
     door.close()
     assert os.listdir(tmp_path) == []
+
+
+def test_no_descriptor_left_and_nobody_waiting_is_no_reason_to_turn_anybody_away(tmp_path):
+    path = doors.socket_path(str(tmp_path), "abcdef12", 3)
+    door = doors.Door(path, doors.listen(path), 0, Loop(), lambda: 0.0)
+    real, asked = door._listener, []
+
+    class Full:
+        def accept(self):
+            asked.append(1)
+            assert len(asked) < 10
+            raise OSError(errno.EMFILE, "") if len(asked) % 2 else BlockingIOError()
+
+    door._listener = Full()
+    door._accept(0, 0)
+    door._listener = real
+    door.close()
+    assert len(asked) == 2
