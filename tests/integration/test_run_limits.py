@@ -32,7 +32,8 @@ def peaks(pid: int) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("size", ["100M", pytest.param("1G", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", ["100M", pytest.param("1G", marks=pytest.mark.slow),
+                                  pytest.param("10G", marks=pytest.mark.slow)])
 def test_a_flood_costs_no_memory_and_holds_nobody_up(place: Place, size: str) -> None:
     flood = (f"head -c {size} /dev/zero; echo {{job.id}} >>marks; yes & "
              "while [ ! -e stop ]; do sleep 0.05; done; kill $!")
