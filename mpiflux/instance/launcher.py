@@ -243,8 +243,7 @@ def unsuited(launcher: Launcher, mpi_library: str, in_a_job: bool = False) -> st
             and "pmix" not in mpi_library.lower():
         # it says in a line of its own whether it was built for PMIx; if not, MPI_Init aborts
         name = _NAMES.get(launcher.kind, launcher.kind)
-        library = " ".join(mpi_library.split()[:3]).replace(" Version:", "")
-        return (f"{name} starts its ranks by PMIx, which this {library} was not built for; "
+        return (f"{name} starts its ranks by PMIx, which this {library_name(mpi_library)} was not built for; "
                 f"{_mend(launcher, 'mpich')}")
     return None
 
