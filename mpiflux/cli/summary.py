@@ -70,6 +70,11 @@ def summary(options: RunOptions, info: RunInfo, view: View, status: int) -> list
         lines.append(f"  {plural(view.retried, 'attempt')} failed and ran again")
     if view.lost:
         lines.append(f"  {plural(view.lost, 'attempt')} lost with a supervisor or a rank and ran again")
+    if view.signalled and not view.interrupted:
+        lines.append(f"  {plural(view.signalled, 'attempt')} ended by a signal from outside and ran again")
+    if view.doubtful:
+        lines.append(f"  {view.doubtful:,} of those not done had ended, but so close to the signal that it may have "
+                     "been its doing")
     lines += failures(info, view)
     if view.interrupted or status == 3 or c.inactive < c.total:
         lines.append(f"go on with:  {resume_command(options, info)}")

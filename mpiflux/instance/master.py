@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mpiflux.instance.alarm import LISTEN, Alarm
 from mpiflux.instance.asked import Asked
 from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
 from mpiflux.instance.deadline import Deadline
@@ -42,6 +43,9 @@ GRACE = 5.0
 _BEAT, _SLOW_BEAT = 0.1, 0.5
 """Seconds after which progress is shown, and whether there is room on disk and time left is looked at: while something
 happens, and at the longest."""
+_NEVER = float("inf")
+SIGNAL = "signal"
+"""For whose sake nothing is started after a signal that has not come to rank 0."""
 _FIRST_FAILURES = 5
 _REFUSED_AT_ONCE = 10_000
 
@@ -54,7 +58,7 @@ class Master(Asked):
                  t_submit: Sequence[float] = (), urged: Sequence[m.Urgency] = (),
                  waits: Sequence[tuple[float, Any]] = (), removed: Sequence[int] = (),
                  gone: Mapping[int, Any] | None = None, vault: Vault | None = None,
-                 crashes: Crashes | None = None) -> None:
+                 crashes: Crashes | None = None, suspicion: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
         self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
         self._failed_fast = ""
@@ -106,8 +110,13 @@ class Master(Asked):
         self._clock, self._ranks = clock, ranks
         self._cores_of: dict[tuple[int, int], int] = {}
         self._out: list[tuple[int, m.Message]] = []
-        self._verdicts: list[tuple[int, Verdict | Elements]] = []
-        """(journal sequence number to wait for, verdict): nobody depends on what could still be lost."""
+        self._verdicts: list[tuple[int, float, Verdict | Elements]] = []
+        """(journal sequence number to wait for, earliest time, verdict): nobody depends on what could still be lost."""
+        self.alarm = Alarm()
+        self._suspicion = suspicion
+        """Seconds for which nothing is cancelled because of a failure."""
+        self._fail_fast_at = _NEVER
+        self._culprit = 0
         self._ending_seq: int | None = None
         self._stop_by = 0.0
         self._next_beat = now
@@ -201,7 +210,8 @@ class Master(Asked):
         return out
 
     def next_wake(self) -> float:
-        return min(self._next_beat, self._waits.next, self._begins.next, self.deadline.next)
+        return min(self._next_beat, self._waits.next, self._begins.next, self.deadline.next, self._fail_fast_at,
+                   min((when for seq, when, _ in self._verdicts if seq <= self.journal.committed_seq), default=_NEVER))
 
     def _send(self, message: m.Message) -> None:
         self._out.append((ROOT, message))
@@ -237,6 +247,10 @@ class Master(Asked):
                 self.desk.explained(message)
         elif isinstance(message, m.Stopped):
             self._finish()
+        elif isinstance(message, m.Warned):
+            self.alarm.heard(message, now)
+            if not self.is_stopping:
+                self.pause(SIGNAL, True)
         elif isinstance(message, m.Regrown):
             if self.lives is not None:
                 self.lives.regrown(message.jobs)
@@ -251,11 +265,15 @@ class Master(Asked):
 
     def turn(self, now: float) -> None:
         """Once a loop turn: what waited for the journal, the end, the observer."""
-        if self._verdicts and self._verdicts[0][0] <= self.journal.committed_seq:
-            ready = [verdict for seq, verdict in self._verdicts if seq <= self.journal.committed_seq]
-            self._verdicts = [pair for pair in self._verdicts if pair[0] > self.journal.committed_seq]
-            for verdict in ready:
-                self._carry_out(verdict)
+        if self._verdicts:
+            committed, verdicts = self.journal.committed_seq, self._verdicts
+            self._verdicts = [one for one in verdicts if one[0] > committed or one[1] > now]
+            for seq, when, verdict in verdicts:
+                if seq <= committed and when <= now:
+                    self._carry_out(verdict)
+        if self._fail_fast_at <= now:
+            self._fail_fast_at = _NEVER
+            self._cancel_rest(self._culprit)
         if self.deadline.next <= now:
             self._withhold(now)
         if self._begins.next <= now:
@@ -284,6 +302,9 @@ class Master(Asked):
         self.view.journal_error = self.journal.error
         if not self.is_stopping and not self._over:
             self._watch_storage(now)
+            if self.alarm.until <= now:
+                self.alarm.over()
+                self.pause(SIGNAL, False)
         if not self.is_stopping and not self._over:
             if self.deadline.passed(now):
                 self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
@@ -369,8 +390,9 @@ class Master(Asked):
         self._verdicts.clear()
         self._waits.clear()
         self._begins.clear()
+        self._fail_fast_at = _NEVER
         self._stop_by = now + GRACE + 2.0
-        self._send(m.Stop(GRACE))
+        self._send(m.Stop(GRACE, LISTEN if self.view.interrupted not in (0, signal.SIGINT) else 0.0))
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -422,7 +444,9 @@ class Master(Asked):
         """Carry them out once what they rest upon is on disk."""
         if verdicts:
             seq = self.journal.flush()
-            self._verdicts += [(seq, verdict) for verdict in verdicts]
+            later = self._clock() + self._suspicion if self._suspicion else 0.0
+            self._verdicts += [(seq, later if isinstance(one, Refuse) or (isinstance(one, Elements) and one.refused)
+                                else 0.0, one) for one in verdicts]
 
     def _is_running(self, records: Any) -> Any:
         rows = records["id"].astype("i8") - 1
@@ -462,7 +486,10 @@ class Master(Asked):
 
     def _again(self, ids: Any, records: Any, now: float) -> None:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
-        self.view.lost += lost
+        if self.alarm.until < _NEVER:
+            self.view.signalled += lost
+        else:
+            self.view.lost += lost
         self.view.retried += len(ids) - lost
         if self._failed_fast:
             self._end_unstarted(ids, self._failed_fast, now)
@@ -499,7 +526,10 @@ class Master(Asked):
             self.view.failures += failed[:room].tolist()
         if self.fail_fast and len(failed) and not self._over:
             self.fail_fast = False
-            self._cancel_rest(int(failed[0]))
+            self._culprit, self._fail_fast_at = int(failed[0]), self._clock() + self._suspicion
+            if not self._suspicion:
+                self._fail_fast_at = _NEVER
+                self._cancel_rest(self._culprit)
 
     def _cancel_rest(self, culprit: int) -> None:
         reason = f"job {culprit} failed and the run is to fail fast"
@@ -594,6 +624,10 @@ class Master(Asked):
 
     def close(self, t_end: float) -> None:
         """Commit everything. Raises JournalError."""
+        if self.view.interrupted:
+            doubtful = self.alarm.run_again(self.table, self.journal, t_end)
+            self.view.doubtful = len(doubtful)
+            self.view.failures = [job for job in self.view.failures if job not in doubtful]
         self.view.counts, self.view.now = self.table.counts(), t_end
         self.journal.set_meta(t_end=t_end, state=self.state(), busy=self.view.busy)
         if self.desk is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpiflux import __version__
+from mpiflux.instance.alarm import suspicion
 from mpiflux.instance.broker_desk import Desk
 from mpiflux.instance.broker_results import Results
 from mpiflux.instance.checks import check, is_text, not_text
@@ -73,7 +74,8 @@ class Prepared:
                         fail_fast=self.options.fail_fast,
                         deadline=deadline(clock(), self.options.time_limit, self.options.allocation_end),
                         t_submit=self.t_submit, urged=self.urged, waits=self.waits, removed=self.removed,
-                        gone=self.gone, vault=Vault(self.table.groups, os.environ), crashes=self.crashes)
+                        gone=self.gone, vault=Vault(self.table.groups, os.environ), crashes=self.crashes,
+                        suspicion=suspicion(os.environ))
         return master
 
     def desk(self, master: Master, instance: str) -> Desk:

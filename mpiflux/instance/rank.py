@@ -310,6 +310,8 @@ class Rank:
                 for number in self._signals_in.recv(64):
                     if self.master is not None:
                         self.master.signalled(number, now)
+                    else:
+                        self._withhold(number)
             elif self.master is not None:
                 self.master.readable(fd)
         # that a supervisor or another rank lives is no news
@@ -354,6 +356,12 @@ class Rank:
             self._owed = max(self._owed, 0)
             self._wait *= 2
         self._wait = min(self._wait, longest if now >= self._talk_until else TALK_WAIT)
+
+    def _withhold(self, number: int) -> None:
+        """A signal has come to this rank, and maybe to all: rank 0 decides, and nothing is started here until then."""
+        me = address.control(self.transport.rank)
+        self._local.extend((scheduler, me, m.Pause(True)) for scheduler in self.schedulers)
+        self.deliver(address.MASTER, me, m.Warned(number))
 
     def _supervisor_lost(self, how: str) -> None:
         self._register_links()

@@ -64,5 +64,9 @@ class View:
     """The signal that ended the run early, 0 while none did."""
     journal_error: str | None = None
     retried: int = 0
+    signalled: int = 0
+    """Attempts that a signal from outside has ended."""
+    doubtful: int = 0
+    """Jobs that ended by themselves so close to it that they are to run again."""
     lost: int = 0
     lost_ranks: int = 0

@@ -16,7 +16,7 @@ from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.resources import NodeResources
 from mpiflux.model.tree import TreeNode
 
-VERSION = 5
+VERSION = 6
 """Bumped whenever a struct below changes; ranks of different versions refuse each other at start."""
 
 # -- down the tree -----------------------------------------------------------------------------------------------
@@ -101,6 +101,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """
 
     grace: float = 5.0
+    listen: float = 0.0
+    """Seconds that a supervisor waits before it answers, for the signal that may have come to everybody."""
 
 
 class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
@@ -266,6 +268,15 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     rank: int
     fatal: bool = False
     """The run cannot go on."""
+
+
+class Warned(msgspec.Struct, frozen=True, tag="warned"):
+    """Signal ``number`` came from outside to the sender, as a batch system's does to all processes of a node: whoever
+    gets it starts nothing for a while, and rank 0 has nothing started anywhere until it knows more."""
+
+    number: int
+    doubtful: tuple[tuple[int, int], ...] = ()
+    """(job, attempt) of those that ended by themselves just before: it may have been the signal's doing."""
 
 
 # -- clients: between a rank's door and the broker beside the master ---------------------------------------------------
@@ -451,7 +462,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 
 Message = (Declare | Forget | Submit | Cancel | Urgency | Explain | Explained | Recall | Stop | Stopped | Shutdown
            | Borrow | Lend | Return | Borrowed | Listen | Pause | Signal | Stdin | StdinTaken | Grant | Revoke
-           | Feed | Report | Output | NewR | ExecutorLost | Fault | ClientRequest | ClientGone | ClientTaken
+           | Feed | Report | Output | NewR | ExecutorLost | Fault | Warned | ClientRequest | ClientGone | ClientTaken
            | ClientReady | ClientReply | Part | PartStarted | PartFailed | PartEnded | Barrier | BarrierDone
            | Alive | Missing | Regroup | Regrouped | Regrow | Regrown | Dismissed | Left | Leave)
 

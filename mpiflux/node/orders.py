@@ -25,6 +25,7 @@ def cancel(sup: Supervisor, message: m.Cancel, now: float) -> None:
             sup.outbox.urgent = True
         if not backlog.count:
             del sup.backlog[shape]
+    sup.parallel.drop_held(message)
 
 
 def reach(sup: Supervisor, message: m.Listen | m.Signal | m.Stdin, now: float) -> None:
@@ -39,9 +40,13 @@ def reach(sup: Supervisor, message: m.Listen | m.Signal | m.Stdin, now: float) -
             kill_group(job.pid, message.number)
 
 
-def stop(sup: Supervisor, src: int, grace: float, now: float) -> None:
+def stop(sup: Supervisor, src: int, message: m.Stop, now: float) -> None:
     """The run is interrupted: forget the backlog, end what runs."""
     sup.stopping.add(src)
     sup.backlog.clear()
+    sup.parallel.drop_held(None)
+    if sup.outside.quiet:
+        sup.answer_at = now + message.listen
+        sup.soon(sup.answer_at)
     for job in sup.endings.running():
-        sup.endings.end(job, Result.LOST, "the run was interrupted", now, grace)
+        sup.endings.end(job, Result.LOST, "the run was interrupted", now, message.grace)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import select
+from collections import deque
 
 from mpiflux.model import messages as m
-from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, NO_R, PACK, SIZE
+from mpiflux.model.states import Result
+from mpiflux.node import outside
 from mpiflux.node.link import Link
 
 FLUSH = 0.05
 """Longest time in seconds that the record of a job waits while others run; jobs that last longer do not wait."""
+_FINISH = 10
+"""The place of ``t_finish`` in a record."""
+_BY_THEMSELVES = (Result.COMPLETED, Result.FAILED)
 CONGESTED = 8 << 20
 """Bytes that may wait to be sent before no more output is read and no more jobs are started."""
 _NEVER = float("inf")
@@ -61,6 +67,8 @@ class Outbox:
         self._fd = link.fileno()
         self._sending = False
         epoll.register(self._fd, select.EPOLLIN)
+        self._recent: deque[bytes] = deque()
+        """Records that were sent lately."""
         self.reports: dict[int, Report] = {}
         self.oldest = 0.0
         """Time of the oldest record that waits to be sent; 0 when none does."""
@@ -91,8 +99,27 @@ class Outbox:
         if self.reports:
             items: list[tuple[int, int, m.Message]] = [
                 (owner, self._number, report.message()) for owner, report in self.reports.items()]
+            for report in self.reports.values():
+                if report.records:
+                    self.remember(b"".join(report.records))
             self.reports.clear()
             self._send(m.encode(items))
+
+    def remember(self, records: bytes) -> None:
+        """These are being sent: :meth:`ended_since` knows them for a while."""
+        recent = self._recent
+        recent.append(records)
+        old = _last_end(records) - outside.AROUND
+        while _last_end(recent[0]) < old:
+            recent.popleft()
+
+    def ended_since(self, when: float) -> list[tuple[int, int]]:
+        """(job, attempt) of those that have ended by themselves since then, reported or not; ``when`` is at most
+        :data:`mpiflux.node.outside.AROUND` seconds ago."""
+        waiting = (records for report in self.reports.values() for records in report.records)
+        found = (record for records in (*self._recent, *waiting) for record in PACK.iter_unpack(records))
+        return [record[:2] for record in found
+                if record[_FINISH] >= when and record[2] in _BY_THEMSELVES and not record[3] & FLAG_NOT_STARTED]
 
     def tell(self, owner: int, message: m.Message) -> None:
         """Send one message now. Raises LinkClosed."""
@@ -113,3 +140,9 @@ class Outbox:
         if bool(self.link.backlog) is not self._sending:
             self._sending = not self._sending
             self._epoll.modify(self._fd, select.EPOLLIN | (select.EPOLLOUT if self._sending else 0))
+
+
+def _last_end(records: bytes) -> float:
+    """When the last of these jobs ended."""
+    end: float = PACK.unpack_from(records, len(records) - SIZE)[_FINISH]
+    return end

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpiflux.model import messages as m
 from mpiflux.model.pmi import Abort, Action, BarrierEntered
+from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, PACK
 from mpiflux.model.states import Result
 from mpiflux.node.job import Job
 from mpiflux.node.launch import Group, Lease
@@ -36,6 +37,8 @@ class Parallel:
         """PMI sockets to wait on, and the job of each."""
         self.instance = os.urandom(4).hex()
         """Tells instances apart."""
+        self._held: list[tuple[int, m.Part]] = []
+        """Parts that came while nothing is to be started, and who sent them."""
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -69,9 +72,31 @@ class Parallel:
     def start_part(self, src: int, message: m.Part) -> None:
         """Start this node's tasks of a job that spans nodes."""
         supervisor = self._supervisor
+        if not supervisor.outside.quiet:
+            self._held.append((src, message))
+            return
         lease = Lease(-1, src, -1, 0, message.share.tasks, supervisor.launcher.place(message.share))
         supervisor.start(lease, supervisor.groups[message.group], message.index, message.attempt, supervisor.clock(),
                          message)
+
+    def start_held(self) -> None:
+        """Start what had to wait."""
+        held, self._held = self._held, []
+        for src, message in held:
+            self.start_part(src, message)
+
+    def drop_held(self, why: m.Cancel | None) -> None:
+        """Parts that wait are not to be started; those who sent them hear of those that are cancelled."""
+        supervisor, now = self._supervisor, self._supervisor.clock()
+        for src, part in list(self._held):
+            if why is not None and why.ids and part.id not in why.ids:
+                continue
+            self._held.remove((src, part))
+            if why is None:
+                continue
+            flags = FLAG_NOT_STARTED | FLAG_REASON
+            record = PACK.pack(part.id, part.attempt, why.result, flags, 0, 0, src, 0, now, now, now, 0, 0, 0, 0, 0, 0)
+            supervisor.outbox.tell(src, m.PartEnded(part.id, part.attempt, part.part, record, b"", why.reason))
 
     def started(self, job: Job, team: Team) -> None:
         """All tasks of a job exist."""
@@ -163,6 +188,7 @@ class Parallel:
 
     def ended(self, job: Job, team: Team, record: bytes, output: bytes) -> None:
         """Report the end of a part."""
+        self._supervisor.outbox.remember(record)
         self._tell(job, m.PartEnded(job.id, job.attempt, team.part, record, output, job.reason))
 
     def _tell(self, job: Job, message: m.Message) -> None:

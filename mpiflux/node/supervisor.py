@@ -23,7 +23,7 @@ from mpiflux.model.records import (
     FLAG_STREAMED,
 )
 from mpiflux.model.states import Result
-from mpiflux.node import orders, proctree
+from mpiflux.node import orders, outside, proctree
 from mpiflux.node.backlog import Backlog, Span, Waiting
 from mpiflux.node.burst import Burst
 from mpiflux.node.capture import Pipes
@@ -81,8 +81,12 @@ class Supervisor:
         self.done = False
         self.patience = Patience(patience, clock())
         self.stopping: set[int] = set()
-        """Schedulers that wait to hear that nothing runs any more."""
-        self.outside = Outside()
+        """Schedulers that wait to hear that nothing runs any more,"""
+        self.answer_at = 0.0
+        """and when they may at the earliest."""
+        self.scheduler = -1
+        """Who is to hear of what concerns no job."""
+        self.outside = Outside(clock)
         self.signals = self.outside.fd
         self.link_fd = link.fileno()
         self.epoll = select.epoll()
@@ -122,6 +126,8 @@ class Supervisor:
                 self.parallel.readable(fd, now)
             elif fd in self.inputs.pipes:
                 self.inputs.writable(fd)
+        if self.outside.news:
+            self.warned(now)
         if self.idle:
             self.start_jobs()
         if now >= self.due:
@@ -143,8 +149,10 @@ class Supervisor:
         for job in self.endings.enforce(now):
             self.outputs.forget(job)
             self.let_go(job, now)
-        if self.backlog:
-            self.return_stale(now)
+        if self.outside.quiet:
+            if self.backlog:
+                self.return_stale(now)
+            self.parallel.start_held()
         if self.short and now >= self.short_at:
             self.retry_short()
         outbox, outputs = self.outbox, self.outputs
@@ -160,7 +168,9 @@ class Supervisor:
         self.due = self.next_due(now)
 
     def next_due(self, now: float) -> float:
-        return min(self.due_of_jobs(), now + STALE if self.backlog else _NEVER, self.outbox.due, now + _IDLE)
+        answer = self.answer_at if self.stopping and self.answer_at > now else _NEVER
+        return min(self.due_of_jobs(), now + STALE if self.backlog else _NEVER, self.outbox.due, self.outside.due,
+                   answer, now + _IDLE)
 
     def due_of_jobs(self) -> float:
         """When something is to be done for jobs that run, or have run."""
@@ -213,6 +223,7 @@ class Supervisor:
             self.idle.setdefault(message.shape, []).append(lease)
         elif isinstance(message, m.Declare):
             self.groups[message.group.number] = Group(message, self.launcher.base)
+            self.scheduler = src
         elif isinstance(message, m.Forget):
             for group in message.groups:
                 self.groups.pop(group, None)
@@ -226,7 +237,7 @@ class Supervisor:
         elif isinstance(message, m.BarrierDone):
             self.parallel.barrier_done(message, now)
         elif isinstance(message, m.Stop):
-            orders.stop(self, src, message.grace, now)
+            orders.stop(self, src, message, now)
         elif isinstance(message, m.Alive):
             self.patience.heard(now - message.age)
             self.outbox.tell(src, message)
@@ -235,13 +246,22 @@ class Supervisor:
         elif isinstance(message, m.Revoke) and message.lease in self.leases:
             self.leases[message.lease].revoked = True
 
+    def warned(self, now: float) -> None:
+        """A signal has come from outside: start nothing for now, and tell what can not be believed."""
+        number, self.outside.news = self.outside.news, 0
+        self.answer_at = now
+        self.soon(self.outside.due)
+        if self.scheduler >= 0:
+            # before the ends that it is the cause of
+            self.outbox.tell(self.scheduler, m.Warned(number, tuple(self.outbox.ended_since(now - outside.AROUND))))
+
     # -- starting ------------------------------------------------------------------------------------------------
 
     def start_jobs(self) -> None:
         if self.outbox.congested:
             # what is not started needs no memory
             return
-        while self.idle:
+        while self.idle and self.outside.quiet:
             shape, leases = self.idle.popitem()
             for lease in [lease for lease in leases if lease.revoked]:
                 leases.remove(lease)
@@ -411,7 +431,7 @@ class Supervisor:
             self.inputs.close(job)
         if job.result is Result.NONE:
             job.result = Result.FAILED if job.returncode else Result.COMPLETED
-            if job.returncode and (reason := self.outside.killed(job.returncode)):
+            if reason := self.outside.killed(job.returncode):
                 job.result, job.reason = Result.LOST, reason
         if out.truncated:
             flags |= FLAG_STDOUT_TRUNCATED
@@ -488,7 +508,7 @@ class Supervisor:
     def flush(self) -> None:
         """Send all reports, and whether everything has stopped."""
         self.outbox.flush()
-        if self.stopping and not self.jobs and not self.lingering:
+        if self.stopping and not self.jobs and not self.lingering and self.clock() >= self.answer_at:
             for src in self.stopping:
                 self.outbox.tell(src, m.Stopped())
             self.stopping.clear()

@@ -193,7 +193,7 @@ class Scheduler:
         elif isinstance(message, m.Pause):
             self.paused = message.on
             self.below.pause(message)
-        elif isinstance(message, (m.NewR, m.Fault, m.Borrowed, m.Explained, m.StdinTaken)):
+        elif isinstance(message, (m.NewR, m.Fault, m.Warned, m.Borrowed, m.Explained, m.StdinTaken)):
             self._out.append((self.parent, message))
             return
         self._changed = True

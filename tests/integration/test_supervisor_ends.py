@@ -15,7 +15,7 @@ import pytest
 from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result
-from mpiflux.node import endings
+from mpiflux.node import endings, outside
 from tests.support import procs
 from tests.support.leaks import LeakCheck
 from tests.support.node import Node
@@ -463,3 +463,97 @@ def test_what_died_of_a_signal_to_all_runs_again(node: Node, tmp_path: Path, com
 def test_what_died_of_a_signal_of_its_own_has_failed(node: Node) -> None:
     done = node.sh("kill -TERM $$")
     assert (done.result, done.returncode) == (Result.FAILED, -15)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node whose batch system takes its time with signals, as a busy one does."""
+    monkeypatch.setattr(outside, "AROUND", 60.0)
+    monkeypatch.setattr(outside, "WINDOW", 60.0)
+    with Node() as made:
+        yield made
+
+
+def warned(node: Node) -> m.Warned:
+    node.until(lambda: any(isinstance(one, m.Warned) for one in node.others))
+    (found,) = (one for one in node.others if isinstance(one, m.Warned))
+    return found
+
+
+@pytest.mark.parametrize("command", ["exit 0", "exit 1", "sleep 0.2; exit 0"])
+def test_what_ended_by_itself_just_before_a_signal_to_all_is_in_doubt(slow: Node, command: str) -> None:
+    """The child of a script was signalled first, and the script came to its end before its own signal did."""
+    slow.sh("kill -KILL $$")
+    before, done = slow.sh("exit 0"), slow.sh(command)
+    assert done.result in (Result.COMPLETED, Result.FAILED) and not done.reason
+    slow.sh("true", cwd="/nowhere")
+    os.kill(slow.pids()[0], signal.SIGUSR1)
+    assert warned(slow) == m.Warned(signal.SIGUSR1, ((1, 1), (before.id, 1), (done.id, 1)))
+
+
+def test_doubts_do_not_reach_far(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.sh("true")
+    time.sleep(outside.AROUND + 0.1)
+    late = node.sh("sleep 0.01; echo x")
+    os.kill(node.pids()[0], signal.SIGTERM)
+    assert set(warned(node).doubtful) <= {(late.id, 1)}
+
+
+@pytest.mark.parametrize(("around", "result"), [(60.0, Result.LOST), (0.0, Result.COMPLETED)])
+def test_what_ends_well_after_a_signal_to_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, around: float,
+                                              result: Result) -> None:
+    """At once it may have been cut short; later it has caught the signal, and come to its end all the same."""
+    monkeypatch.setattr(outside, "AROUND", around)
+    with Node() as node:
+        node.begin(f"echo > {tmp_path}/up; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done", shell=True)
+        node.until((tmp_path / "up").exists)
+        os.kill(node.pids()[0], signal.SIGTERM)
+        warned(node)
+        (tmp_path / "go").touch()
+        (done,) = node.wait()
+    assert (done.result, done.returncode) == (result, 0)
+
+
+def test_after_a_signal_to_all_nothing_is_started(slow: Node, tmp_path: Path) -> None:
+    slow.sh("true")
+    group = slow.declare("touch", f"{tmp_path}/started", count=3)
+    os.kill(slow.pids()[0], signal.SIGTERM)
+    warned(slow)
+    slow.grant()
+    slow.feed(group, 0, 1)
+    share = m.NodeShare(0, (0,))
+    for id in (group.first_id + 1, group.first_id + 2):
+        slow.post(m.Part(id, 1, group.number, 1, 0, (1,), share, "here"))
+    slow.post(m.Cancel((group.first_id + 1,), "not needed"))
+    slow.until(lambda: any(isinstance(one, m.PartEnded) for one in slow.others))
+    (part,) = (one for one in slow.others if isinstance(one, m.PartEnded))
+    assert (part.id, part.reason) == (group.first_id + 1, "not needed")
+    slow.post(m.Stop(5.0, 60.0))
+    slow.until(lambda: slow.stopped)
+    assert len(slow.ended) == 1 and not slow.started and not (tmp_path / "started").exists()
+
+
+def test_after_a_signal_that_nobody_else_got_all_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(outside, "WINDOW", 0.3)
+    with Node() as node:
+        node.sh("true")
+        group = node.declare("touch", f"{tmp_path}/started", count=2)
+        os.kill(node.pids()[0], signal.SIGTERM)
+        warned(node)
+        node.grant()
+        node.feed(group, 0, 1)
+        node.post(m.Part(group.first_id + 1, 1, group.number, 1, 0, (1,), m.NodeShare(0, (0,)), "here"))
+        node.until(lambda: len(node.ended) == 2 and any(isinstance(one, m.PartEnded) for one in node.others))
+
+
+def test_who_is_stopped_listens_for_its_own_signal(node: Node) -> None:
+    """Rank 0 may have got its signal first."""
+    done = node.sh("sleep 0.1; exit 1")
+    node.post(m.Stop(5.0, 60.0))
+    node.executors.heard.clear()
+    node.post(m.Alive())
+    node.until(lambda: node.executors.heard)
+    assert not node.stopped
+    os.kill(node.pids()[0], signal.SIGTERM)
+    assert warned(node).number == signal.SIGTERM and done.result is Result.FAILED
+    node.until(lambda: node.stopped)

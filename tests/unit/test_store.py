@@ -81,7 +81,7 @@ def test_a_finished_run(tmp_path):
             "id": 2, "name": "sim", "index": 1, "params": {"x": 20}, "state": "INACTIVE", "result": "COMPLETED",
             "returncode": 0, "attempts": 1, "tasks": 1, "nodes": ["beta"], "cores": "0-1,4", "gpus": "0",
             "t_submit": 100.0, "t_start": 102.0, "t_finish": 103.0, "utime": 0.0, "stime": 0.0, "maxrss": 3072,
-            "reason": "", "stdout": "one\udcff", "stderr": "err"}
+            "reason": "", "truncated": [], "stdout": "one\udcff", "stderr": "err"}
         json.dumps(two)
         assert run.job(7)["cores"] == ["0-1", "0-1"] and run.job(7)["nodes"] == HOSTS
         assert run.job(8)["reason"] == "by user" and run.job(8)["attempts"] == 0 and run.job(8)["t_start"] is None
