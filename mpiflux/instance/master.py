@@ -83,6 +83,7 @@ class Master(Asked):
         self._urged = urged
         """Changes of urgency that an earlier instance was asked for."""
         self._urgencies: dict[int, Urgencies] = {}
+        self._warned_of: set[str] = set()
         self._ended_groups: list[int] = []
         """Those that were submitted, of which schedulers have not been told yet that they are over."""
         self.vault = vault or Vault()
@@ -420,6 +421,8 @@ class Master(Asked):
         applied = self.table.apply(records, *place)
         self._account(records)
         self._feed(records, applied, report.reasons)
+        if report.reasons:
+            self._note_warnings(records, report.reasons)
         if self.desk is not None:
             self.desk.ended(place, records, report, applied.ended)
         if self._doomed:
@@ -518,6 +521,15 @@ class Master(Asked):
             self.table.assign(chunk, 0)
         if chunks:
             self._send(m.Submit(tuple(chunks)))
+
+    def _note_warnings(self, records: Any, reasons: Mapping[int, str]) -> None:
+        """What is odd about jobs that have completed, once for each group."""
+        odd = (records["result"] == Result.COMPLETED) & ((records["flags"] & FLAG_REASON) != 0)
+        for job in records["id"][odd].tolist():
+            group = self.groups[self.table.group_of(job)]
+            if group.name not in self._warned_of:
+                self._warned_of.add(group.name)
+                self.observer.note(f"{group.name}[{job - group.first_id}]: {reasons.get(job, '')}")
 
     def _note_failures(self, ids: Any, results: Any) -> None:
         failed = ids[(results == Result.FAILED) | (results == Result.TIMEOUT)]

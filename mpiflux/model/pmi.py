@@ -79,6 +79,12 @@ def process_mapping(node_of_rank: Sequence[Hashable]) -> str:
     return text if blocks and len(text) <= MAPPING_MAX else ""
 
 
+def nobody_asked(tasks: int) -> str:
+    """What is to be said of a job that has completed, and of whose tasks none has said ``init``."""
+    return (f"none of its {tasks} tasks asked for PMI-1, so each ran by itself: the program is of another MPI library "
+            "(Open MPI: give it mpi: pmix), or no MPI program (then leave mpi: pmi1 out)")
+
+
 def mpich_segments(kvsname: str, nodes: int = 1) -> list[str]:
     """Names of the shared-memory segments that MPICH 5 makes for a program, and leaves when a rank dies.
 
@@ -152,6 +158,11 @@ class PmiServer:
 
     def finalized(self, rank: int) -> bool:
         return self._clients[rank].finalized
+
+    @property
+    def asked(self) -> bool:
+        """Whether any of its ranks has said ``init``."""
+        return any(client.initialized for client in self._clients.values())
 
     def stuck(self) -> tuple[int, ...]:
         """Ranks that wait in a barrier which cannot complete, as another rank of this server has gone."""
@@ -320,7 +331,7 @@ def _is_word(text: bytes, limit: int) -> bool:
 
 def _integer(text: bytes | None, default: int) -> int:
     """A decimal number of a sane size, or the default."""
-    if text is None or len(text) > 10:
+    if text is None or len(text) > 11:
         return default
     try:
         return int(text)

@@ -61,7 +61,8 @@ class Team:
     def aborted(self, action: Abort) -> tuple[int, str]:
         """(returncode, reason) of a job of which a task has asked for the end."""
         said = f": {action.message}" if action.message else ""
-        return action.code or 1, f"{self.name(action.rank)} aborted with code {action.code}{said}"
+        # as of a process that exits with that code
+        return action.code & 0xFF or 1, f"{self.name(action.rank)} aborted with code {action.code}{said}"
 
     def deserted(self) -> int:
         """A rank that has ended while others of this node wait for it; −1 when there is none."""

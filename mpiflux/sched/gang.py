@@ -29,13 +29,14 @@ _RESULT, _FLAGS, _RETURNCODE, _START, _FINISH, _UTIME, _STIME, _MAXRSS, _OUT, _E
 class _Part:
     """One node's part of a gang."""
 
-    __slots__ = ("ended", "executor", "host", "message", "output", "record", "sent", "started")
+    __slots__ = ("ended", "executor", "host", "message", "output", "reason", "record", "sent", "started")
 
     def __init__(self, executor: int, host: str, message: m.Part) -> None:
         self.executor, self.host, self.message = executor, host, message
         self.sent = self.started = self.ended = False
         self.record: tuple[float, ...] = _NO_RECORD
         self.output = b""
+        self.reason = ""
 
 
 class Gang:
@@ -88,7 +89,7 @@ class Gang:
         part = self._part(src, message.part)
         if part is None:
             return
-        part.ended, part.output = True, message.output
+        part.ended, part.output, part.reason = True, message.output, message.reason
         part.record = PACK.unpack(message.record)
         result = Result(int(part.record[_RESULT]))
         if result is not Result.COMPLETED:
@@ -192,6 +193,9 @@ class Gang:
         result = self._result if self._result is not Result.NONE else Result.COMPLETED
         codes = (int(part.record[_RETURNCODE]) for part in self.parts)
         returncode = self._returncode or next((code for code in codes if code), 0)
+        if result is Result.COMPLETED and all(part.reason for part in self.parts):
+            # what is odd about each of them is so of the job
+            self._reason = self.parts[0].reason
         flags = FLAG_REASON if self._reason else 0
         if not self._t_start:
             flags |= FLAG_NOT_STARTED

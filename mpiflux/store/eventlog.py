@@ -128,6 +128,8 @@ def attempt_end(record: Record, reason: str) -> list[Event]:
         out.append(Event("output", end, {**context, "truncated": cut} if cut else context))
     if kind:
         out.append(Event("exception", end, {"type": kind, "severity": 0, "note": reason}))
+    elif reason and result is Result.COMPLETED:
+        out.append(Event("exception", end, {"type": "warning", "severity": 4, "note": reason}))
     out.append(Event("finish", end, {"returncode": record.returncode, "result": result.name}))
     return [*out, Event("release", end, {})]
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Request
-from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED, FLAG_STDOUT_TRUNCATED, FLAG_STREAMED, PACK
+from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED, FLAG_REASON, FLAG_STDOUT_TRUNCATED, FLAG_STREAMED, PACK
 from mpiflux.model.resources import NodeResources
 from mpiflux.model.states import Result
 from mpiflux.sched.catalog import Catalog
@@ -70,6 +70,18 @@ def test_one_record_for_all_parts() -> None:
     assert (got["utime"], got["stime"], got["maxrss"]) == (4.5, 1.5, 2)
     assert report.output == b"o0o1o2eee" and (got["out_len"], got["err_len"]) == (6, 3)
     assert not report.reasons and not got["flags"]
+
+
+def test_what_is_odd_about_every_part_is_the_reason_of_a_job_that_has_completed() -> None:
+    for odd in (3, 2):
+        one = gang()
+        start(one)
+        for i in range(3):
+            reason = "none of its 5 tasks asked" if i < odd else ""
+            one.ended(100 + i, m.PartEnded(JOB, 1, i, record(i), b"", reason), 30.0)
+        got, report = final(sent(one))
+        assert got["result"] == Result.COMPLETED and bool(got["flags"] & FLAG_REASON) is (odd == 3)
+        assert report.reasons == ({JOB: "none of its 5 tasks asked"} if odd == 3 else {})
 
 
 def test_the_first_failure_ends_the_others_and_names_the_job_s_end() -> None:

@@ -90,6 +90,7 @@ def test_spawn_is_refused_once_after_its_last_part():
     (b"cmd=abort exitcode=7 message=out of memory\n", 7, "out of memory"),
     (b"cmd=abort exitcode=0\n", 0, "rank 1 called abort"),
     (b"cmd=abort\n", 1, "rank 1 called abort"),
+    (b"cmd=abort exitcode=-2147483648\n", -2147483648, "rank 1 called abort"),
 ])
 def test_abort(line, code, message):
     assert server().feed(1, line) == [Abort(1, code, message)]
