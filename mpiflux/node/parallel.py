@@ -182,8 +182,10 @@ class Parallel:
         """Nothing of the job runs here any more, and its output has ended."""
         for fd in [fd for fd, other in self.sockets.items() if other is job]:
             del self.sockets[fd]
-        if job.result is Result.COMPLETED and team.size > 1 and team.pmi is not None and not team.pmi.server.asked:
-            job.reason = nobody_asked(team.size)
+        if job.result is Result.COMPLETED and job.group.spec.mpi == "pmi1" and team.size > 1:
+            assert team.pmi is not None
+            if not team.pmi.server.asked:
+                job.reason = nobody_asked(team.size)
         team.close()
         if self._parts.get(job.id) is job:
             del self._parts[job.id]
