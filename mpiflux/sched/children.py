@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heappush
 
 from mpiflux.model import messages as m
@@ -15,6 +15,8 @@ from mpiflux.model.jobspec import JobGroup, Request
 from mpiflux.model.records import SIZE
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.pool import ResourcePool
+from mpiflux.sched.queue import split_out
+from mpiflux.sched.urgency import cut
 
 LOOKAHEAD = 0.25
 """Seconds of work that a child holds beyond what its R runs at once."""
@@ -136,6 +138,40 @@ class Child:
             if found is not None:
                 found[1].jobs -= 1
             self.outstanding -= 1
+
+    def take_last(self, n: int) -> list[m.Chunk]:
+        """Take up to ``n`` jobs out of its line, last ones first."""
+        taken: list[m.Chunk] = []
+        while self.line and n > 0:
+            chunk = self.line.pop()
+            keep = max(len(chunk) - n, 0)
+            if keep:
+                kept, last = chunk.split(keep)
+                self.line.append(kept)
+                assert last is not None
+                chunk = last
+            self.waiting -= len(chunk)
+            n -= len(chunk)
+            taken.append(chunk)
+        return taken
+
+    def take_range(self, group: int, start: int, stop: int) -> list[m.Chunk]:
+        """Take the jobs of a group in ``range(start, stop)`` out of its line."""
+        kept: deque[m.Chunk] = deque()
+        taken: list[m.Chunk] = []
+        for chunk in self.line:
+            parts = cut(chunk, start, stop) if chunk.group == group else (chunk, None, None)
+            kept += [part for part in (parts[0], parts[2]) if part is not None]
+            taken += [parts[1]] if parts[1] is not None else []
+        self.line, self.waiting = kept, sum(map(len, kept))
+        return taken
+
+    def take(self, is_wanted: Callable[[m.Chunk, int], bool]) -> list[m.Chunk]:
+        """Take jobs out of its line, by chunk and index."""
+        taken: list[m.Chunk] = []
+        self.line = deque(part for chunk in self.line for part in split_out(chunk, is_wanted, taken))
+        self.waiting = sum(map(len, self.line))
+        return taken
 
     def clear(self) -> list[tuple[int, int]]:
         """It has nothing any more; what it had: (job id, attempt)."""

@@ -9,7 +9,6 @@ to do and there is nothing left to deal, jobs that a sibling has not started are
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
@@ -25,23 +24,13 @@ from mpiflux.sched.explain import Fact, narrowest, too_much, used_up, wants
 from mpiflux.sched.meter import Amounts, Meter
 from mpiflux.sched.own import blame, check_split, is_own
 from mpiflux.sched.pool import ResourcePool
-from mpiflux.sched.queue import Entry, split_out
-from mpiflux.sched.urgency import cut
+from mpiflux.sched.queue import Entry
+from mpiflux.sched.sublets import Sublets
 
 RECALL_PAUSE = 0.05
 """Seconds between two recalls from the same child."""
 
 Action = tuple[int, m.Message]
-
-
-class _Sublet:
-    """A part of our children's R that our parent waits for."""
-
-    __slots__ = ("idle", "missing", "token")
-
-    def __init__(self, token: int, missing: int) -> None:
-        self.token, self.missing = token, missing
-        self.idle = 0.0
 
 
 class Dealing:
@@ -55,9 +44,7 @@ class Dealing:
                  borrower: Borrower | None = None, meter: Meter | None = None, bare: Catalog | None = None) -> None:
         self.children = {child.endpoint: child for child in children}
         self.parent, self.borrower = parent, borrower
-        self._sublets: dict[int, _Sublet] = {}
-        """What is being freed for our own parent, by the token of each part."""
-        self._next_token = 0
+        self._sublets = Sublets(parent)
         self.now = 0.0
         """Set by the scheduler before it asks for anything."""
         self.catalog = catalog
@@ -315,26 +302,16 @@ class Dealing:
     def lend(self, message: m.Borrow, now: float) -> None:
         """Our parent wants resources that are our children's."""
         assert self.borrower is not None
-        parts = self.borrower.split(message.shares)
-        sublet = _Sublet(message.token, len(parts))
-        for child, shares in parts.items():
-            # never one of the borrower's, which count up from its scheduler's number
-            self._next_token -= 1
-            self._sublets[self._next_token] = sublet
-            self._out.append((child, m.Borrow(self._next_token, shares)))
+        self._out += self._sublets.lend(message.token, self.borrower.split(message.shares))
 
     def lent(self, src: int, message: m.Lend) -> None:
         """A child has freed its part, of a place for ourselves or for our parent."""
-        sublet = self._sublets.pop(message.token, None)
-        if sublet is None:
-            assert self.borrower is not None
-            self.borrower.at(self.now)
-            self.borrower.lent(src, message)
+        if message.token in self._sublets:
+            self._out += self._sublets.lent(message)
             return
-        sublet.missing -= 1
-        sublet.idle += message.idle
-        if not sublet.missing:
-            self._out.append((self.parent, m.Lend(sublet.token, sublet.idle)))
+        assert self.borrower is not None
+        self.borrower.at(self.now)
+        self.borrower.lent(src, message)
 
     def regain(self, shares: tuple[m.NodeShare, ...]) -> None:
         """Our parent gives back what it borrowed."""
@@ -405,15 +382,7 @@ class Dealing:
         """Up to ``n`` jobs that wait in children's lines, last ones first."""
         taken: list[m.Chunk] = []
         for child in sorted(self.children.values(), key=lambda one: -one.waiting):
-            while child.line and n > 0:
-                chunk = child.line.pop()
-                keep = max(len(chunk) - n, 0)
-                if keep:
-                    kept, last = chunk.split(keep)
-                    child.line.append(kept)
-                    assert last is not None
-                    chunk = last
-                child.waiting -= len(chunk)
+            for chunk in child.take_last(n):
                 n -= len(chunk)
                 taken.append(chunk)
         self._unmeter(taken)
@@ -467,12 +436,7 @@ class Dealing:
         """See :meth:`mpiflux.sched.scheduler.Below.withdraw`."""
         taken: list[m.Chunk] = []
         for child in self.children.values():
-            kept: deque[m.Chunk] = deque()
-            for chunk in child.line:
-                parts = cut(chunk, message.start, message.stop) if chunk.group == message.group else (chunk, None, None)
-                kept += [part for part in (parts[0], parts[2]) if part is not None]
-                taken += [parts[1]] if parts[1] is not None else []
-            child.line, child.waiting = kept, sum(map(len, kept))
+            taken += child.take_range(message.group, message.start, message.stop)
             if (child.endpoint, message.group) in self._declared:
                 self._out.append((child.endpoint, message))
         self._unmeter(taken)
@@ -511,8 +475,7 @@ class Dealing:
 
         removed: list[m.Chunk] = []
         for child in self.children.values():
-            child.line = deque(part for chunk in child.line for part in split_out(chunk, is_wanted, removed))
-            child.waiting = sum(map(len, child.line))
+            removed += child.take(is_wanted)
             if child.held and (not wanted or not wanted.isdisjoint(child.held)):
                 self._out.append((child.endpoint, message))
         if self.borrower is not None:
