@@ -131,6 +131,8 @@ class _Launch:
         self.ready = not says_ready
         self.stop_when_lost, self.stopped_for_loss = stop_when_lost, False
         self.lost: list[int] = []
+        self.failures: list[tuple[float, str]] = []
+        """What is to be said of ranks that have ended with a status, and when: unless rank 0 does so too."""
         self.up_at_loss = False
         self.ready_pipe: tuple[int, int] | None = None
         """Through which rank 0 says that all are up."""
@@ -224,7 +226,8 @@ class _Launch:
                       "raise the limits that ulimit -n and -u show", CANNOT_START)
 
     def _turn(self) -> None:
-        timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        due = min([when for when, _ in self.failures[:1]] + [self.deadline] * (self.deadline is not None), default=None)
+        timeout = None if due is None else max(0.0, due - time.monotonic())
         for key, _ in self.selector.select(timeout):
             if key.fd == self.signals.fd:
                 for number in self.signals.read():
@@ -234,6 +237,8 @@ class _Launch:
             elif self.service.serves(key.fd):  # an earlier event of this turn may have closed it
                 self._serve(key.fd)
         self._check_stuck()
+        while self.failures and time.monotonic() >= self.failures[0][0]:
+            self.tell(self.failures.pop(0)[1])
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self.deadline = None
             self.on_deadline()
@@ -337,8 +342,10 @@ class _Launch:
         if survivors_go_on(rank, mpi_up):
             if self.stop_when_lost and not self.signalled and 0 in self.pids:
                 self._stop_for_loss(f"rank {rank} {how}; ending the others to start all again")
-            elif not told_to:
+            elif not told_to and returncode < 0:
                 self.tell(f"rank {rank} {how}; the others go on")
+            elif not told_to and 0 in self.pids:
+                self.failures.append((time.monotonic() + PATIENCE, f"rank {rank} {how}; the others go on"))
             return
         reason = "" if told_to else f"rank {rank} {how} before all were up; ending the others"
         if returncode < 0:
@@ -348,6 +355,11 @@ class _Launch:
 
     def _rank_0_ended(self, returncode: int, mpi_up: bool) -> None:
         self._take_terminal()
+        if not returncode:
+            for _, text in self.failures:
+                self.tell(text)
+        # else all end with what is wrong with the instance, and rank 0 has said it
+        self.failures.clear()
         self.status_before_ending = exit_status(returncode)
         cut_off = returncode == LOST and self.layout.hosts[0] not in self.layout.here
         if returncode < 0 or cut_off:

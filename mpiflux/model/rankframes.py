@@ -26,6 +26,8 @@ ENDED = b"x"
 """The rank's returncode as :mod:`subprocess` has it, in ASCII; the last frame."""
 
 PAYLOAD_MAX = 1 << 26
+BEFORE_MAX = 1 << 20
+"""Bytes that a login script may print."""
 _HEAD = 5
 
 
@@ -65,7 +67,7 @@ class Unpacker:
 
 
 class Greeted(Unpacker):
-    """The same after the greeting; :attr:`before` has what came ahead of it."""
+    """The same after the greeting; :attr:`before` has what came ahead of it, :data:`BEFORE_MAX` bytes at most."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,11 +77,15 @@ class Greeted(Unpacker):
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         if self.greeted:
             return super().feed(data)
-        self.before += data
-        found = self.before.find(GREETING)
+        seen = max(len(self._buffer) - len(GREETING), 0)
+        self._buffer += data
+        found = self._buffer.find(GREETING, seen)
         if found < 0:
+            self.before = bytes(self._buffer)
+            if len(self.before) > BEFORE_MAX + len(GREETING):
+                raise NotAFrameError
             return []
         self.greeted = True
-        rest = self.before[found + len(GREETING):]
-        self.before = self.before[:found]
-        return super().feed(rest)
+        self.before = bytes(self._buffer[:found])
+        del self._buffer[:found + len(GREETING)]
+        return super().feed(b"")

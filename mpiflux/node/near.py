@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import NoReturn
 
 from mpiflux.model import rankframes as frames
@@ -27,6 +28,12 @@ LOST = 255
 """Exit status when the connection is lost, ssh's own."""
 
 CANNOT_START = 3
+
+SLOW = 10.0
+"""Seconds without an answer of a host after which that is said, once."""
+SILENT = 300.0
+"""Seconds without an answer after which there will be none: a remote shell that asks somebody for something, a login
+script or a home directory that hangs."""
 
 OF_THIS_HOST = frozenset({
     "PMI_FD", "HOSTNAME", "HOST", "PWD", "OLDPWD", "SHLVL", "_", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS",
@@ -81,8 +88,9 @@ class _Near:
         with selectors.DefaultSelector() as self.selector:
             for fd in (wakeup, self.up, self.pmi.fileno()):
                 self.selector.register(fd, selectors.EVENT_READ)
+            self.begun, self.told = time.monotonic(), False
             while self.returncode is None:
-                for key, _ in self.selector.select():
+                for key, _ in self.selector.select(self._patience()):
                     if key.fd == wakeup:
                         self._signals(os.read(wakeup, 4096))
                     elif key.fd == self.up:
@@ -93,6 +101,26 @@ class _Near:
                         break
         self._end_shell()
         return self.returncode
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for the far end's first word, if need be with a word about that."""
+        if self.unpacker.greeted:
+            return None
+        waited = time.monotonic() - self.begun
+        if waited >= SILENT:
+            self.returncode = self._cannot(f"{self._shell_in_words()} has not answered for {SILENT:g} s; does it wait "
+                                           "for a password, or does a login script or a file system hang there?")
+            return 0.0
+        if waited < SLOW:
+            return SLOW - waited
+        if not self.told:
+            self.told = True
+            _write(2, f"mpiflux: still waiting for host {self.host}: {self._shell_in_words()} has not answered for "
+                      f"{SLOW:g} s; Ctrl-C gives up, as does this after {SILENT:g} s\n".encode())
+        return SILENT - waited
+
+    def _shell_in_words(self) -> str:
+        return f"{' '.join(self.rsh)} {self.host} …"
 
     def _send(self, kind: bytes, payload: bytes = b"") -> None:
         data = frames.pack(kind, payload)
@@ -134,7 +162,8 @@ class _Near:
         try:
             arrived = self.unpacker.feed(data)
         except frames.NotAFrameError:
-            self.returncode = self._cannot("what came over the remote shell is not from mpiflux")
+            self.returncode = self._cannot("what came over the remote shell is not from mpiflux" + (
+                "" if self.unpacker.greeted else f": it begins with {bytes(self.unpacker.before[:60])!r}"))
             return
         if self.unpacker.greeted and not greeted:
             _write(2, self.unpacker.before)
@@ -163,7 +192,7 @@ class _Near:
             _write(2, f"mpiflux: the connection to host {self.host} is lost\n".encode())
             return LOST
         _write(2, self.unpacker.before)
-        return self._cannot(f"{' '.join(self.rsh)} {self.host} … ended with status {status}; can you run "
+        return self._cannot(f"{self._shell_in_words()} ended with status {status}; can you run "
                             f"{sys.executable} and mpiflux there in this way, without a password?")
 
     def _cannot(self, why: str) -> int:

@@ -102,6 +102,17 @@ sys.stdout.write(f"{w.allreduce(w.rank)} of {w.size}\\n")
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("rank_0", "patience", "status", "told"), [
+    ("time.sleep(0.3); sys.exit(2)", 60.0, 2, ""),
+    ("time.sleep(0.3); sys.exit(0)", 60.0, 0, "mpiflux: rank 1 exited with status 2; the others go on\n"),
+    ("time.sleep(2.0); sys.exit(2)", 0.1, 2, "mpiflux: rank 1 exited with status 2; the others go on\n"),
+])
+def test_nobody_goes_on_where_all_end_with_what_is_wrong(rank_0: str, patience: float, status: int, told: str) -> None:
+    """An error in a workflow ends every rank, rank 0 maybe last."""
+    done = run(2, SPEAK_PMI + f"up()\nif rank: sys.exit(2)\n{rank_0}", PATIENCE=patience)
+    assert (done.returncode, done.stderr) == (status, told)
+
+
 @pytest.mark.mpi
 @pytest.mark.usefixtures("mpich")
 def test_mpi_abort_ends_all_with_its_code() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,6 +34,38 @@ def test_frames_arrive_as_sent_in_any_pieces_and_whatever_a_login_script_says(
         got += unpacker.feed(stream[at:at + size])
         at += size
     assert (got, unpacker.before, unpacker.greeted) == (sent, banner, True)
+
+
+def test_who_prints_without_end_is_no_rank() -> None:
+    unpacker = frames.Greeted()
+    with pytest.raises(frames.NotAFrameError):
+        for _ in range(frames.BEFORE_MAX // 1000 + 2):
+            assert unpacker.feed(b"y\n" * 500) == []
+    assert not unpacker.greeted and unpacker.before.startswith(b"y\ny\n")
+
+
+HANGS = """#!/bin/sh
+case $1 in mute) exec sleep 1000;; loud) exec yes;; esac
+"""
+
+
+@pytest.mark.parametrize(("host", "words"), [
+    ("mute", ["still waiting for host mute", "has not answered for 0.4 s; does it wait for a password"]),
+    ("loud", ["cannot start a rank on host loud", "not from mpiflux: it begins with b'y\\ny\\n"]),
+])
+def test_a_remote_shell_that_never_answers_is_told_of(host: str, words: list[str], tmp_path: Path) -> None:
+    rsh = tmp_path / "rsh"
+    rsh.write_text(HANGS)
+    rsh.chmod(0o755)
+    task = json.dumps({"host": host, "rsh": [str(rsh)], "segments": []})
+    program = "import sys; from mpiflux.node import near; near.SLOW, near.SILENT = 0.2, 0.4; sys.exit(near.main())"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run([sys.executable, "-c", program, task, "true"], pass_fds=[theirs.fileno()], timeout=60,
+                              env={**os.environ, "PMI_FD": str(theirs.fileno())}, capture_output=True, text=True)
+    assert done.returncode == near.CANNOT_START
+    assert [word for word in words if word not in done.stderr] == []
+    assert done.stderr.count("still waiting") == (host == "mute")
 
 
 def test_what_is_no_frame_is_told() -> None:
