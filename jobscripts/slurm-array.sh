@@ -10,7 +10,7 @@
 set -eu
 
 workflow=${1:-workflow.yaml}           # EDIT: your workflow; it has a variable "part", 0 to 3 here
-run_dir=${2:-$PWD/run-${workflow%.*}}-$SLURM_ARRAY_TASK_ID
+run_dir=${2:-$PWD/run-$(basename "${workflow%.*}")}-$SLURM_ARRAY_TASK_ID
 
 # EDIT: the module and environment with mpiflux and the MPI that mpi4py was built for
 # module load mpi; . "$HOME/mpiflux/bin/activate"

@@ -9,7 +9,7 @@
 set -eu
 
 workflow=${1:-workflow.yaml}          # EDIT: your workflow
-run_dir=${2:-$PWD/run-${workflow%.*}}  # EDIT: on a file system that all nodes see
+run_dir=${2:-$PWD/run-$(basename "${workflow%.*}")}  # EDIT: on a file system that all nodes see
 
 # EDIT: the module and environment with mpiflux and the MPI that mpi4py was built for
 # module load openmpi; . "$HOME/mpiflux/bin/activate"

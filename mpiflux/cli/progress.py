@@ -57,8 +57,9 @@ class Printer:
         self.speed.saw(view.now, view.counts.inactive)
         if view.interrupted and not self._interrupted:
             self._interrupted = view.interrupted
-            self.note(f"{signal_name(view.interrupted)}: no more jobs are started and those that run are ended; "
-                      "once more ends them at once")
+            if not view.time_is_up:
+                self.note(f"{signal_name(view.interrupted)}: no more jobs are started and those that run are ended; "
+                          "once more ends them at once")
         self._meter.show(view, self.speed)
 
     def note(self, text: str) -> None:

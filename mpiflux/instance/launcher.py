@@ -193,6 +193,26 @@ def _end_time(environ: Mapping[str, str]) -> float | None:
     return float(end) if end else None
 
 
+def left_out(environ: Mapping[str, str], kind: str) -> str:
+    """What to say to a process that no launcher has started, in a batch job that has several nodes: it uses one. Empty
+    where that is not so, or cannot be told.
+
+    LSF's ``LSB_MCPU_HOSTS`` is ``host n host n …``, of which the first is the launch node where there is one (IBM
+    Spectrum LSF's list of variables; the user guides of Summit and Lassen).
+    """
+    if kind != "none" or "MPIFLUX_JOB_ID" in environ:
+        return ""
+    hosts = len(environ.get("LSB_MCPU_HOSTS", "").split()) // 2
+    nodes = _number(environ, "SLURM_JOB_NUM_NODES", "SLURM_NNODES") or 0
+    if "SLURM_JOB_ID" in environ and nodes > 1:
+        return (f"this is one process in Slurm's job {environ['SLURM_JOB_ID']}, which has {nodes} nodes: put "
+                f"`srun -N{nodes} --ntasks-per-node=1` before the command to use them all")
+    if "LSB_JOBID" in environ and hosts > 1:
+        return (f"this is one process in LSF's job {environ['LSB_JOBID']}, which has {hosts} hosts, and maybe on its "
+                "launch node: put `jsrun -r 1 -a 1 -c CORES -g GPUS -b rs` before the command to use the others")
+    return ""
+
+
 # -- does MPI agree? ---------------------------------------------------------------------------------------------
 
 

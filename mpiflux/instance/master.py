@@ -309,11 +309,11 @@ class Master(Asked):
         if not self.is_stopping and not self._over:
             if self.deadline.passed(now):
                 self.observer.note(f"{self.deadline.what} is reached: ending what runs; go on with run --resume")
-                self.signalled(signal.SIGTERM, now)
+                self._time_is_up(now)
             elif self.deadline.too_late and now > self.deadline.settled_at and self._only_late():
                 self.observer.note(f"nothing is left that could finish before {self.deadline.what}; go on with "
                                    "run --resume")
-                self.signalled(signal.SIGTERM, now)
+                self._time_is_up(now)
         self.observer.progress(self.view)
 
     def _watch_storage(self, now: float) -> None:
@@ -369,6 +369,11 @@ class Master(Asked):
                 self._out += self.desk.collect()
             self._out += [(address.control(rank), m.Shutdown()) for rank in range(self._ranks)]
 
+    def _time_is_up(self, now: float) -> None:
+        """The run ends as by the TERM that a batch system would send."""
+        self.view.time_is_up = True
+        self.signalled(signal.SIGTERM, now)
+
     def signalled(self, number: int, now: float) -> None:
         """One that asks for the end, or a batch system's warning (USR1, USR2): stop starting, end what runs, resumable.
         INT, TERM or HUP after that: at once."""
@@ -393,7 +398,9 @@ class Master(Asked):
         self._begins.clear()
         self._fail_fast_at = _NEVER
         self._stop_by = now + GRACE + 2.0
-        self._send(m.Stop(GRACE, LISTEN if self.view.interrupted not in (0, signal.SIGINT) else 0.0))
+        # LSF's first signal is INT, and srun passes it on to all processes; without a batch system it is Ctrl-C's
+        to_all = self.view.interrupted not in (0, signal.SIGINT) or (self.view.interrupted and self._suspicion)
+        self._send(m.Stop(GRACE, LISTEN if to_all else 0.0))
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

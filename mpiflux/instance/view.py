@@ -62,6 +62,8 @@ class View:
     """Ids of the first jobs that failed."""
     interrupted: int = 0
     """The signal that ended the run early, 0 while none did."""
+    time_is_up: bool = False
+    """It was not a signal but the clock, and that has been said."""
     journal_error: str | None = None
     retried: int = 0
     signalled: int = 0

@@ -142,6 +142,32 @@ JSM = _parse("""
     PMIX_RANK=5
 """)
 
+# IBM Spectrum LSF, "Environment variables set for job execution", and the Summit user guide: the batch script of a job
+# of two nodes, on its launch node
+LSF_BATCH = _parse("""
+    LSB_JOBID=331211
+    LSB_JOBNAME=mpiflux
+    LSB_BATCH_JID=331211
+    LSB_QUEUE=batch
+    LSB_HOSTS=batch3 d09n01 d09n02
+    LSB_MCPU_HOSTS=batch3 1 d09n01 42 d09n02 42
+    LSB_DJOB_HOSTFILE=/home/me/.lsbatch/1581.331211.hostfile
+    LSB_DJOB_NUMPROC=85
+    LSB_MAX_NUM_PROCESSORS=85
+    LS_JOBPID=77301
+    LSFUSER=me
+""")
+
+# PBS Professional user's guide, "Environment variables": the batch script
+PBS_BATCH = _parse("""
+    PBS_ENVIRONMENT=PBS_BATCH
+    PBS_JOBID=1234.polaris-pbs-01
+    PBS_NODEFILE=/var/spool/pbs/aux/1234.polaris-pbs-01
+    PBS_O_WORKDIR=/home/me/work
+    PBS_QUEUE=prod
+    NCPUS=64
+""")
+
 # HPE Parallel Application Launch Service, mpiexec(1)
 PALS = _parse("""
     PALS_APID=3b9c

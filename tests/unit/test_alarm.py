@@ -97,8 +97,15 @@ def test_what_is_in_doubt_runs_again_with_the_next_instance(whole: Whole) -> Non
 
 @pytest.mark.parametrize(("number", "listen"), [(INT, 0.0), (TERM, LISTEN), (10, LISTEN)])
 def test_supervisors_listen_for_a_signal_that_may_have_come_to_all(whole: Whole, number: int, listen: float) -> None:
+    whole.master._suspicion = 0.0
     whole.master.signalled(number, whole.now)
     assert [one.listen for one in whole.sent() if isinstance(one, m.Stop)] == [listen]
+
+
+def test_below_a_batch_system_int_may_have_come_to_all_too(whole: Whole) -> None:
+    """LSF's first signal is INT, and srun passes Ctrl-C on to the processes of jobs."""
+    whole.master.signalled(INT, whole.now)
+    assert [one.listen for one in whole.sent() if isinstance(one, m.Stop)] == [LISTEN]
 
 
 def test_who_is_warned_has_nothing_started_for_a_while(whole: Whole) -> None:

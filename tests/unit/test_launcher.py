@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, library_name, mismatch, unsuited
+from mpiflux.instance.launcher import KINDS, Launcher, detect, expand_counts, left_out, library_name, mismatch, unsuited
 from mpiflux.model.environment import clean_environment
 from mpiflux.node.pmi import rank_variables
 from tests.unit import recorded_environments as recorded
@@ -145,3 +145,23 @@ def test_libraries_that_can_be_initialised_are_not_refused():
     assert unsuited(detect(recorded.SLURM_PMIX), OPENMPI) is None
     for environ in (recorded.SLURM_PMI2, recorded.HYDRA, {**recorded.HYDRA, "PMIX_NAMESPACE": "outer"}):
         assert unsuited(detect(environ), _MPICH_5) is None
+
+
+def test_batch_scripts_are_nobody_s_ranks_and_inside_them_launchers_are_told():
+    for batch in (recorded.LSF_BATCH, recorded.PBS_BATCH):
+        assert detect(batch) == Launcher("none")
+    assert detect({**recorded.LSF_BATCH, **recorded.JSM})[:2] == ("jsm", 5)
+    assert detect({**recorded.PBS_BATCH, **recorded.PALS})[:2] == ("pals", 3)
+
+
+@pytest.mark.parametrize(("environ", "words"), [
+    (recorded.LSF_BATCH, ["LSF's job 331211", "3 hosts", "launch node", "jsrun"]),
+    (recorded.SLURM_BATCH, ["Slurm's job 1", "2 nodes", "srun -N2"]),
+    (recorded.PBS_BATCH, []), ({}, []),
+    ({**recorded.LSF_BATCH, "LSB_MCPU_HOSTS": "n1 8"}, []), ({**recorded.SLURM_BATCH, "SLURM_JOB_NUM_NODES": "1"}, []),
+    ({**recorded.LSF_BATCH, **recorded.JSM}, []), (recorded.SLURM_PMI2, []),
+    ({**recorded.SLURM_BATCH, "MPIFLUX_JOB_ID": "3"}, []),
+])
+def test_one_process_in_a_job_of_several_nodes_is_told_of(environ, words):
+    text = left_out(environ, detect(environ).kind)
+    assert bool(text) is bool(words) and [word for word in words if word not in text] == []
