@@ -189,6 +189,33 @@ def test_one_task_s_end_is_the_job_s_end(place: Place, nodes: Stack, spread: int
     assert run.job("after")["result"] == "COMPLETED", "some core of a job that failed was not given back"
 
 
+POLITE = """
+import os, signal, sys, time
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+world.Barrier()
+if not world.rank:
+    open("polite", "w").close()
+while not asked:
+    time.sleep(0.02)
+MPI.Finalize()
+open(f"gone-{os.environ['MPIFLUX_TASK_RANK']}", "w").close()
+"""
+
+
+def test_who_ends_by_itself_when_cancelled_gets_through_mpi_finalize(place: Place, nodes: Stack) -> None:
+    place.write("polite.py", POLITE)
+    place.expected |= {"polite", "gone-0", "gone-1"}
+    flow = {"hierarchy": FLAT, "jobs": {
+        "t": {"command": "python polite.py", "mpi": "pmi1", "resources": {"nodes": 2, "tasks": 2}},
+        "ender": {"command": "until [ -e polite ]; do sleep 0.05; done; python -m mpiflux cancel 1", "shell": True}}}
+    run = run_on_nodes(place, nodes, flow, nodes=2, cores=4, status=1)
+    assert run.job("t")["result"] == "CANCELED" and run.job("ender")["result"] == "COMPLETED"
+    assert all((place.path / f"gone-{rank}").exists() for rank in range(2)), "it was killed in MPI_Finalize"
+
+
 def test_a_failed_attempt_runs_again_with_a_world_of_its_own(place: Place, nodes: Stack) -> None:
     place.write("again.py", HELLO + """
 if os.environ["MPIFLUX_ATTEMPT"] == "1" and world.rank == 1:
