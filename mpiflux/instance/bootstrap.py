@@ -227,6 +227,8 @@ def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: 
         data = broadcast_bytes(MPI, world, data)
     config = msgspec.msgpack.decode(data, type=Config)
     if config.leave:
+        if world is not None:
+            push(detect(os.environ), rank, world.Iprobe)
         if zygote is not None:
             zygote.close()
         return config.status, Fate.CLEAN
@@ -350,7 +352,7 @@ def _serve(config: Config, prepared: Any, observer: RunObserver | None, MPI: Any
     rank.run()
     if program is not None:
         program.close()
-    push(detect(os.environ), transport)
+    push(detect(os.environ), me, transport.poll)
     transport.close()
     fate = Fate.CLEAN if keeper is None or keeper.clean else Fate.ORPHANED if keeper.orphaned else Fate.SURVIVOR
     if master is None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 
 from mpiflux.instance.launcher import Launcher
-from mpiflux.overlay.transport import Transport
 
 _PUSHES = 30
 _CHOICE = "MPIR_CVAR_CH4_NETMOD"
@@ -43,12 +42,13 @@ def has_both(mpi_library: str) -> bool:
     return found is not None and {"ucx", "ofi"} <= set(re.findall(r"[a-z]+", found[1]))
 
 
-def push(launcher: Launcher, transport: Transport) -> None:
+def push(launcher: Launcher, rank: int, look: Callable[[], object]) -> None:
     """Before rank 0 leaves without finalising MPI: have what was sent last leave this host. libfabric takes a short
-    message for sent once it has a copy, and sends that when MPI is called again; the others would wait for it."""
-    if transport.rank == 0 and _matters(launcher):
+    message for sent once it has a copy, and sends that when MPI is called again, as ``look`` does; the others would
+    wait for it."""
+    if rank == 0 and _matters(launcher):
         for _ in range(_PUSHES):
-            transport.poll()
+            look()
             time.sleep(0.005)
 
 

@@ -70,6 +70,14 @@ def test_without_root(place: Place, rsh: str) -> None:
     assert run.done is not None and "welcome to b" in run.done.stderr and "welcome" not in run.done.stdout
 
 
+def test_an_error_in_the_workflow_ends_the_ranks_on_all_hosts(place: Place, rsh: str) -> None:
+    """By a word of rank 0, which leaves at once; only rank 0 has anything to say."""
+    place.write("bad.yaml", {"jobs": {"a": {"comand": "x"}}})
+    done = place.call("run", "bad.yaml", "--hosts", "b,c:2", "--rsh", rsh, status=2)
+    said = [line for line in done.stderr.splitlines() if "welcome" not in line]
+    assert len(said) == 2 and all("bad.yaml:" in line for line in said), done.stderr
+
+
 def test_an_interrupt_reaches_every_host_and_leaves_nothing(place: Place, rsh: str) -> None:
     running, run = place.begin({"jobs": {"a": {"command": "sleep 1000", "parameters": {"i": {"range": 2}}}}},
                                "--hosts", "b,c", "--rsh", rsh, "--cores-per-node", "2")
