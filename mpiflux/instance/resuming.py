@@ -116,9 +116,8 @@ def _check_revision(workflow: Workflow, reader: RunReader, revision: Revision, r
     if lacking:
         raise RunError(f"{run_dir}: {unset(lacking)}; jobs that were submitted with them have not ended")
     if revision.resized:
-        raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}: no job has the parameters of an old one, so "
-                       "that none can be told to be the same. With --rerun-changed all its jobs run, and the old ones "
-                       "stay under another name; or name the additional jobs as an entry of their own")
+        raise RunError(f"{workflow.source}: {'; '.join(revision.resized)}. With --rerun-changed all jobs of such an "
+                       "entry run, and the old ones stay under another name; or make the additional ones another entry")
 
 
 def _prefix(groups: Sequence[JobGroup]) -> Sequence[JobGroup]:

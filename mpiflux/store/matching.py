@@ -21,10 +21,30 @@ Array = npt.NDArray[Any]
 
 
 class Match(NamedTuple):
-    """Masks over the old elements, which are still wanted, and over the new ones, which are there already."""
+    """Which of the new elements each of the old ones is."""
 
-    kept: Array
+    places: Array
+    """For each old element its place among the new ones; -1 where it is none of them."""
     known: Array
+    """Mask over the new elements: which are there already."""
+
+    @property
+    def kept(self) -> Array:
+        """Mask over the old elements: which are still wanted."""
+        kept: Array = self.places >= 0
+        return kept
+
+    def paired(self) -> Match:
+        """The old elements that are not wanted any more are, in order, the new ones that there were not; for as many
+        old elements as new ones."""
+        places = self.places.copy()
+        places[places < 0] = np.flatnonzero(~self.known)
+        return same(len(places))._replace(places=places)
+
+
+def same(n: int) -> Match:
+    """All ``n`` elements are those at their places."""
+    return Match(np.arange(n), np.ones(n, bool))
 
 
 def match(old: Sequence[Sequence[ParamTable]], new: Sequence[ParamTable]) -> Match | None:
@@ -46,7 +66,12 @@ def match(old: Sequence[Sequence[ParamTable]], new: Sequence[ParamTable]) -> Mat
     before, after = _told_apart(codes[:total]), _told_apart(codes[total:])
     most = total + n + 1
     first, second = codes[:total] * most + before, codes[total:] * most + after
-    return Match(np.isin(first, second), np.isin(second, first))
+    places = np.full(total, -1)
+    _, at_first, at_second = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    places[at_first] = at_second
+    mask = np.zeros(n, bool)
+    mask[at_second] = True
+    return Match(places, mask)
 
 
 def _numbered(table: ParamTable, name: str, numbers: dict[tuple[type, Value], int]) -> Array:
@@ -74,9 +99,8 @@ def _told_apart(codes: Array) -> Array:
     return out
 
 
-def chosen(table: ParamTable, wanted: Array) -> ParamTable:
-    """The elements of a mask, as a table of their own."""
-    indices = np.flatnonzero(wanted)
+def chosen(table: ParamTable, indices: Array) -> ParamTable:
+    """These elements, as a table of their own."""
     columns = []
     for at, column in enumerate(table.columns):
         if table.sampling != "zip":
@@ -88,6 +112,22 @@ def chosen(table: ParamTable, wanted: Array) -> ParamTable:
             mine = indices
         columns.append(_column([column.value(i) for i in mine.tolist()]))
     return ParamTable(table.names, tuple(columns), "zip")
+
+
+def beside(table: ParamTable, places: Array, other: ParamTable) -> ParamTable:
+    """The elements at ``places``; where that is -1 what ``other`` has at that index, and of parameters that it does not
+    have the first value. So an element that ``other`` gets back later is known here too."""
+    if not table.names:
+        return table
+    out = chosen(table, np.maximum(places, 0))
+    columns = list(out.columns)
+    for at, name in enumerate(table.names):
+        if name in other.names and (places < 0).any():
+            values = [columns[at].value(i) for i in range(len(places))]
+            for i in np.flatnonzero(places < 0).tolist():
+                values[i] = other.row(i)[name]
+            columns[at] = _column(values)
+    return ParamTable(out.names, tuple(columns), out.sampling)
 
 
 def _column(values: list[Value]) -> Column:

@@ -8,7 +8,7 @@ before has its further ones in a group of their own, of the same name, whose ind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 
 from mpiflux.model.jobspec import Dependency, JobGroup
-from mpiflux.store.matching import Match, chosen, comparable, differing, match
+from mpiflux.model.params import ParamTable
+from mpiflux.store.matching import Match, beside, chosen, comparable, differing, match, same
 
 _JUDGED = {"command": "command", "script": "script", "shell": "shell", "params": "parameters", "env": "env",
            "secrets": "secrets", "cwd": "cwd", "input": "input", "output": "output", "error": "error",
@@ -67,11 +68,11 @@ class Revision:
     replaced: dict[int, str] = field(default_factory=dict)
     """Of those, the ones whose entry is another group now, and the names that they have from now on."""
     resized: list[str] = field(default_factory=list)
-    """What is in the way: entries whose number of jobs differs and whose jobs cannot be told apart, in words."""
+    """What is in the way: entries whose jobs cannot be told to be the same, and why, in words."""
     gone: dict[int, Any] = field(default_factory=dict)
     """Ids of the jobs that are not among the elements of their entry any more, by group."""
     back: dict[int, Any] = field(default_factory=dict)
-    """Ids of those that are, by group, of entries that were matched."""
+    """Ids of those that are, by group."""
     judged: dict[int, Any] = field(default_factory=dict)
     """Groups whose results may differ from what they would give now, and the ids of the jobs; None: all."""
 
@@ -99,32 +100,33 @@ class _Revising:
         self.entries = {group.name: group for group in new}
         self.further: dict[str, list[int]] = {}
         """Numbers of an entry's groups but the first."""
+        self.apart: dict[str, str] = {}
+        """Entries whose jobs are in another order than those of the one that they follow from now on."""
 
     def revise(self) -> Revision:
-        matched = self._matched()
-        new = [group for group in self.new if group.name not in self.parts]
+        found = self._matched()
         for name, parts in self.parts.items():
-            entry = self.entries.get(name)
-            if entry is None or (name not in matched and (len(parts) > 1 or entry.count != parts[0].count)):
-                self._remove(parts, entry)
-                if entry is not None:
-                    new.append(entry)
+            if name in found:
+                self._keep(parts, self.entries[name], found[name])
             else:
-                self._keep(parts, entry, matched.get(name))
-        order = {group.name: at for at, group in enumerate(self.new)}
-        for entry in sorted(new, key=lambda group: order[group.name]):
-            self._add(entry)
-        for name, found in matched.items():
-            self._lengthen(name, self.entries[name], found)
+                self._remove(parts, self.entries.get(name))
+        leads = self._leads(found)
+        for entry in self.new:
+            if entry.name not in found:
+                if entry.name in leads:
+                    self._add_beside(entry, leads[entry.name], found)
+                else:
+                    self._add(entry)
+        for name, match_ in found.items():
+            self._lengthen(name, self.entries[name], match_)
         self._connect()
         return self.out
 
     # -- single entries --------------------------------------------------------------------------------------------
 
     def _remove(self, parts: Sequence[JobGroup], entry: JobGroup | None) -> None:
-        total = sum(part.count for part in parts)
         if entry is not None and not (self.replace or entry.request.per_node):
-            self.out.resized.append(f"{entry.name} had {total:,} jobs and has {entry.count:,} now")
+            self.out.resized.append(self._why(parts, entry))
         for part in parts:
             name = part.name
             if entry is not None:
@@ -133,18 +135,24 @@ class _Revising:
             # nobody waits for it any more, and it for nobody
             self.out.groups[part.number] = msgspec.structs.replace(part, name=name, after=())
 
-    def _keep(self, parts: Sequence[JobGroup], entry: JobGroup, found: Match | None) -> None:
+    def _why(self, parts: Sequence[JobGroup], entry: JobGroup) -> str:
+        if entry.name in self.apart:
+            return (f"{entry.name} goes with {self.apart[entry.name]} element by element now, but their jobs here are "
+                    "not in the same order")
+        return (f"{entry.name} had {sum(part.count for part in parts):,} jobs and has {entry.count:,} now, and no job "
+                "has the parameters of an old one, so that none can be told to be the same")
+
+    def _keep(self, parts: Sequence[JobGroup], entry: JobGroup, found: Match) -> None:
         """The groups that there are, as the file describes their entry now."""
         at = 0
         for part in parts:
-            now = msgspec.structs.replace(entry, number=part.number, first_id=part.first_id)
-            if found is not None:
-                now = msgspec.structs.replace(now, count=part.count, params=part.params, base=part.base)
-                kept = found.kept[at:at + part.count]
-                self._note(self.out.gone, part, ~kept)
-                self._note(self.out.back, part, kept)
-                at += part.count
-            self.out.groups[part.number] = now
+            places = found.places[at:at + part.count]
+            self.out.groups[part.number] = msgspec.structs.replace(
+                entry, number=part.number, first_id=part.first_id, count=part.count, base=part.base,
+                params=_params(part, entry, places))
+            self._note(self.out.gone, part, places < 0)
+            self._note(self.out.back, part, places >= 0)
+            at += part.count
         self.further[entry.name] = [part.number for part in parts[1:]]
 
     @staticmethod
@@ -158,39 +166,88 @@ class _Revising:
                                               first_id=groups[-1].stop_id if groups else 1))
         self.out.added.append(groups[-1])
 
+    def _add_beside(self, entry: JobGroup, lead: str, found: dict[str, Match]) -> None:
+        """A new entry that follows, or is followed by, one that has jobs: its elements stand beside those."""
+        at, numbers = 0, []
+        for part in self.parts[lead]:
+            places = found[lead].places[at:at + part.count]
+            self._add(msgspec.structs.replace(entry, count=part.count, base=part.base,
+                                              params=beside(entry.params, places, part.params)))
+            self._note(self.out.gone, self.out.groups[-1], places < 0)
+            numbers.append(self.out.groups[-1].number)
+            at += part.count
+        self.further[entry.name] = numbers[1:]
+        found[entry.name] = found[lead]
+
     def _lengthen(self, name: str, entry: JobGroup, found: Match) -> None:
         """A group of the elements that are new."""
-        wanted = ~found.known
-        if wanted.any():
-            self._add(msgspec.structs.replace(entry, count=int(np.count_nonzero(wanted)), base=len(found.kept),
+        wanted = np.flatnonzero(~found.known)
+        if len(wanted):
+            self._add(msgspec.structs.replace(entry, count=len(wanted), base=len(found.places),
                                               params=chosen(entry.params, wanted)))
             self.further[name].append(self.out.groups[-1].number)
 
     # -- which elements are the same -------------------------------------------------------------------------------
 
     def _matched(self) -> dict[str, Match]:
-        """The entries whose elements were compared, and the outcome, where any is the same."""
+        """The entries that keep their jobs, and which elements those are.
+
+        Those that followed each other already are compared together. Who follows another only from now on has to be in
+        the same order.
+        """
         out: dict[str, Match] = {}
-        for names in self._together():
-            entries = [self.entries[name] for name in names]
-            parts = [self.parts.get(name, []) for name in names]
-            if all(len(some) == 1 and some[0].count == entry.count for some, entry in zip(parts, entries, strict=True)):
-                continue
-            counts = {tuple(part.count for part in some) for some in parts}
-            if len(counts) > 1 or not all(map(comparable, (*entries, *(part for some in parts for part in some)))):
-                continue
-            found = match([[part.params for part in some] for some in parts], [entry.params for entry in entries])
-            if found is not None and found.kept.any():
-                out.update(dict.fromkeys(names, found))
+        followed = {(group.name, one.group) for some in self.parts.values() for group in some[:1]
+                    for one in group.after if one.kind == "each"}
+        for names in self._together(lambda *edge: edge in followed):
+            known = [name for name in names if name in self.parts]
+            if known and (found := self._compare(known)) is not None:
+                out.update(dict.fromkeys(known, found))
+        for names in self._together(lambda *_: True):
+            known = [name for name in names if name in out]
+            for name in known[1:]:
+                if self._order(name, out) != self._order(known[0], out):
+                    self.apart[name] = known[0]
+                    del out[name]
         return out
 
-    def _together(self) -> list[list[str]]:
-        """Names of the entries of the file that follow each other element by element."""
+    def _order(self, name: str, found: dict[str, Match]) -> tuple[list[int], list[int]]:
+        return [part.count for part in self.parts[name]], found[name].places.tolist()
+
+    def _compare(self, names: Sequence[str]) -> Match | None:
+        """None: none of their elements is there already. Where there are as many as before, those that are not take the
+        places of those that are gone."""
+        entries = [self.entries[name] for name in names]
+        parts = [self.parts[name] for name in names]
+        n, counts = entries[0].count, {tuple(part.count for part in some) for some in parts}
+        if len(counts) > 1:
+            return None
+        if all(len(some) == 1 and some[0].count == n and some[0].params == entry.params
+               for some, entry in zip(parts, entries, strict=True)):
+            return same(n)
+        found = None
+        if all(map(comparable, (*entries, *(part for some in parts for part in some)))):
+            found = match([[part.params for part in some] for some in parts], [entry.params for entry in entries])
+        if sum(part.count for part in parts[0]) == n:
+            return same(n) if found is None else found.paired()
+        return found if found is not None and found.kept.any() else None
+
+    def _leads(self, found: dict[str, Match]) -> dict[str, str]:
+        """For entries that are new, the one beside whose jobs theirs have to stand."""
+        out = {}
+        for names in self._together(lambda *_: True):
+            lead = next((name for name in names if name in found), None)
+            if lead is not None and not (len(self.parts[lead]) == 1 and np.array_equal(
+                    found[lead].places, np.arange(self.entries[lead].count))):
+                out.update(dict.fromkeys((name for name in names if name not in found), lead))
+        return out
+
+    def _together(self, holds: Callable[[str, str], bool]) -> list[list[str]]:
+        """Names of the entries of the file that follow each other element by element, by the edges that count."""
         sets = {name: {name} for name in self.entries}
         for entry in self.new:
-            for dependency in entry.after:
-                if dependency.kind == "each" and sets[entry.name] is not sets[dependency.group]:
-                    joined = sets[entry.name] | sets[dependency.group]
+            for one in entry.after:
+                if one.kind == "each" and holds(entry.name, one.group) and sets[entry.name] is not sets[one.group]:
+                    joined = sets[entry.name] | sets[one.group]
                     sets.update(dict.fromkeys(joined, joined))
         return [[name for name in sets if name in some] for some in {id(some): some for some in sets.values()}.values()]
 
@@ -225,6 +282,16 @@ class _Revising:
                 out.changed.append((was, change))
             if change.judged:
                 out.judged[was.number] = _judged(was, now, change)
+
+
+def _params(part: JobGroup, entry: JobGroup, places: Any) -> ParamTable:
+    """Of the jobs of a group, from the elements that they are now; as they were where that is the same."""
+    if (places < 0).any() or part.params == entry.params:
+        return part.params
+    plain = len(places) == entry.count and np.array_equal(places, np.arange(entry.count))
+    now = entry.params if plain or not comparable(entry) else chosen(entry.params, places)
+    mask = differing(part.params, now)
+    return now if mask is None or mask.any() else part.params
 
 
 def _judged(was: JobGroup, now: JobGroup, change: Difference) -> Any:

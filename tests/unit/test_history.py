@@ -19,7 +19,7 @@ from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import open_run
 from mpiflux.store.resume import chosen, with_dependants
-from mpiflux.store.revision import revise
+from mpiflux.store.revision import Revision, revise
 
 
 def group(number: int, name: str, first_id: int, count: int, **more: Any) -> JobGroup:
@@ -54,7 +54,7 @@ def test_what_is_gone_waits_for_nobody_and_another_size_is_another_group() -> No
            group(2, "n", 7, 2, request=Request(per_node=True))]
     new = [group(0, "a", 1, 5), group(1, "n", 6, 4, request=Request(per_node=True))]
     found = revise(old, new, replace=False)
-    assert found.resized == ["a had 3 jobs and has 5 now"]
+    assert len(found.resized) == 1 and found.resized[0].startswith("a had 3 jobs and has 5 now, and no job")
     found = revise(old, new, replace=True)
     assert [(g.name, g.after) for g in found.groups] == [("a~1", ()), ("b", ()), ("n~1", ()), ("a", ()), ("n", ())]
     assert found.removed == [0, 1, 2] and found.replaced == {0: "a~1", 2: "n~1"}
@@ -102,12 +102,57 @@ def test_entries_whose_jobs_cannot_be_told_apart_are_refused() -> None:
     old = [group(0, "a", 1, 3, params=listed(5, 6, 7)), group(1, "b", 4, 3, params=listed(1, 2, 3))]
     for table in (listed(1, 2), ParamTable(("y",), (ListColumn((5, 6)),)), ParamTable()):
         found = revise(old, [group(0, "a", 1, 2, params=table), old[1]], replace=False)
-        assert found.resized == ["a had 3 jobs and has 2 now"], table
-    # who is to follow element by element has no group for the further jobs to be beside
-    fresh = group(2, "d", 9, 4, params=listed(1, 2, 3, 4), after=(Dependency("a", "each"),))
-    longer = group(0, "a", 1, 4, params=listed(5, 6, 7, 8))
-    assert revise(old, [longer, old[1], fresh], replace=False).resized
-    assert not revise(old, [longer, old[1]], replace=False).resized
+        assert [words[:27] for words in found.resized] == ["a had 3 jobs and has 2 now,"], table
+
+
+EACH_A = (Dependency("a", "each"),)
+
+
+def rows(found: Revision, name: str) -> list[tuple[int, int, list[Any]]]:
+    """First id, base and values of the groups of an entry."""
+    return [(g.first_id, g.base, [g.params.row(i)["x"] for i in range(g.count)])
+            for g in found.groups if g.name == name]
+
+
+def test_a_new_entry_stands_beside_the_jobs_of_the_one_that_it_follows() -> None:
+    """Lengthened in the same edit, before, or shortened too: what is new is not compared, whoever of the two is new."""
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7))]
+    a = group(0, "a", 1, 4, params=listed(8, 7, 6, 5))
+    b = group(1, "b", 5, 4, params=listed(8, 7, 6, 5), after=EACH_A)
+    at_once = revise(old, [a, b], replace=False)
+    lengthened = revise(old, [a], replace=False)
+    later = revise(lengthened.groups, [a, b], replace=False)
+    for found in (at_once, later):
+        assert not found.resized and not found.gone and not found.judged
+        assert [values for _, _, values in rows(found, "b")] == [[5, 6, 7], [8]]
+        first, second = (g for g in found.groups if g.name == "b")
+        further = next(g.number for g in found.groups if g.name == "a" and g.base)
+        assert first.after == EACH_A and [one.group for one in second.after] == [f"#{further}"]
+        # nothing has changed since
+        again = revise(found.groups, [a, b], replace=False)
+        assert again.groups == found.groups and not again.added and not again.changed
+    shorter = revise(old, [group(0, "a", 1, 2, params=listed(7, 5)), group(1, "b", 3, 2, params=listed(7, 5),
+                                                                           after=EACH_A)], replace=False)
+    assert rows(shorter, "b") == [(4, 0, [5, 6, 7])]
+    assert {number: ids.tolist() for number, ids in shorter.gone.items()} == {0: [2], 1: [5]}
+    back = revise(shorter.groups, [a, b], replace=False)
+    assert not back.gone and back.back[1].tolist() == [4, 5, 6] and rows(back, "b")[1][2] == [8]
+    # who is followed may be the new one
+    c = group(0, "c", 1, 4, params=listed(1, 2, 3, 4))
+    led = revise(old, [c, msgspec.structs.replace(a, number=1, first_id=5, after=(Dependency("c", "each"),))],
+                 replace=False)
+    assert [values for _, _, values in rows(led, "c")] == [[4, 3, 2], [1]]
+
+
+def test_who_follows_element_by_element_from_now_on_has_to_be_in_the_same_order() -> None:
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7)), group(1, "b", 4, 3, params=listed(7, 5, 6))]
+    new = [group(0, "a", 1, 4, params=listed(5, 6, 7, 8)),
+           group(1, "b", 5, 4, params=listed(5, 6, 7, 8), after=EACH_A)]
+    refused = revise(old, new, replace=False)
+    assert [words[:41] for words in refused.resized] == ["b goes with a element by element now, but"]
+    found = revise(old, new, replace=True)
+    assert found.replaced == {1: "b~1"} and [values for _, _, values in rows(found, "b")] == [[5, 6, 7], [8]]
+    assert not revise([old[0], group(1, "b", 4, 3, params=listed(5, 6, 7))], new, replace=False).resized
 
 
 def test_of_an_entry_as_long_as_before_only_other_elements_are_judged() -> None:
@@ -116,6 +161,22 @@ def test_of_an_entry_as_long_as_before_only_other_elements_are_judged() -> None:
     assert found.judged[0].tolist() == [2] and found.changed[0][1].judged == ("parameters",)
     both = revise(old, [group(0, "a", 1, 3, params=listed(5, 9, 7), command=("false",))], replace=False)
     assert both.judged == {0: None}
+
+
+def test_elements_in_another_order_are_the_same_jobs() -> None:
+    """Also where the entry has been lengthened, and where as many others are new as are gone: these have changed."""
+    old = [group(0, "a", 1, 3, params=listed(5, 6, 7))]
+    assert revise(old, [group(0, "a", 1, 3, params=listed(7, 6, 5))], replace=False).groups == old
+    longer = revise(old, [group(0, "a", 1, 5, params=listed(5, 6, 7, 8, 9))], replace=False).groups
+    for start in (old, longer):
+        n = sum(g.count for g in start)
+        every = [5, 6, 7, 8, 9][:n]
+        for values, changed in ((every[::-1], []), ([*every[1:], 1], [1]), ([*range(11, 11 + n)], [*range(1, n + 1)])):
+            found = revise(start, [group(0, "a", 1, n, params=listed(*values))], replace=False)
+            assert not found.resized and not found.added and not found.gone
+            assert [id for ids in found.judged.values() for id in ids] == changed
+            assert sorted(x for _, _, xs in rows(found, "a") for x in xs) == sorted(values)
+            assert sum(map(len, found.back.values())) == n
 
 
 def test_a_group_is_what_it_was_when_the_records_came() -> None:
