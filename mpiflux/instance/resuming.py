@@ -21,8 +21,8 @@ from mpiflux.store import reader as store_reader
 from mpiflux.store.jobtable import JobTable, progressions
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import RunReader
-from mpiflux.store.resume import Resumed, chosen, outdated, resume, with_dependants
-from mpiflux.store.revision import Difference, Revision, revise
+from mpiflux.store.resume import Early, Resumed, chosen, early, outdated, resume, with_dependants
+from mpiflux.store.revision import Revision, revise
 
 GONE = "not in the workflow file any more"
 """Why jobs of a removed entry are cancelled."""
@@ -77,7 +77,8 @@ def foresee(options: RunOptions, workflow: Workflow, now: float) -> list[str]:
         return []
     found = _look(options, workflow, run_dir, now)
     counts = found.resumed.table.counts()
-    left = counts.total - counts.inactive + sum(group.count for group in found.revision.added)
+    left = counts.total - counts.inactive + sum(
+        group.count - len(found.revision.gone.get(group.number, ())) for group in found.revision.added)
     return [*found.notes, f"{_jobs(counts.inactive - len(found.wanted))} stay as they are, {_jobs(left)} had not ended"]
 
 
@@ -88,14 +89,17 @@ def _look(options: RunOptions, workflow: Workflow, run_dir: str, now: float) -> 
             revision = revise(reader.groups, workflow.groups, replace=options.rerun_changed)
             _check_revision(workflow, reader, revision, run_dir)
             old = outdated(reader, revision.judged)
+            ahead = early(reader, revision.groups, revision.gone)
             wanted = np.union1d(wanted, _back(reader, revision))
             if options.rerun_changed:
-                wanted = np.union1d(wanted, old)
+                wanted = np.union1d(wanted, np.concatenate([old, *(one.ids for one in ahead)]))
             wanted = wanted[~_of(wanted, revision.groups, revision.removed)]
             wanted = np.setdiff1d(wanted, _all(revision.gone))
             if options.rerun or options.rerun_changed:
                 wanted = with_dependants(reader, revision.groups, wanted)
-            notes = _notes(options, reader, revision, old, wanted)
+            notes = [*_notes(reader, revision, old, wanted), *_ahead(reader.groups, ahead, wanted)]
+            if options.rerun and not len(wanted):
+                notes.append(f"--rerun {','.join(options.rerun)}: no job of this run has ended so")
             if len(wanted):
                 notes += _counted(revision.groups, wanted)
             return Found(resume(reader, now), revision, wanted, notes)
@@ -176,50 +180,73 @@ def _end(journal: Journal, resumed: Resumed, revision: Revision, now: float) -> 
             table.apply(records, *place)
 
 
-def _notes(options: RunOptions, reader: RunReader, revision: Revision, old: Any, wanted: Any) -> list[str]:
-    notes = []
-    changes = {was.number: change for was, change in revision.changed}
-    outdated_of = {group.number: len(mine) for group, mine in _by_group(reader.groups, np.setdiff1d(old, wanted))}
+def _notes(reader: RunReader, revision: Revision, old: Any, wanted: Any) -> list[str]:
+    """What the workflow file changed, a line for each entry and kind of change."""
+    entries: dict[str, list[JobGroup]] = {}
     for group in reader.groups:
-        if group.submitted:
-            continue
-        change = changes.get(group.number, Difference((), (), False))
-        kept = outdated_of.get(group.number, 0)
-        what = ", ".join((*change.judged, *change.others))
-        if group.number in revision.gone:
-            notes.append(_gone(reader, group, revision.gone[group.number]))
-        if group.number in revision.removed:
-            notes.append(_removed(reader, group, revision.replaced.get(group.number)))
-        elif kept:
-            notes.append(f"{group.name}: {what or 'it'} changed since {kept:,} of its {_jobs(group.count)} ended, "
-                         "which keep their results; --rerun-changed runs them again")
-        elif what:
-            notes.append(f"{group.name}: {what} changed; that holds for what runs from now on")
-    notes += [f"{group.name}: {_jobs(group.count)} more in the workflow file, from {group.name}[{group.base}] on"
-              if group.base else f"{group.name}: new in the workflow file, {_jobs(group.count)}"
-              for group in revision.added
-              if group.name not in {reader.groups[number].name for number in revision.replaced}]
-    if options.rerun and not len(wanted):
-        notes.append(f"--rerun {','.join(options.rerun)}: no job of this run has ended so")
+        # of what was replaced at an earlier resumption nothing can change
+        if not group.submitted and "~" not in group.name:
+            entries.setdefault(group.name, []).append(group)
+    outdated_of = {group.number: len(mine) for group, mine in _by_group(reader.groups, np.setdiff1d(old, wanted))}
+    notes = []
+    for name, parts in entries.items():
+        gone = [revision.gone[part.number] for part in parts if part.number in revision.gone]
+        if gone:
+            notes.append(_gone(reader, name, np.concatenate(gone)))
+        if parts[0].number in revision.removed:
+            notes.append(_removed(reader, name, parts, revision.replaced))
+        else:
+            notes += _changed(name, parts, revision, sum(outdated_of.get(part.number, 0) for part in parts))
+    renewed = {reader.groups[number].name for number in revision.replaced}
+    for name in dict.fromkeys(group.name for group in revision.added if group.name not in renewed):
+        added = [group for group in revision.added if group.name == name]
+        count = sum(group.count - len(revision.gone.get(group.number, ())) for group in added)
+        notes.append(f"{name}: {_jobs(count)} more in the workflow file, from {name}[{added[0].base}] on"
+                     if name in entries else f"{name}: new in the workflow file, {_jobs(count)}")
     return notes
 
 
-def _removed(reader: RunReader, group: JobGroup, name: str | None) -> str:
-    counts = reader.table.group_counts(group.number)
-    if name is not None:
-        return f"{group.name}: has another number of jobs now; all run, and what was is kept as {name}"
-    left = counts.total - counts.inactive
-    ended = f"what ended ({counts.inactive:,} of {_jobs(counts.total)}) is kept" if counts.inactive else ""
+def _changed(name: str, parts: Sequence[JobGroup], revision: Revision, kept: int) -> list[str]:
+    numbers = {part.number for part in parts}
+    what = ", ".join(dict.fromkeys(word for was, change in revision.changed if was.number in numbers
+                                   for word in (*change.judged, *change.others)))
+    if kept:
+        total = sum(part.count for part in parts)
+        return [f"{name}: {what or 'it'} changed since {kept:,} of its {_jobs(total)} ended, "
+                "which keep their results; --rerun-changed runs them again"]
+    return [f"{name}: {what} changed; that holds for what runs from now on"] if what else []
+
+
+def _ahead(groups: Sequence[JobGroup], found: Sequence[Early], wanted: Any) -> list[str]:
+    """Who ended before further jobs that it waits for, and does not run again."""
+    notes = []
+    for one in found:
+        group, kept = groups[one.group], len(np.setdiff1d(one.ids, wanted))
+        if kept:
+            who = group.name if group.count == 1 else f"{kept:,} of the {_jobs(group.count)} of {group.name}"
+            notes.append(f"{who} ended before {one.further:,} more job{'s' * (one.further != 1)} of {one.entry}, which "
+                         f"{'it waits' if kept == 1 else 'they wait'} for: --rerun {group.name}, or --rerun-changed, "
+                         f"runs {'it' if kept == 1 else 'them'} again")
+    return notes
+
+
+def _removed(reader: RunReader, name: str, parts: Sequence[JobGroup], replaced: Mapping[int, str]) -> str:
+    counts = [reader.table.group_counts(part.number) for part in parts]
+    total, over = sum(one.total for one in counts), sum(one.inactive for one in counts)
+    if parts[0].number in replaced:
+        return f"{name}: all its jobs run, and what was is kept as {', '.join(replaced[part.number] for part in parts)}"
+    left = total - over
+    ended = f"what ended ({over:,} of {_jobs(total)}) is kept" if over else ""
     canceled = f"{_jobs(left)} not run" if left else ""
-    return f"{group.name}: {GONE}; {', '.join(filter(None, (ended, canceled)))}"
+    return f"{name}: {GONE}; {', '.join(filter(None, (ended, canceled)))}"
 
 
-def _gone(reader: RunReader, group: JobGroup, ids: Any) -> str:
+def _gone(reader: RunReader, name: str, ids: Any) -> str:
     left = int(np.count_nonzero(reader.table.state[ids - 1] != State.INACTIVE))
     ended = len(ids) - left
     what = [f"{_jobs(ended)} that ended stay{'s' * (ended == 1)}"] if ended else []
     what += [f"{_jobs(left)} not run"] if left else []
-    return f"{group.name}: {_jobs(len(ids))} {'are' if len(ids) > 1 else 'is'} {GONE}; {', '.join(what)}"
+    return f"{name}: {_jobs(len(ids))} {'are' if len(ids) > 1 else 'is'} {GONE}; {', '.join(what)}"
 
 
 def _back(reader: RunReader, revision: Revision) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -159,6 +159,47 @@ def outdated(reader: RunReader, judged: Mapping[int, Array | None]) -> Array:
             old |= True if ids is None else np.isin(rows + 1, ids)
         found.append(rows[old] + 1)
     return np.concatenate(found)
+
+
+class Early(NamedTuple):
+    """Jobs of a group that ended before further jobs of an entry that they wait for as a whole."""
+
+    group: int
+    ids: Array
+    entry: str
+    further: int
+    """How many jobs of that entry."""
+
+
+def early(reader: RunReader, groups: Sequence[JobGroup], gone: Mapping[int, Array]) -> list[Early]:
+    """Who ended before the jobs that were added to an entry that it waits for, or that took the place of that entry's;
+    whether they were added now, or have run since.
+
+    ``groups`` as they are from now on; ids that are ``gone`` are not waited for, and do not wait.
+    """
+    table, n = reader.table, len(reader.table)
+    last = np.where(table.state[:n] == State.INACTIVE, table.batch[:n], np.iinfo("i8").max)
+    last = np.append(last, np.full(groups[-1].stop_id - 1 - n, np.iinfo("i8").max) if groups else [])
+    renewed = {group.name.split("~")[0] for group in groups if "~" in group.name}
+    named = {group.name: group for group in reversed(groups) if not group.submitted}
+    found = []
+    for group in groups[:len(reader.groups)]:
+        ids = np.setdiff1d(np.arange(group.first_id, group.stop_id), gone.get(group.number, ()))
+        ids = ids[(table.state[ids - 1] == State.INACTIVE) & (table.result[ids - 1] != Result.CANCELED)]
+        later: dict[str, list[Array]] = {}
+        for one in group.after if len(ids) and not group.submitted else ():
+            if one.kind in ("ok", "any") and not one.ids:
+                other = groups[int(one.group[1:])] if one.group.startswith("#") else named[one.group]
+                if other.base or other.name in renewed:
+                    theirs = np.arange(other.first_id, other.stop_id)
+                    later.setdefault(other.name, []).append(np.setdiff1d(theirs, gone.get(other.number, ())))
+        for name, parts in later.items():
+            batches = last[np.concatenate(parts) - 1]
+            mine = ids[table.batch[ids - 1] < batches.max(initial=-1)]
+            if len(mine):
+                first = table.batch[mine - 1].min()
+                found.append(Early(group.number, mine, name, int(np.count_nonzero(batches > first))))
+    return found
 
 
 def with_dependants(reader: RunReader, groups: Sequence[JobGroup], ids: Array) -> Array:

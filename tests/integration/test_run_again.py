@@ -84,14 +84,19 @@ def test_a_longer_entry_keeps_what_has_run(place: Place) -> None:
     run = place.resume(run, flow([1, 2, 3]))
     assert sorted((place.path / "ran").read_text().splitlines()) == [
         f"{name} {rho} 3 {i} {i}" for name in ("post", "sim") for i, rho in ((4, 1.5), (5, 2.5))]
+    early = "end ended before {} more jobs of post, which it waits for: --rerun end"
+    assert run.done is not None and early.format(2) in run.done.stdout + run.done.stderr
     run = place.resume(run, flow([0, 1, 3, 4]))
-    assert run.done is not None and "sim: 2 jobs are not in the workflow file any more; 2 jobs that ended stay" in (
+    assert run.done is not None and early.format(6) in run.done.stdout + run.done.stderr
+    assert "sim: 2 jobs are not in the workflow file any more; 2 jobs that ended stay" in (
         run.done.stdout + run.done.stderr)
     assert run.results() == {"COMPLETED": 21}
     sims = [job for job in run.jobs() if job["name"] == "sim"]
     assert [job["index"] for job in sims] == list(range(10)) and all(job["attempts"] == 1 for job in run.jobs())
     assert sorted((job["params"]["rho"], job["params"]["seed"]) for job in sims) == [
         (rho, seed) for rho in (1.5, 2.5) for seed in range(5)]
+    run = place.resume(run, flow([0, 1, 3, 4]), "--rerun-changed")
+    assert [job["attempts"] for job in run.jobs() if job["attempts"] != 1] == [2] and run.job("end")["attempts"] == 2
     shown = place.call("job", "show", "sim[9]", run.directory.name).stdout
     assert "sim[9]" in shown and "rho=2.5 seed=4" in shown
 

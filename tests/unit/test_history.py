@@ -18,7 +18,7 @@ from mpiflux.store.history import History, Step
 from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Journal
 from mpiflux.store.reader import open_run
-from mpiflux.store.resume import chosen, with_dependants
+from mpiflux.store.resume import chosen, early, with_dependants
 from mpiflux.store.revision import Revision, revise
 
 
@@ -211,6 +211,41 @@ def test_who_was_cancelled_because_of_a_job_runs_again_with_it(tmp_path: Path) -
         assert with_dependants(run, groups, chosen(run, ["failed"])).tolist() == [2, 5, 7]
         assert with_dependants(run, groups, chosen(run, ["d"])).tolist() == [8]
         assert with_dependants(run, groups, chosen(run, ["a.0"])).tolist() == [1]
+
+
+def test_who_ended_before_further_jobs_that_it_waits_for_is_known_until_it_runs_again(tmp_path: Path) -> None:
+    old = [group(0, "a", 1, 2, params=listed(5, 6)), group(1, "b", 3, 1, after=(Dependency("a"),)),
+           group(2, "c", 4, 2, params=listed(1, 2), after=EACH_A)]
+    new = [group(0, "a", 1, 4, params=listed(5, 6, 7, 8)), group(1, "b", 5, 1, after=(Dependency("a"),)),
+           group(2, "c", 6, 4, params=listed(1, 2, 3, 4), after=EACH_A)]
+
+    def batches(journal: Journal, *batches: list[int], attempt: int = 1) -> None:
+        for ids in batches:
+            journal.append_results(b"".join(record(id, Result.COMPLETED, attempt) for id in ids))
+            assert journal.wait()
+
+    def found(new: list[JobGroup]) -> list[tuple[int, list[int], str, int]]:
+        with open_run(tmp_path) as run:
+            revision = revise(run.groups, new, replace=True)
+            return [(one.group, one.ids.tolist(), one.entry, one.further)
+                    for one in early(run, revision.groups, revision.gone)]
+
+    with Journal(tmp_path) as journal:
+        for one in old:
+            journal.append_group(one, 1.0)
+        batches(journal, [1, 2], [3, 4, 5])
+        assert found(old) == [] and found(new) == [(1, [3], "a", 2)]
+        assert found([group(0, "a", 1, 3, params=listed(1, 2, 3)), old[1]]) == [(1, [3], "a", 3)]
+        for one in revise(old, new, replace=False).groups:
+            journal.append_group(one, 1.0)
+        batches(journal, [6], [7])
+        assert found(new) == [(1, [3], "a", 2)] and found([new[0], new[2]]) == []
+        assert found(old) == [], "what is gone is not waited for"
+        journal.append_event(0, 20.0, "rerun", {"group": 1, "batch": journal.next_batch, "ranges": [(0, 1, 1)]})
+        journal.wait()
+        assert found(new) == []
+        batches(journal, [3], attempt=2)
+        assert found(new) == []
 
 
 def test_a_job_that_runs_again_is_read_from_its_directory(tmp_path: Path) -> None:
