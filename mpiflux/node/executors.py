@@ -16,6 +16,8 @@ Deliver = Callable[[int, int, m.Message], None]
 
 
 MOST_STILLBORN = 5
+"""Supervisors of one place in a row that may die before they can run a job. Those that die later may have died of
+their jobs, which are counted themselves (:mod:`mpiflux.store.crashes`)."""
 
 
 class SupervisorsFail(RuntimeError):
@@ -65,8 +67,10 @@ class Executors:
         """There are other descriptors than :meth:`filenos` last said."""
         self.heard: set[int] = set()
         """Supervisors that have said something, or are new; for others to empty."""
+        self._unborn: set[int] = set()
+        """Supervisors that have not said anything yet: they do so before they take a job."""
         self._stillborn: dict[int, int] = {}
-        """Supervisors in a row that died before they said anything, by executor."""
+        """How many in a row died like this, by executor."""
         self.lost = 0
         """Supervisors that died and were replaced."""
         for number in self._setups:
@@ -89,6 +93,7 @@ class Executors:
         setup = self._setups[executor_of(number) if is_apart(number) else number]
         self.changed = True
         self.heard.add(number)
+        self._unborn.add(number)
         link.send(msgspec.msgpack.encode(msgspec.structs.replace(setup, number=number)))
         for frame in self._declared.get(number, {}).values():
             link.send(frame)
@@ -125,6 +130,7 @@ class Executors:
 
     def _hang_up(self, number: int) -> None:
         del self._alone[number]
+        self._unborn.discard(number)
         self._links.pop(number).close()
         for held in (self._pids, self._declared, self._schedulers, self._outgoing):
             held.pop(number, None)  # type: ignore[attr-defined]  # whatever they hold
@@ -159,7 +165,8 @@ class Executors:
         """Deliver what an executor sent. False when it had died: it was replaced, its descriptors changed."""
         try:
             for frame in self._links[number].receive():
-                self._stillborn.pop(number, None)
+                self._unborn.discard(number)
+                self._stillborn.pop(executor_of(number), None)
                 self.heard.add(number)
                 for dst, src, message in m.decode(frame):
                     if number in self._alone:
@@ -174,20 +181,27 @@ class Executors:
     def replace(self, number: int) -> None:
         """End a supervisor, if it lives, and all that it runs; another takes its place, and its schedulers are told."""
         self.lost += 1
+        self._count(number)
         if number in self._alone:
             self._lose_alone(number)
             return
         self._links.pop(number).close()
         self._outgoing.pop(number, None)
-        self._stillborn[number] = self._stillborn.get(number, 0) + 1
-        if self._stillborn[number] > MOST_STILLBORN:
-            raise SupervisorsFail(
-                f"{self._setups[number].node_name}: {MOST_STILLBORN} supervisors in a row ended before they had done "
-                "anything; what they wrote to stderr says why (too little memory, a killer of processes?)")
         self._start(number)
         for scheduler in self._schedulers.get(number, ()):
             self._fences[number, scheduler] = self._fences.get((number, scheduler), 0) + 1
             self._deliver(scheduler, number, m.ExecutorLost(number))
+
+    def _count(self, number: int) -> None:
+        if number not in self._unborn:
+            return
+        self._unborn.discard(number)
+        place = executor_of(number)
+        self._stillborn[place] = self._stillborn.get(place, 0) + 1
+        if self._stillborn[place] > MOST_STILLBORN:
+            raise SupervisorsFail(
+                f"{self._setups[place].node_name}: {MOST_STILLBORN} supervisors in a row ended before they had done "
+                "anything; what they wrote to stderr says why (too little memory, a killer of processes?)")
 
     def _lose_alone(self, number: int) -> None:
         pid, users = self._pids[number], tuple(self._schedulers.get(number, ()))
@@ -215,8 +229,8 @@ class Executors:
         The root scheduler may have used it too, and is told of its end as ever; those ``retired`` are not there to be
         told.
         """
+        self._unborn.discard(number)
         self.replace(number)
-        self._stillborn.pop(number, None)
         for alone in [one for one in self._alone if executor_of(one) == number and scheduler_of(one) in retired]:
             self.replace(alone)
 

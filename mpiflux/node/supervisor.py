@@ -102,6 +102,8 @@ class Supervisor:
     def run(self, frames: Sequence[bytes] = ()) -> None:
         """``frames``: what came together with the first one."""
         try:
+            # whoever dies without this has not died of a job
+            self.outbox.tell(self.number, m.Alive())
             self.accept(frames, self.clock())
             while not self.done:
                 self.turn()

@@ -16,6 +16,7 @@ from mpiflux.model import messages as m
 from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result
 from mpiflux.node import endings, outside
+from mpiflux.node.executors import MOST_STILLBORN
 from tests.support import procs
 from tests.support.leaks import LeakCheck
 from tests.support.node import Node
@@ -394,6 +395,16 @@ def test_a_supervisor_that_stands_still_can_be_killed(node: Node) -> None:
     os.kill(victim, signal.SIGKILL)
     node.until(lambda: node.lost)
     assert node.pids() != [victim]
+
+
+def test_jobs_that_kill_their_supervisors_at_once_are_no_evidence_against_the_node(no_leaks: LeakCheck) -> None:
+    with Node() as node:
+        for n in range(MOST_STILLBORN + 2):
+            node.begin("kill -9 $PPID; sleep 600", shell=True)
+            node.until(lambda n=n: len(node.lost) > n)
+            node.post(m.ExecutorLost(0))
+        assert node.sh("echo well").stdout == b"well\n"
+    assert not no_leaks.settle()
 
 
 def test_without_the_zygote_jobs_go_on_and_are_cleaned_up(no_leaks: LeakCheck) -> None:
