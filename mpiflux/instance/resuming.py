@@ -270,7 +270,10 @@ def _by_group(groups: Sequence[JobGroup], ids: Any) -> Iterator[tuple[JobGroup, 
 
 
 def _counted(groups: Sequence[JobGroup], ids: Any) -> list[str]:
-    parts = [f"{len(mine):,} of {group.name}" for group, mine in _by_group(groups, ids)]
+    counts: dict[str, int] = {}
+    for group, mine in _by_group(groups, ids):
+        counts[group.name] = counts.get(group.name, 0) + len(mine)
+    parts = [f"{count:,} of {name}" for name, count in counts.items()]
     more = f" and {len(parts) - 8} more entries" if len(parts) > 8 else ""
     return [f"{_jobs(len(ids))} to be run again: {', '.join(parts[:8])}{more}"]
 

@@ -26,8 +26,14 @@ _TIDY = b"tidy "
 _BURY = b"bury "
 _STUBBORN = 5.0
 """Seconds after which a killed supervisor is waited for no longer: it is in an uninterruptible sleep."""
+ANSWER_LIMIT = 20.0
+"""Seconds for which a rank waits for an answer of its zygote: some more than it may take to bury a supervisor."""
 BELL = "bell-"
 """How the names of ranks' bells in a door's directory begin."""
+
+_GONE = "the process that forks supervisors is gone; was it killed?"
+_SILENT = (f"the process that forks supervisors has not answered for {ANSWER_LIMIT:.0f} s; is it stopped, or the node "
+           "short of memory?")
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -54,39 +60,45 @@ class Zygote:
 
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.control, self.pid = control, pid
+        self.control.settimeout(ANSWER_LIMIT)
 
     def supervisor(self, replaces: int = 0) -> tuple[socket.socket, int]:
         """A new supervisor: (link to it, its pid).
 
         ``replaces`` is the pid of one that is lost: neither it nor a process of its jobs is there any more when the
-        new one is. Raises RuntimeError when the zygote is gone, or cannot fork.
+        new one is. Raises RuntimeError when the zygote is gone, does not answer, or cannot fork.
         """
         data = b""
         fds: list[int] = []
         flags = 0
+        why = _GONE
         try:
             self.control.send(b"supervisor %d" % replaces)
             data, fds, flags, _ = socket.recv_fds(self.control, 256, 1)
+        except TimeoutError:
+            why = _SILENT
         except OSError:
             pass
         if flags & socket.MSG_CTRUNC:
             raise RuntimeError("no supervisor can be started: this rank may have no more files open (ulimit -n)")
         if not fds:
-            raise RuntimeError(f"no supervisor can be started: {data.decode()}" if data else
-                               "the process that forks supervisors is gone; was it killed?")
+            raise RuntimeError(f"no supervisor can be started: {data.decode()}" if data else why)
         os.set_inheritable(fds[0], False)
         return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
 
     def bury(self, pid: int) -> None:
         """End a supervisor, if it is still there, and everything that it had started. Raises RuntimeError when the
-        zygote is gone."""
+        zygote is gone, or does not answer."""
+        why = _GONE
         try:
             self.control.send(_BURY + b"%d" % pid)
             if self.control.recv(16):
                 return
+        except TimeoutError:
+            why = _SILENT
         except OSError:
             pass
-        raise RuntimeError("the process that forks supervisors is gone; was it killed?")
+        raise RuntimeError(why)
 
     def tidy(self, path: str) -> None:
         """Have this directory and the sockets in it taken away when the rank is gone, however it went, unless another

@@ -1,4 +1,4 @@
-"""Supervisors that die at once: of their node, or of their jobs."""
+"""Supervisors that die at once, of their node or of their jobs, and a zygote that does not answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpiflux.model import messages as m
 from mpiflux.model.apart import EXECUTORS, apart
 from mpiflux.node.executors import MOST_STILLBORN, Executors, SupervisorsFail
 from mpiflux.node.link import Link
-from mpiflux.node.zygote import Setup
+from mpiflux.node.zygote import Setup, Zygote
 
 NUMBER = EXECUTORS + 3
 
@@ -80,3 +80,17 @@ def test_supervisors_that_die_later_may_have_died_of_their_jobs(parts: tuple[Fak
     for _ in range(3 * MOST_STILLBORN):
         die(zygote, executors, NUMBER, after_a_word=True)
     assert executors.lost == 4 * MOST_STILLBORN
+
+
+def test_a_zygote_that_is_stopped_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpiflux.node.zygote.ANSWER_LIMIT", 0.01)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        zygote = Zygote(ours, 0)
+        with pytest.raises(RuntimeError, match="has not answered"):
+            zygote.supervisor()
+        with pytest.raises(RuntimeError, match="has not answered"):
+            zygote.bury(1)
+        theirs.close()
+        with pytest.raises(RuntimeError, match="is gone"):
+            zygote.supervisor()

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpiflux.instance.resuming import _counted
 from mpiflux.model.jobspec import Dependency, JobGroup, Request
 from mpiflux.model.params import ListColumn, ParamTable
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON
@@ -103,6 +104,11 @@ def test_entries_whose_jobs_cannot_be_told_apart_are_refused() -> None:
     for table in (listed(1, 2), ParamTable(("y",), (ListColumn((5, 6)),)), ParamTable()):
         found = revise(old, [group(0, "a", 1, 2, params=table), old[1]], replace=False)
         assert [words[:27] for words in found.resized] == ["a had 3 jobs and has 2 now,"], table
+
+
+def test_jobs_that_run_again_are_counted_by_entry() -> None:
+    groups = [group(0, "a", 1, 3), group(1, "b", 4, 2), group(2, "a", 6, 2, base=3)]
+    assert _counted(groups, np.array([1, 3, 5, 6])) == ["4 jobs to be run again: 3 of a, 1 of b"]
 
 
 EACH_A = (Dependency("a", "each"),)
