@@ -180,7 +180,7 @@ def early(reader: RunReader, groups: Sequence[JobGroup], gone: Mapping[int, Arra
     table, n = reader.table, len(reader.table)
     last = np.where(table.state[:n] == State.INACTIVE, table.batch[:n], np.iinfo("i8").max)
     last = np.append(last, np.full(groups[-1].stop_id - 1 - n, np.iinfo("i8").max) if groups else [])
-    renewed = {group.name.split("~")[0] for group in groups if "~" in group.name}
+    renewed = {group.name.split("~")[0] for group in groups if "~" in group.name and not group.submitted}
     named = {group.name: group for group in reversed(groups) if not group.submitted}
     found = []
     for group in groups[:len(reader.groups)]:
