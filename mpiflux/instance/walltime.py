@@ -19,7 +19,8 @@ def end_of_allocation(environ: Mapping[str, str], now: float, ask: bool = True) 
     said = allocation_end(environ, now)
     if said.time or said.trouble or said.notes or not ask or not _asks(environ):
         return said
-    left = time_left(_squeue(environ["SLURM_JOB_ID"]))
+    job = environ["SLURM_JOB_ID"]
+    left = time_left(_squeue(job), job)
     return AllocationEnd(now + left) if left else said
 
 
@@ -30,11 +31,12 @@ def _asks(environ: Mapping[str, str]) -> bool:
             and not environ.get("MPIFLUX_END_TIME") and not environ.get("SLURM_JOB_END_TIME"))
 
 
-def time_left(text: str) -> float:
-    """Seconds of squeue's ``%L``: ``9:59``, ``1:00:00``, ``2-03:04:05``; 0 when there is no limit, or nothing to be
-    read (``UNLIMITED``, ``NOT_SET``, ``INVALID``)."""
-    lines = text.split()
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", lines[0], re.ASCII) if lines else None
+def time_left(text: str, job: str) -> float:
+    """Seconds of squeue's ``%A %L`` for this job: ``9:59``, ``1:00:00``, ``2-03:04:05``; 0 when there is no limit, or
+    nothing to be read (``UNLIMITED``, ``NOT_SET``, ``INVALID``). An array's number is that of one of its elements, too,
+    and squeue tells of all of them."""
+    rows = [words for line in text.splitlines() if len(words := line.split()) == 2 and words[0] == job]
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", rows[0][1], re.ASCII) if rows else None
     if match is None:
         return 0.0
     days, hours, minutes, seconds = (int(word or 0) for word in match.groups())
@@ -44,9 +46,11 @@ def time_left(text: str) -> float:
 def _squeue(job: str) -> str:
     import subprocess
 
+    # the user's own choices leave out jobs, or columns
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%L"], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=PATIENCE, env={**os.environ, "SQUEUE_FORMAT": ""}, check=False)
+        done = subprocess.run(["squeue", "-h", "-j", job, "-t", "RUNNING", "-o", "%A %L"], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=PATIENCE, env=environ, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -31,6 +31,13 @@ printf %s "$*" >"$dir/part.$host" && mv "$dir/part.$host" "$dir/host.$host" && e
 TASK = '. "$MPIFLUX_TASKS/$OMPI_COMM_WORLD_LOCAL_RANK"'
 """What mpirun starts for each task, by ``/bin/sh -c``."""
 
+BEGUN = "begun"
+"""What the first task says in the FIFO."""
+
+START_LIMIT = "OMPI_MCA_orte_startup_timeout"
+"""Variable of the job: within how many seconds the daemons of all nodes are to have reached mpirun; 0: no matter. Open
+MPI 4 has it for the same, without a limit as the default; 5 has none."""
+
 _OTHER_LAUNCHERS = "^slurm,lsf,pbs,tm,gridengine,loadleveler,alps,flux"
 
 
@@ -101,25 +108,59 @@ def quoted(text: bytes) -> bytes:
     return b"'" + text.replace(b"'", b"'\\''") + b"'"
 
 
-def task_line(variables: Mapping[bytes, bytes | None], words: Sequence[bytes], ends: bytes) -> bytes:
+def is_shells(name: bytes) -> bool:
+    """Whether shells can have a variable of this name. Those that are strict drop others on the way to a program, as
+    bash's ``BASH_FUNC_module%%``."""
+    return _SHELLS.fullmatch(name) is not None
+
+
+_SHELLS = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def task_line(variables: Mapping[bytes, bytes | None], words: Sequence[bytes], ends: bytes, stdin: bytes = b"",
+              tells: bool = False) -> bytes:
     """What becomes a task: its variables (None: it has none of that name), then the program, bound as ``words`` say.
 
     Its rank is what mpirun says, as is the namespace by which an instance in the job knows whose launcher started it.
     A shell stays, unmoved by the signals of which the program is to hear, and tells in the FIFO ``ends`` of an end that
     was not well: of several that mpirun sees within a moment it names any, mostly one that the first has brought down.
+    One that ``tells`` says there that it has begun, too: then all daemons have reached mpirun. ``stdin`` is opened
+    here, as what mpirun of Open MPI 5 passes on does not end.
     """
     given = [b"trap : TERM INT HUP QUIT USR1 USR2"]
     given += [b"export %b=%b" % (name, quoted(value)) for name, value in variables.items() if value is not None]
     absent = [name for name, value in variables.items() if value is None]
     if absent:
         given.append(b"unset " + b" ".join(absent))
+    if tells:
+        given.append(b"echo %b 1<>%b" % (BEGUN.encode(), quoted(ends)))
     given += [b"export MPIFLUX_TASK_RANK=$OMPI_COMM_WORLD_RANK MPIFLUX_PMIX=$PMIX_NAMESPACE",
               b"exec 3>&2 2>/dev/null",  # the shell has words of its own for signals
-              b"(exec " + b" ".join(map(quoted, words)) + b" 2>&3 3>&-)",
+              b"(exec " + b" ".join(map(quoted, words)) + b" 2>&3 3>&-" + (stdin and b" <" + quoted(stdin)) + b")",
               b"s=$?",
               b'[ $s = 0 ] || echo "$OMPI_COMM_WORLD_RANK $s" 1<>' + quoted(ends),
               b"exit $s", b""]
     return b"\n".join(given)
+
+
+# -- daemons that do not come ------------------------------------------------------------------------------------------
+
+
+def start_limit(variables: Mapping[str, str]) -> float:
+    """Seconds; 0 for none. mpirun itself would wait for ever."""
+    try:
+        return max(float(variables.get(START_LIMIT, "")), 0.0)
+    except ValueError:
+        return 60.0
+
+
+def unreached(nodes: Sequence[str], limit: float, major: int) -> str:
+    """Why a job fails whose tasks had not begun by then."""
+    others = ", ".join(nodes[1:4]) + (", …" if len(nodes) > 4 else "")
+    framework = "PRTE" if major >= 5 else "OMPI"
+    return (f"mpirun on {nodes[0]} has not heard of all its daemons ({others}) within {limit:g} s: they reach it by "
+            f"TCP; name a network that leads from node to node by {framework}_MCA_oob_tcp_if_include, or give them "
+            f"longer by {START_LIMIT}, both in the job's env")
 
 
 # -- the daemons' command lines, through PMI's key-value space ---------------------------------------------------------
@@ -175,6 +216,7 @@ _EXIT = re.compile(r"detected that one or more processes exited with non-zero st
                    r"Process name:\s*\[.*?,(\d+)\]\s*Exit code:\s*(-?\d+)", re.DOTALL)
 _ABORT = re.compile(r"MPI_ABORT was invoked on rank (\d+) in communicator (.*?)\n(?:\s*Proc: \[\[.*?\],(\d+)\])?"
                     r".*?error\s?code:?\s+(-?\d+)", re.DOTALL | re.IGNORECASE)
+_LEFT = re.compile(r"has exited due to process rank (\d+) with PID \d+ on\s+node \S+\s+exiting\s+improperly")
 _LOST = re.compile(r"has lost communication with a remote daemon|daemon .{0,200}? failed unexpectedly", re.DOTALL)
 _BY_OTHERS = (15, 9)
 """Signals that mpirun sends to the other tasks when one has failed."""
@@ -182,6 +224,11 @@ _BY_OTHERS = (15, 9)
 
 Words = Callable[[int], str]
 """How a process ended, in words; it is called with what ``subprocess`` has as its code."""
+
+
+def code(status: int) -> int:
+    """As ``subprocess`` has it, of what a shell says. No signal has a number above 64: −1 of a program is 255."""
+    return 128 - status if 128 < status <= 128 + 64 else status
 
 
 class End(NamedTuple):
@@ -192,7 +239,8 @@ class End(NamedTuple):
 
     @property
     def signal(self) -> int:
-        return max(self.status - 128, 0)
+        """0: none."""
+        return max(-code(self.status), 0)
 
     @property
     def is_cause(self) -> bool:
@@ -217,23 +265,26 @@ def aborted(said: str) -> End | None:
 
 def reason(end: End, tasks: Sequence[int], nodes: Sequence[str], words: Words) -> tuple[int, str]:
     """(returncode as ``subprocess`` has it, reason) of a job that failed by a task's end."""
-    code = -end.signal if end.signal else end.status
-    return code, f"{task_name(end.rank, tasks, nodes)} {words(code)}"
+    found = code(end.status)
+    return found, f"{task_name(end.rank, tasks, nodes)} {words(found)}"
 
 
-def ending(said: str, code: int, tasks: Sequence[int], nodes: Sequence[str], words: Words) -> tuple[int, str]:
-    """The same for a job whose mpirun ended with ``code``, not 0, after it had ``said`` this at last on stderr.
+def ending(said: str, status: int, tasks: Sequence[int], nodes: Sequence[str], words: Words) -> tuple[int, str]:
+    """The same for a job whose mpirun ended with ``status``, not 0, after it had ``said`` this at last on stderr.
 
     Wordings: ``help-orterun.txt`` and ``help-mpi-api.txt`` of Open MPI 4.1, ``help-prterun.txt`` and
     ``help-mpi-api.txt`` of 5.0.
     """
     if (end := aborted(said)) is not None:
-        return end.status, f"{task_name(end.rank, tasks, nodes)} aborted with code {end.status}"
+        # as a shell would see it; 0 was not well either
+        return end.status & 0xFF or 1, f"{task_name(end.rank, tasks, nodes)} aborted with code {end.status}"
     if found := _EXIT.search(said):
         return reason(End(int(found[1]), int(found[2])), tasks, nodes, words)
+    if found := _LEFT.search(said):
+        return 1, f"{task_name(int(found[1]), tasks, nodes)} ended without MPI_Finalize"
     if _LOST.search(said):
-        return code, "Open MPI's daemon on one of its nodes was lost"
-    return code, f"mpirun on {nodes[0]} {words(code)}; the job's stderr may say why"
+        return status, "Open MPI's daemon on one of its nodes was lost"
+    return status, f"mpirun on {nodes[0]} {words(status)}; the job's stderr may say why"
 
 
 def task_name(rank: int, tasks: Sequence[int], nodes: Sequence[str]) -> str:

@@ -128,8 +128,8 @@ class _Child:
         self.task, self.pmi = task, pmi
         self.cause: openmpi.End | None = None
         """The first task here that did not end well by itself."""
-        self.due = 0.0
-        """When :meth:`wait` is to call :meth:`tell`; 0: never."""
+        self.timers: dict[Callable[[], object], float] = {}
+        """When :meth:`wait` is to call what, by the monotonic clock."""
         self.ended_by = 0
         """The signal that ends the job, once it has come."""
         self.readers: dict[int, Callable[[int], object]] = {}
@@ -141,7 +141,7 @@ class _Child:
         self.poll.register(fd, select.POLLIN)
 
     def start(self, argv: list[str], environ: Mapping[str, str], errors: int = -1) -> None:
-        """``errors`` becomes its stderr, and is closed here."""
+        """``errors`` becomes its stderr, and is closed here. It has no stdin."""
         self.wakeup, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -150,7 +150,9 @@ class _Child:
         for number in _HANDLED:
             # they go to the child too, and what it makes of them is the job's end
             signal.signal(number, self._signalled)
-        actions = [(os.POSIX_SPAWN_DUP2, errors, 2)] if errors >= 0 else []
+        actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        if errors >= 0:
+            actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
         self.pid = os.posix_spawn(argv[0], argv, environ, setsigdef=(*_HANDLED, signal.SIGPIPE, signal.SIGXFSZ),
                                   file_actions=actions)
         if errors >= 0:
@@ -163,7 +165,7 @@ class _Child:
     def wait(self) -> int:
         """How the child ended, as ``subprocess`` has it."""
         while True:
-            pause = None if not self.due else max(self.due - time.monotonic(), 0.0) * 1000
+            pause = max(min(self.timers.values()) - time.monotonic(), 0.0) * 1000 if self.timers else None
             for fd, _ in self.poll.poll(pause):
                 if fd != self.wakeup:
                     self.readers[fd](fd)
@@ -172,19 +174,28 @@ class _Child:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
                 if ended:
                     return os.waitstatus_to_exitcode(status)
-            if self.due and time.monotonic() >= self.due:
-                self.due = 0.0
-                self.tell()
+            now = time.monotonic()
+            for call in [call for call, due in self.timers.items() if due <= now]:
+                del self.timers[call]
+                call()
 
     def tell(self) -> None:
-        """Say why the job fails."""
+        """Say that the job fails by ``cause``."""
+        assert self.cause is not None
+        self.pmi.abort(*openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending))
 
-    def _task_ended(self, fd: int) -> None:
-        for end in openmpi.ends(os.read(fd, 4096).decode("ascii", "replace")):
+    def heard(self, lines: str) -> None:
+        """What tasks here have said."""
+        for end in openmpi.ends(lines):
             if end.is_cause and self.cause is None:
                 self.cause = end
-                # whoever knows better, the first node, is to come first: one that exits may have called MPI_Abort
-                self.due = time.monotonic() + (0.001 if end.signal else _FIRST)
+                # whoever knows better is to come first: mpirun, as one that exits may have called MPI_Abort; and for
+                # the first node the others, as a task may have been brought down by one of theirs
+                sure = end.signal and (self.task.part or len(self.task.nodes) == 1)
+                self.timers[self.tell] = time.monotonic() + (0.001 if sure else _FIRST)
+
+    def _task_ended(self, fd: int) -> None:
+        self.heard(os.read(fd, 4096).decode("ascii", "replace"))
 
 
 # -- other nodes -------------------------------------------------------------------------------------------------------
@@ -204,20 +215,16 @@ class _Daemon(_Child):
         os.chdir(self.task.directory)
         shell = _login_shell()
         self.start([shell, "-c", command], os.environ)
-        code = self.wait()
-        if self.due:
+        code = openmpi.code(self.wait())
+        if self.tell in self.timers:
             self.tell()
         if not code:
             return 0
         # mpirun is to have the time to say why
         time.sleep(_PATIENCE)
-        self.pmi.abort(code, f"Open MPI's daemon on {self.task.nodes[part]} ended with exit code {code}; the job's "
-                             "stderr may say why")
+        self.pmi.abort(code, f"Open MPI's daemon on {self.task.nodes[part]} {ending(code)}; the job's stderr may say "
+                             "why")
         return 1
-
-    def tell(self) -> None:
-        assert self.cause is not None
-        self.pmi.abort(*openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending))
 
 
 def _read(pmi: Pmi, name: str) -> object:
@@ -254,6 +261,16 @@ def _said(mpirun: str) -> str:
 
 
 class _Mpirun(_Child):
+    def __init__(self, task: Task, pmi: Pmi) -> None:
+        super().__init__(task, pmi)
+        self.tail = b""
+        """The last of what was written to stderr, by mpirun and by tasks."""
+        self.told = False
+        """Whether the supervisor knows why the job fails."""
+        self.failing = False
+        """Whether a task here has not ended well, for whatever reason."""
+        self.limit = openmpi.start_limit(os.environ)
+
     def run(self) -> int:
         """The exit status to end with."""
         task = self.task
@@ -271,10 +288,13 @@ class _Mpirun(_Child):
                 file.write(openmpi.AGENT)
             os.mkfifo(bell, 0o600)
             self.read(os.open(bell, os.O_RDWR | os.O_CLOEXEC), self._collect)
-        self.tail, self.told = b"", False
+            if self.limit:
+                self.timers[self._give_up] = time.monotonic() + self.limit
         errors, theirs = os.pipe()
         self.read(errors, self._relay)
-        environ = {**os.environ, **openmpi.settings(openmpi.version(said), agent, len(self.hosts))}
+        self.major = openmpi.version(said)
+        environ = {**os.environ, **openmpi.settings(self.major, agent, len(self.hosts))}
+        os.symlink(f"/proc/{os.getpid()}/fd/0", f"{task.directory}/stdin")
         self.start(openmpi.command(task.mpirun, self.hosts, task.tasks), environ, theirs)
         code = self.wait()
         os.set_blocking(errors, False)
@@ -287,8 +307,28 @@ class _Mpirun(_Child):
             os.kill(os.getpid(), self.ended_by)
         return self._explain(code) if code else 0
 
+    def tell(self) -> None:
+        """mpirun still ends the others, or waits for one that will never come to MPI_Init."""
+        if not self.told:
+            self.told = True
+            super().tell()
+
+    def heard(self, lines: str) -> None:
+        if openmpi.BEGUN in lines.split():
+            self.timers.pop(self._give_up, None)
+        self.failing = self.failing or bool(openmpi.ends(lines))
+        super().heard(lines)
+        self._tell_of_abort()
+
+    def _give_up(self) -> None:
+        self.told = True
+        self.pmi.abort(1, openmpi.unreached(self.task.nodes, self.limit, self.major))
+
     def _tell_of_abort(self) -> None:
-        """At once: what MPI_Abort does to the other tasks is not why the job fails."""
+        """As soon as there is more than words: what MPI_Abort does to the other tasks is not why the job fails. The
+        words alone may be of anybody, as a task that shows an old log."""
+        if not self.failing or self.told or b"MPI_ABORT" not in self.tail:
+            return
         said = self.tail.decode("utf-8", "replace")
         if openmpi.aborted(said) is not None:
             self.told = True
@@ -312,8 +352,7 @@ class _Mpirun(_Child):
             with contextlib.suppress(KeyError):
                 self.poll.unregister(errors)
         self.tail = (self.tail + data)[-_TAIL:]
-        if b"MPI_ABORT" in self.tail and not self.told:
-            self._tell_of_abort()
+        self._tell_of_abort()
         left = data
         while left:
             left = left[os.write(2, left):]

@@ -63,7 +63,9 @@ class MpirunTeam(Team):
         for name in (b"OMPI_MCA_btl_sm_backing_directory", b"OMPI_MCA_btl_vader_backing_directory"):
             # what is left of a job that was killed goes with the directory
             own.setdefault(name, os.fsencode(self.directory))
-        self.write(str(task), openmpi.task_line(own, [*binder(cpus), *words], self._ends))
+        first = not self.part and not task
+        stdin = os.fsencode(self.directory) + b"/stdin" if first else b""
+        self.write(str(task), openmpi.task_line(own, [*binder(cpus), *words], self._ends, stdin, first))
 
     @property
     def _ends(self) -> bytes:
@@ -139,10 +141,18 @@ def _write_tasks(launcher: Launcher, group: Group, place: Place, varying: Mappin
                  team: MpirunTeam) -> None:
     every: dict[bytes, bytes | None] = dict.fromkeys(place.variables)
     every[b"TMPDIR"] = varying.get(b"TMPDIR", _value(group.variables.get(b"TMPDIR")))
+    words = [*_unspeakable(group, varying), *words]
     for task in range(place.share.tasks):
         own = launcher.place(slice_of(place.share, task))
         variables = {name: _value(entry) for name, entry in own.variables.items()}
         team.write_task(task, {**every, **variables}, place.cpus[task], words)
+
+
+def _unspeakable(group: Group, varying: Mapping[bytes, bytes]) -> list[bytes]:
+    """The words in front of a program that give it the variables that would not get through the shell before it."""
+    entries = {**group.variables, **{name: name + b"=" + value for name, value in varying.items()}}
+    odd = [entry for name, entry in entries.items() if not openmpi.is_shells(name) and not name.startswith(b"-")]
+    return [find_program(b"env", _SEARCH, b""), *odd] if odd else []
 
 
 def _value(entry: bytes | None) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mpiflux.model import idset
+from mpiflux.model import idset, openmpi
 from tests.support.hosts import Hosts, unavailable
 from tests.support.mpi import installed_stack
 from tests.support.pretend import run_on_nodes, stack_of_nodes, start_on_nodes
@@ -34,6 +34,13 @@ bound = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 shared = world.Split_type(MPI.COMM_TYPE_SHARED).size
 os.write(1, " ".join(map(str, (world.rank, world.size, total, shared, bound, gpus, *own))).encode() + b"\\n")
 """
+
+THROUGH = """
+import os, sys
+size = len(sys.stdin.read())
+os.write(1, b"%s %d %s\\n" % (os.environb[b"MPIFLUX_TASK_RANK"], size, os.environb[b"A.B"]))
+"""
+"""What comes by stdin, and by a variable of which shells know nothing."""
 
 FAIL = """
 import os, signal, sys
@@ -103,9 +110,12 @@ def test_on_one_node(place: Place, path: str) -> None:
     flow = {"jobs": {
         "hello": job(path, "python hello.py", resources={"tasks": cores, "gpus": 1}),
         "odd": job(path, ["sh", "-c", odd, "sh", ":", "", "a'b $c"], resources={"tasks": 1}),
+        "through": job(path, ["python", "-c", THROUGH], resources={"tasks": 2}, input="given"),
         "script": job(path, None, script="#!/bin/bash\necho $MPIFLUX_TASK_RANK ${BASH_VERSION:+bash}",
                       resources={"tasks": 2})}}
     flow["jobs"]["odd"]["env"]["X"] = "q'{job.index}"
+    flow["jobs"]["through"]["env"]["A.B"] = "a b"
+    place.write("given", "x" * 200_000)
     del flow["jobs"]["script"]["command"]
     run = place.run(flow, "--gpus-per-node", str(cores))
     found = rows(run.job("hello"))
@@ -116,6 +126,7 @@ def test_on_one_node(place: Place, path: str) -> None:
     assert sorted(row[5] for row in found) == sorted(map(str, range(cores))) == sorted(row[11] for row in found)
     assert {row[13] for row in found} == {"-"}
     assert run.job("odd")["stdout"].splitlines() == ["0", "3", ":", "", "a'b $c", "q'0"]
+    assert sorted(run.job("through")["stdout"].splitlines()) == ["0 200000 a b", "1 0 a b"]
     assert sorted(run.job("script")["stdout"].splitlines()) == ["0 bash", "1 bash"]
 
 
@@ -169,6 +180,19 @@ def test_a_wrong_mpirun_and_none_are_told(place: Place, tmp_path: Path) -> None:
     run = place.run(flow, status=1)
     assert run.job("wrong")["returncode"] == 126 and f"{other} is not Open MPI's" in run.job("wrong")["reason"]
     assert run.job("none")["returncode"] == 127 and "module" in run.job("none")["reason"]
+
+
+def test_daemons_that_cannot_reach_mpirun_do_not_hang_the_job(place: Place, tmp_path: Path) -> None:
+    """A stand-in for mpirun: its daemon lives, and it waits."""
+    other = tmp_path / "mpirun"
+    other.write_text("#!/bin/sh\n[ $1 = --version ] && echo 'mpirun (Open MPI) 5.0.9' && exit\n"
+                     "$PRTE_MCA_plm_ssh_agent n1 sleep 999\nsleep 999\n")
+    other.chmod(0o755)
+    flow = {"hierarchy": FLAT, "jobs": {"deaf": job(f"{tmp_path}:/usr/bin:/bin", "true", resources={"nodes": 2})}}
+    flow["jobs"]["deaf"]["env"][openmpi.START_LIMIT] = "1"
+    run = run_on_nodes(place, stack_of_nodes(tmp_path), flow, nodes=2, cores=2, status=1)
+    record = run.job("deaf")
+    assert record["returncode"] == 1 and "not heard of all its daemons (n1) within 1 s" in record["reason"], record
 
 
 def test_an_instance_inside(place: Place, path: str, tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ ABORT_SPLIT_5 = """MPI_ABORT was invoked on rank 0 in communicator MPI COMMUNICA
   Proc: [[39408,1],5]
   Errorcode: 9
 """
+LEFT_5 = """prterun has exited due to process rank 1 with PID 13 on node vm exiting
+improperly. There are three reasons this could occur:
+"""
+LEFT_4 = """mpirun has exited due to process rank 1 with PID 13 on
+node vm exiting improperly. There are three reasons this could occur:
+"""
 ABORT_4 = "MPI_ABORT was invoked on rank 2 in communicator MPI_COMM_WORLD\nwith errorcode 3.\n"
 ABORT_SPLIT_4 = ("MPI_ABORT was invoked on rank 0 in communicator MPI COMMUNICATOR 4 SPLIT FROM 0\n"
                  "with errorcode 9.\n")
@@ -66,6 +72,12 @@ def test_what_is_wrong_with_an_mpirun_is_said() -> None:
     (ABORT_SPLIT_5, 9, 9, "task 5 on n2 aborted with code 9"), (ABORT_SPLIT_4, 9, 9, "a task aborted with code 9"),
     ("noise\n" + ABORT_5 + EXIT_5, 3, 3, "task 2 on n1 aborted with code 3"),
     ("ORTE has lost communication with a remote daemon.", 1, 1, "daemon"),
+    (ABORT_4.replace("errorcode 3", "errorcode -1"), 1, 255, "task 2 on n1 aborted with code -1"),
+    (ABORT_4.replace("errorcode 3", "errorcode 300"), 1, 44, "task 2 on n1 aborted with code 300"),
+    (ABORT_4.replace("errorcode 3", "errorcode 0"), 1, 1, "task 2 on n1 aborted with code 0"),
+    (LEFT_5, 1, 1, "task 1 on n0 ended without MPI_Finalize"),
+    (LEFT_4, 1, 1, "task 1 on n0 ended without MPI_Finalize"),
+    (EXIT_4.replace("7\n", "255\n"), 255, 255, "task 2 on n1 ended with exit code 255"),
     ("", 213, 213, "mpirun on n0 ended with exit code 213"), ("", -9, -9, "mpirun on n0 was killed by signal 9"),
 ])
 def test_the_end_is_explained(said: str, code: int, returncode: int, words: str) -> None:
@@ -77,6 +89,8 @@ def test_the_end_is_explained(said: str, code: int, returncode: int, words: str)
 def test_what_tasks_say_of_their_ends() -> None:
     assert openmpi.ends("3 139\n0 143\nnonsense\n1 x\n4 7\n") == [End(3, 139), End(0, 143), End(4, 7)]
     assert [end.is_cause for end in openmpi.ends("3 139\n0 143\n1 137\n4 7\n")] == [True, False, False, True]
+    assert [End(0, status).signal for status in (128, 129, 192, 193, 255)] == [0, 1, 64, 0, 0]
+    assert [openmpi.code(status) for status in (-9, 0, 7, 137, 255)] == [-9, 0, 7, -9, 255]
     assert openmpi.reason(End(5, 139), TASKS, NODES, ending) == (-11, "task 5 on n2 was killed by signal 11 (SIGSEGV)")
 
 
@@ -140,6 +154,32 @@ def test_a_task_says_how_it_ended(tmp_path: Path, program: str, status: int) -> 
     line = openmpi.task_line({}, [b"/bin/sh", b"-c", program.encode()], os.fsencode(ends))
     done = subprocess.run(["/bin/sh", "-c", line], env={"OMPI_COMM_WORLD_RANK": "3"}, capture_output=True, check=False)
     assert (done.returncode, done.stderr, ends.read_text()) == (status, b"", f"3 {status}\n")
+
+
+def test_the_first_task_says_that_it_has_begun_and_reads_what_it_is_given(tmp_path: Path) -> None:
+    ends, stdin = tmp_path / "ends", tmp_path / "it's"
+    stdin.write_text("given")
+    line = openmpi.task_line({}, [b"/bin/cat"], os.fsencode(ends), os.fsencode(stdin), tells=True)
+    done = subprocess.run(["/bin/sh", "-c", line], env={"OMPI_COMM_WORLD_RANK": "0", "PATH": os.environ["PATH"]},
+                          input=b"another's", capture_output=True, check=True)
+    assert (done.stdout, ends.read_text()) == (b"given", f"{openmpi.BEGUN}\n")
+
+
+def test_names_that_a_shell_drops() -> None:
+    assert [name for name in (b"A", b"_1", b"BASH_FUNC_module%%", b"A.B", b"C-D", b"1A", b"") if openmpi.is_shells(name)
+            ] == [b"A", b"_1"]
+
+
+@pytest.mark.parametrize(("value", "limit"), [(None, 60), ("2.5", 2.5), ("0", 0), ("-1", 0), ("soon", 60)])
+def test_how_long_daemons_may_take(value: str | None, limit: float) -> None:
+    assert openmpi.start_limit({} if value is None else {openmpi.START_LIMIT: value}) == limit
+
+
+def test_daemons_that_do_not_come_are_told_with_the_setting_that_helps() -> None:
+    assert "(n1, n2) within 60 s" in openmpi.unreached(NODES, 60, 5)
+    assert "PRTE_MCA_oob_tcp_if_include" in openmpi.unreached(NODES, 60, 5)
+    assert "OMPI_MCA_oob_tcp_if_include" in openmpi.unreached(NODES, 60, 4)
+    assert "(n1, n2, n3, …)" in openmpi.unreached(["n0", "n1", "n2", "n3", "n4"], 60, 5)
 
 
 def test_agents_leave_what_they_are_given(tmp_path: Path) -> None:

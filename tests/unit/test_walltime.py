@@ -11,10 +11,22 @@ from mpiflux.instance.walltime import end_of_allocation, job_end, time_left
 
 
 @pytest.mark.parametrize("text, seconds", [
-    ("0:45\n", 45), ("9:59", 599), ("1:00:00", 3600), ("2-03:04:05\n2-03:04:05\n", 183845), ("0:00", 0),
-    ("UNLIMITED\n", 0), ("NOT_SET", 0), ("INVALID", 0), ("", 0), ("slurm_load_jobs error", 0), ("1:2:3:4", 0)])
+    ("17 0:45\n", 45), ("17 9:59", 599), ("17 1:00:00", 3600), ("17 2-03:04:05\n", 183845), ("17 0:00", 0),
+    ("17 UNLIMITED\n", 0), ("17 NOT_SET", 0), ("17 INVALID", 0), ("", 0), ("slurm_load_jobs error", 0), ("17 error", 0),
+    ("17 1:2:3:4", 0), ("9:59", 0)])
 def test_what_squeue_says(text: str, seconds: float) -> None:
-    assert time_left(text) == seconds
+    assert time_left(text, "17") == seconds
+
+
+def test_other_elements_of_an_array_are_not_this_job() -> None:
+    assert time_left("18 2:00:00\n17 9:59\n16 1:00\n", "17") == 599
+    assert time_left("18 2:00:00\n", "17") == 0
+
+
+def test_the_user_s_own_filters_do_not_count(squeue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
+    (squeue / "answer").write_text('[ "${SQUEUE_STATES-none}" = none ] && echo 17 1:40')
+    assert end_of_allocation({"SLURM_JOB_ID": "17"}, 1000.0).time == 1100.0
 
 
 @pytest.fixture
@@ -23,14 +35,14 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "squeue"
     program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n. {tmp_path}/answer\n')
     program.chmod(0o755)
-    (tmp_path / "answer").write_text("echo 1:40")
+    (tmp_path / "answer").write_text("echo 17 1:40")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path
 
 
 def test_squeue_is_asked_for_this_job(squeue: Path) -> None:
     assert end_of_allocation({"SLURM_JOB_ID": "17"}, 1000.0).time == 1100.0
-    assert (squeue / "calls").read_text() == "-h -j 17 -o %L\n"
+    assert (squeue / "calls").read_text() == "-h -j 17 -t RUNNING -o %A %L\n"
     assert job_end({"SLURM_JOB_ID": "17"}) is not None
 
 
@@ -51,7 +63,7 @@ def test_one_rank_asks(squeue: Path) -> None:
     assert not (squeue / "calls").exists()
 
 
-@pytest.mark.parametrize("answer", ["exit 1", "echo 1:00; exit 1", "kill -9 $$", "exec sleep 1000"])
+@pytest.mark.parametrize("answer", ["exit 1", "echo 17 1:00; exit 1", "kill -9 $$", "exec sleep 1000"])
 def test_a_squeue_that_does_not_answer_leaves_the_end_unknown(squeue: Path, answer: str,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpiflux.instance.walltime.PATIENCE", 0.5)
