@@ -28,7 +28,7 @@ _OF_PMI = ("PMI_FD", "PMI_RANK", "PMI_SIZE", "MPIFLUX_LAUNCH_RANK", "MPIFLUX_LAU
            "MPIFLUX_LAUNCH_LOCAL_RANK", "MPIFLUX_LAUNCH_LOCAL_SIZE")
 _TAIL = 16384
 """Characters of mpirun's last words in which its reasons are looked for."""
-_FIRST, _LAST, _PATIENCE = 0.5, 1.0, 3.0
+_FIRST, _LAST, _PATIENCE = 0.8, 1.0, 3.0
 """Seconds before a node says that a task exited with a code; before the first one does, where others may know better;
 and before one says that its daemon failed, which mpirun will have noticed."""
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -216,7 +216,9 @@ class _Daemon(_Child):
         shell = _login_shell()
         self.start([shell, "-c", command], os.environ)
         code = openmpi.code(self.wait())
-        if self.tell in self.timers:
+        if due := self.timers.get(self.tell):
+            # mpirun may still be about to say that it was MPI_Abort
+            time.sleep(max(due - time.monotonic(), 0.0))
             self.tell()
         if not code:
             return 0

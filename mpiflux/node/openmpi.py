@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mpiflux.model import hostlist, openmpi
 from mpiflux.model.pmi import Abort
 from mpiflux.node.launch import CannotStart, Group, Launcher, Place, cannot, interpreter, slice_of
-from mpiflux.node.scratch import base, prefix, remove_directory
+from mpiflux.node.scratch import base, make_directory, prefix, remove_directory
 from mpiflux.node.spawn import find_program, string_array
 from mpiflux.node.team import Team
 
@@ -38,11 +38,12 @@ class MpirunTeam(Team):
         self.tasks = tuple(tasks)
         """Of each node."""
         self.directory = ""
+        self._lock = -1
 
     def prepare(self) -> None:
         """Make the directory, in memory where that can be: Open MPI puts there what its tasks share. Raises OSError."""
         self.directory = os.path.join(base(), prefix(os.getpid()) + self.kvsname)
-        os.mkdir(self.directory, 0o700)
+        self._lock = make_directory(self.directory)
         os.mkfifo(self._ends, 0o600)
 
     def write(self, name: str, content: bytes) -> str:
@@ -89,6 +90,9 @@ class MpirunTeam(Team):
             self.pmi.close()
         if self.directory:
             remove_directory(self.directory)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def start(launcher: Launcher, group: Group, place: Place, index: int, attempt: int, fds: tuple[int, int, int],

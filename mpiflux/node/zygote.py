@@ -18,7 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from mpiflux.node import proctree, spawn
-from mpiflux.node.scratch import remove_directory, remove_left
+from mpiflux.node.scratch import remove_abandoned, remove_directory, remove_left
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _END_WAIT = 30.0
@@ -153,6 +153,7 @@ def _become_zygote(fd: int, preload: bool) -> NoReturn:
     gc.disable()
     if preload:
         _preload()
+    remove_abandoned(time.time())
     gc.freeze()
     _Zygote(control).run()
 

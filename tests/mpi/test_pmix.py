@@ -83,9 +83,10 @@ def once() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_in_memory() -> Iterator[None]:
+    before = set(os.listdir("/dev/shm"))
     yield
-    until(lambda: not [name for name in os.listdir("/dev/shm") if name.startswith("mpiflux-pmix") and _ours(name)],
-          "the directories of jobs are gone", 10)
+    until(lambda: not [name for name in set(os.listdir("/dev/shm")) - before
+                       if name.startswith("mpiflux-pmix") and _ours(name)], "the directories of jobs are gone", 10)
 
 
 def _ours(name: str) -> bool:
@@ -186,7 +187,7 @@ def test_daemons_that_cannot_reach_mpirun_do_not_hang_the_job(place: Place, tmp_
     """A stand-in for mpirun: its daemon lives, and it waits."""
     other = tmp_path / "mpirun"
     other.write_text("#!/bin/sh\n[ $1 = --version ] && echo 'mpirun (Open MPI) 5.0.9' && exit\n"
-                     "$PRTE_MCA_plm_ssh_agent n1 sleep 999\nsleep 999\n")
+                     "$PRTE_MCA_plm_ssh_agent n1 exec sleep 999\nexec sleep 999\n")
     other.chmod(0o755)
     flow = {"hierarchy": FLAT, "jobs": {"deaf": job(f"{tmp_path}:/usr/bin:/bin", "true", resources={"nodes": 2})}}
     flow["jobs"]["deaf"]["env"][openmpi.START_LIMIT] = "1"

@@ -293,9 +293,9 @@ def test_printing_and_pickling_are_found() -> None:
 
 
 WALL_CLOCK = {"instance.nesting", "instance.bootstrap", "instance.prepare", "cli.top", "cli.jobs", "cli.parser",
-              "instance.walltime"}
-"""Modules that ask what time it is on the wall: to write it down, or because a person named a time. Whoever sets that
-clock back must not make others wait: time-outs and intervals are by the monotonic one."""
+              "instance.walltime", "node.zygote"}
+"""Modules that ask what time it is on the wall: to write it down, because a person named a time, or a file has one.
+Whoever sets that clock back must not make others wait: time-outs and intervals are by the monotonic one."""
 
 
 def test_only_what_is_written_down_is_by_the_clock_on_the_wall() -> None:
