@@ -210,6 +210,11 @@ def daemon(first: Sequence[str], other: object) -> str:
     return " ".join(word for word in attached if word != "--daemonize")
 
 
+def is_old(command: str) -> bool:
+    """Whether a daemon's command is Open MPI 4's."""
+    return any(word.endswith("orted") for word in command.split())
+
+
 # -- how it ended ------------------------------------------------------------------------------------------------------
 
 _EXIT = re.compile(r"detected that one or more processes exited with non-zero status.*?"

@@ -31,6 +31,8 @@ _TAIL = 16384
 _FIRST, _LAST, _PATIENCE = 0.8, 1.0, 3.0
 """Seconds before a node says that a task exited with a code; before the first one does, where others may know better;
 and before one says that its daemon failed, which mpirun will have noticed."""
+_OLD = 2.5
+"""How many times as long for Open MPI 4, whose mpirun takes a second to end its own tasks for one elsewhere."""
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _CLONE_NEWUTS = 0x04000000
 
@@ -128,6 +130,8 @@ class _Child:
         self.task, self.pmi = task, pmi
         self.cause: openmpi.End | None = None
         """The first task here that did not end well by itself."""
+        self.pace = 1.0
+        """By how much this mpirun is slower than that of Open MPI 5."""
         self.timers: dict[Callable[[], object], float] = {}
         """When :meth:`wait` is to call what, by the monotonic clock."""
         self.ended_by = 0
@@ -192,7 +196,7 @@ class _Child:
                 # whoever knows better is to come first: mpirun, as one that exits may have called MPI_Abort; and for
                 # the first node the others, as a task may have been brought down by one of theirs
                 sure = end.signal and (self.task.part or len(self.task.nodes) == 1)
-                self.timers[self.tell] = time.monotonic() + (0.001 if sure else _FIRST)
+                self.timers[self.tell] = time.monotonic() + (0.001 if sure else _FIRST * self.pace)
 
     def _task_ended(self, fd: int) -> None:
         self.heard(os.read(fd, 4096).decode("ascii", "replace"))
@@ -210,6 +214,8 @@ class _Daemon(_Child):
         assert isinstance(told, list)
         part = self.task.part
         command = openmpi.daemon(told[0], _read(self.pmi, f"mpirun.{part}") if part > 1 else None)
+        if openmpi.is_old(command):
+            self.pace = _OLD
         if told[1]:
             _set_apart(f"{os.uname().nodename[:40]}-{part}")
         os.chdir(self.task.directory)
@@ -295,6 +301,8 @@ class _Mpirun(_Child):
         errors, theirs = os.pipe()
         self.read(errors, self._relay)
         self.major = openmpi.version(said)
+        if self.major < 5:
+            self.pace = _OLD
         environ = {**os.environ, **openmpi.settings(self.major, agent, len(self.hosts))}
         os.symlink(f"/proc/{os.getpid()}/fd/0", f"{task.directory}/stdin")
         self.start(openmpi.command(task.mpirun, self.hosts, task.tasks), environ, theirs)
@@ -343,7 +351,7 @@ class _Mpirun(_Child):
             code, reason = openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending)
         if len(self.hosts) > 1 and not self.told and code > 0:
             # the task may have been brought down by one elsewhere, of which its own node tells
-            time.sleep(_LAST)
+            time.sleep(_LAST * self.pace)
         self.pmi.abort(code, reason)
         return code if 0 < code < 256 else 1
 

@@ -6,6 +6,7 @@ The instance itself may run on another MPI: it is the job's PATH that says whose
 from __future__ import annotations
 
 import os
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,31 @@ size = len(sys.stdin.read())
 os.write(1, b"%s %d %s\\n" % (os.environb[b"MPIFLUX_TASK_RANK"], size, os.environb[b"A.B"]))
 """
 """What comes by stdin, and by a variable of which shells know nothing."""
+
+PING_PONG = """
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+  static char data[100000], host[99];
+  int rank, size;
+  MPI_Init(&argc, &argv);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  for (int i = 0; i < 60; i++) {
+    if (rank == 0) MPI_Send(data, sizeof data, MPI_BYTE, 1, 0, MPI_COMM_WORLD);
+    MPI_Recv(data, sizeof data, MPI_BYTE, 1 - rank, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    if (rank == 1) MPI_Send(data, sizeof data, MPI_BYTE, 0, 0, MPI_COMM_WORLD);
+  }
+  gethostname(host, sizeof host);
+  printf("%d %d %s\\n", rank, size, host);
+  fflush(stdout);
+  if (argc > 1 && rank == 1) MPI_Abort(MPI_COMM_WORLD, atoi(argv[1]));
+  MPI_Barrier(MPI_COMM_WORLD);
+  MPI_Finalize();
+}
+"""
 
 FAIL = """
 import os, signal, sys
@@ -209,21 +235,44 @@ def test_an_instance_inside(place: Place, path: str, tmp_path: Path) -> None:
     assert [found["stdout"] for found in inner.jobs()] == ["n0 0-1\n", "n1 0-1\n"]
 
 
-def test_from_host_to_host(place: Place, path: str) -> None:
-    """Where nothing but TCP leads to the other hosts, and no ssh."""
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Hosts]:
+    """Hosts to which nothing but TCP leads, and no ssh."""
     if installed_stack().name != "mpich":
         pytest.skip("the hosts of this rig are reached by MPICH's mpiexec")
     if reason := unavailable():
         pytest.skip(f"several hosts: {reason}")
+    made = Hosts(3)
+    yield made
+    running = made.processes()
+    made.close()
+    assert not running, f"still running on the hosts: {running}"
+
+
+def test_from_host_to_host(place: Place, path: str, rig: Hosts) -> None:
     place.write("hello.py", HELLO)
-    rig = Hosts(3)
-    try:
-        flow = {"hierarchy": FLAT, "jobs": {"hello": job(path, "python hello.py", resources={"nodes": 3, "tasks": 4})}}
-        run = rig.run(place, flow, "--cores-per-node", "2")
-        found = rows(run.job("hello"))
-        assert [(row[0], row[1], row[2], row[3], row[9]) for row in found] == [
-            ("0", "4", "10", "2", "h0"), ("1", "4", "10", "2", "h0"), ("2", "4", "10", "1", "h1"),
-            ("3", "4", "10", "1", "h2")]
-        assert not rig.processes()
-    finally:
-        rig.close()
+    flow = {"hierarchy": FLAT, "jobs": {"hello": job(path, "python hello.py", resources={"nodes": 3, "tasks": 4})}}
+    found = rows(rig.run(place, flow, "--cores-per-node", "2").job("hello"))
+    assert [(row[0], row[1], row[2], row[3], row[9]) for row in found] == [
+        ("0", "4", "10", "2", "h0"), ("1", "4", "10", "2", "h0"), ("2", "4", "10", "1", "h1"),
+        ("3", "4", "10", "1", "h2")]
+
+
+def test_a_ping_pong_in_c_by_the_system_s_own_open_mpi(place: Place, rig: Hosts) -> None:
+    """Debian 12 has 4.1: as its ``mpicc`` builds programs, between two hosts."""
+    mpirun, mpicc = Path("/usr/bin/mpirun"), Path("/usr/bin/mpicc.openmpi")
+    if not mpirun.exists() or not mpicc.exists():
+        pytest.skip("there is none: apt-get install openmpi-bin libopenmpi-dev")
+    said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=True).stdout
+    assert openmpi.version(said) >= openmpi.OLDEST, said
+    place.write("ping.c", PING_PONG)
+    place.expected.add("ping")
+    subprocess.run([mpicc, "-o", place.path / "ping", place.path / "ping.c"], check=True, timeout=LIMIT)
+    before = {name: rig.carried(name) for name in ("h0", "h1")}
+    flow = {"hierarchy": FLAT, "jobs": {
+        "ping": job("/usr/bin:/bin", "./ping", resources={"nodes": 2, "tasks": 2}),
+        "abort": job("/usr/bin:/bin", "./ping 3", resources={"nodes": 2, "tasks": 2})}}
+    run = rig.run(place, flow, "--cores-per-node", "2", hosts=["h0", "h1"], status=1)
+    assert rows(run.job("ping")) == [["0", "2", "h0"], ["1", "2", "h1"]]
+    assert (run.job("abort")["returncode"], run.job("abort")["reason"]) == (3, "task 1 on h1 aborted with code 3")
+    assert all(rig.carried(name) - before[name] > 5_000_000 for name in before)

@@ -131,6 +131,7 @@ def test_daemons_stay_and_cost_little_to_tell() -> None:
     commands = [PRTED.format(vpid) for vpid in range(1, 1001)]
     daemons = told(commands)
     assert daemons[998] == commands[998].replace("--daemonize", "--leave-session-attached")
+    assert openmpi.is_old("A=b; /o/bin/orted -mca ess env") and not openmpi.is_old(daemons[998])
     assert told(["orted --daemonize -mca ess env"]) == ["orted -mca ess env"]
     assert sum(map(len, openmpi.puts(commands).values())) < 60 * len(commands)
 
