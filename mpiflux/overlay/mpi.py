@@ -16,6 +16,8 @@ _TAG = 7
 _SHORTEST, _LONGEST, _PART = 0.001, 0.01, 1 / 16
 """Seconds between two looks at a collective of the start: this part of what the wait has taken so far, within these
 bounds. MPI's own waiting spins: on shared cores, who waits for rank 0 would take the core on which it works."""
+_GLANCES = 2
+"""MPI libraries look first whether a message is there, and only then take in what has come: the next one finds that."""
 _LOOKS, _ROOT = 16, 0.0003
 """At a time, and the pause after them, where rank 0 waits for all others: a look takes in what one of them sent."""
 
@@ -138,16 +140,24 @@ class MpiTransport:
         batches: list[bytes] = []
         if self._arriving:
             self._go_on(batches)
-        status = self._status
-        for number, comm in self._comms.items():
-            try:
-                while comm.comm.Iprobe(self._MPI.ANY_SOURCE, _TAG, status):
-                    self._receive(number, comm, batches)
-            except self._MPI.Exception as error:
-                self._look(comm, error)
+        for _ in range(_GLANCES):
+            if self._glance(batches):
+                break
         if self._sending:
             self._sending = [one for one in self._sending if not self._ended(one[0], one[2])]
         return batches
+
+    def _glance(self, batches: list[bytes]) -> bool:
+        """Ask once whether anything has come, and take it; whether there was something."""
+        found, status = False, self._status
+        for number, comm in self._comms.items():
+            try:
+                while comm.comm.Iprobe(self._MPI.ANY_SOURCE, _TAG, status):
+                    found = True
+                    self._receive(number, comm, batches)
+            except self._MPI.Exception as error:
+                self._look(comm, error)
+        return found
 
     def _receive(self, number: int, comm: _Comm, batches: list[bytes]) -> None:
         """Take what was just found."""

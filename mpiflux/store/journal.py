@@ -1,8 +1,8 @@
 """The journal: everything that must outlive rank 0, in one SQLite file, written by one thread in groups.
 
-Appending costs the caller a list operation. The writer thread collects for ``sync_window`` seconds, or until
-:meth:`Journal.flush`, and commits what came together as one transaction; then :attr:`Journal.committed_seq` has
-grown and, where somebody asked for it, :attr:`Journal.wake_fd` is readable.
+Appending costs the caller a list operation. The writer thread collects until the oldest entry is ``sync_window``
+seconds old, or :meth:`Journal.flush`, and commits what came together as one transaction; then
+:attr:`Journal.committed_seq` has grown and, where somebody asked for it, :attr:`Journal.wake_fd` is readable.
 
 What is promised, by the kind of end:
 
@@ -129,6 +129,8 @@ class Journal:
         self.seq = 0
         """Number of appends so far: the sequence number of the latest one."""
         self._backlog = 0
+        self._oldest = 0.0
+        """When the first of what waits was appended, on the monotonic clock."""
         self._writing = 0
         self._batches: list[_Batch] = []
         self._rows: dict[str, list[tuple[Any, ...]]] = {}
@@ -139,8 +141,8 @@ class Journal:
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable after a commit that :meth:`flush` asked for and after each failure; :meth:`acknowledge` makes it
         quiet again. Other commits concern nobody, and a wake-up of rank 0 costs more than what it commits."""
-        self._asked_seq = 0
-        """What the latest :meth:`flush` waits for; 0 when nobody does."""
+        self._asked_seq = self._asked_last = 0
+        """What the first :meth:`flush` that still waits asked for, and the latest; 0 when nobody waits."""
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
         self.set_meta(journal_mode=self.mode)
@@ -258,6 +260,8 @@ class Journal:
         if self._closing:
             raise JournalError(f"{self.directory}: the journal is closed")
         first = self._backlog == 0
+        if first:
+            self._oldest = time.monotonic()
         self._backlog += size + 1
         self.seq += 1
         if first or self._backlog > HURRY_BYTES:
@@ -270,7 +274,8 @@ class Journal:
         with self._condition:
             self._hurry = True
             self._condition.notify()
-            self._asked_seq = self.seq
+            self._asked_last = self.seq
+            self._asked_seq = self._asked_seq or self.seq
             return self.seq
 
     def wait(self, timeout: float = 10.0) -> bool:
@@ -321,8 +326,10 @@ class Journal:
                 self._condition.wait_for(lambda: self._backlog or self._closing)
                 if not self._backlog:
                     return
+                # what came during the last commit has waited since then
                 self._condition.wait_for(
-                    lambda: self._hurry or self._closing or self._backlog > HURRY_BYTES, self.sync_window)
+                    lambda: self._hurry or self._closing or self._backlog > HURRY_BYTES,
+                    max(self._oldest + self.sync_window - time.monotonic(), 0.0))
                 self._hurry = False
                 batches, rows, seq = self._batches, self._rows, self.seq
                 self._batches, self._rows = [], {}
@@ -333,7 +340,7 @@ class Journal:
                 self.error, self._writing, self.committed_seq = None, 0, seq
                 asked = 0 < self._asked_seq <= seq
                 if asked:
-                    self._asked_seq = 0
+                    self._asked_seq = self._asked_last if self._asked_last > seq else 0
                 self._condition.notify_all()
                 if asked:
                     # before who waits goes on, and acknowledges what it has seen

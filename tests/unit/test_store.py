@@ -7,7 +7,9 @@ import os
 import select
 import shutil
 import sqlite3
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from mpiflux.model.messages import Chunk, NodeShare, ResourceSet
 from mpiflux.model.params import ParamTable, RangeColumn
 from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED, FLAG_REASON, FLAG_STREAMED
 from mpiflux.model.states import TRANSITIONS, Result, State
+from mpiflux.store import journal as journal_module
 from mpiflux.store.eventlog import Record
 from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Held, Journal, JournalError, Place
@@ -293,6 +296,62 @@ def test_a_short_window_commits_unasked_and_wakes_nobody(tmp_path):
             time.sleep(0.01)
         with journal.together():
             assert not select.select([journal.wake_fd], [], [], 0)[0]
+
+
+def test_what_came_during_a_commit_has_waited_since_then(tmp_path, monkeypatch):
+    clock, held, go_on = [100.0], threading.Event(), threading.Event()
+    monkeypatch.setattr(journal_module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
+    persist = Journal._persist
+
+    def slowly(*args):
+        held.set()
+        assert go_on.wait(60)
+        return persist(*args)
+
+    monkeypatch.setattr(Journal, "_persist", slowly)
+    with Journal(tmp_path, sync_window=1000.0) as journal:
+        try:
+            journal.flush()
+            assert held.wait(60), "what was asked for is not committed"
+            journal.append_event(0, 1.0, "x")
+            clock[0] += 1000.0
+        finally:
+            go_on.set()
+        deadline = time.monotonic() + 30
+        while journal.committed_seq < journal.seq:
+            assert time.monotonic() < deadline, "the window began anew after the commit"
+            time.sleep(0.01)
+
+
+def test_who_asked_for_a_commit_hears_of_it_though_another_has_asked_for_the_next(tmp_path, monkeypatch):
+    with Journal(tmp_path, sync_window=1000.0) as journal:
+        journal.wait()
+        journal.acknowledge()
+        held, go_on, persist = threading.Semaphore(0), threading.Semaphore(0), Journal._persist
+
+        def slowly(*args):
+            held.release()
+            assert go_on.acquire(timeout=60)
+            return persist(*args)
+
+        monkeypatch.setattr(Journal, "_persist", slowly)
+        try:
+            for _ in range(2):
+                journal.append_event(0, 1.0, "x")
+                journal.flush()
+                assert held.acquire(timeout=60)
+                journal.append_event(0, 1.0, "meanwhile")
+                journal.flush()
+                go_on.release()
+                assert select.select([journal.wake_fd], [], [], 10)[0], "nobody was told"
+                assert held.acquire(timeout=60)
+                journal.acknowledge()
+                go_on.release()
+                assert select.select([journal.wake_fd], [], [], 10)[0], "nobody was told of the second"
+                journal.acknowledge()
+        finally:
+            for _ in range(9):
+                go_on.release()
 
 
 def test_malformed_batches_are_refused(tmp_path):
