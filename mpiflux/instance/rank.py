@@ -137,6 +137,8 @@ class Rank:
         self._watched: dict[int, Callable[[int, int], None]] = {}
         self._local: deque[tuple[int, int, m.Message]] = deque()
         self._dirty: set[int] = set()
+        self._later: dict[int, float] = {}
+        """When schedulers want to settle though nothing comes, by number."""
         self._retired: set[int] = set()
         self._outgoing: dict[tuple[int, int], list[tuple[int, int, m.Message]]] = {}
         self._pauses = ASKING
@@ -205,6 +207,7 @@ class Rank:
         self._retired.update(retired)
         for number in self._retired.intersection(self.schedulers):
             del self.schedulers[number]
+            self._later.pop(number, None)
         self._dirty.difference_update(self._retired)
         self.schedulers.update(schedulers)
         if self.executors is not None:
@@ -225,7 +228,8 @@ class Rank:
                 self._talk_until = self.clock() + TALK
 
     def _dispatch(self, now: float) -> None:
-        local, schedulers = self._local, self.schedulers
+        local, schedulers, later = self._local, self.schedulers, self._later
+        self._dirty.update([number for number, when in later.items() if now >= when])
         while True:
             while local:
                 dst, src, message = local.popleft()
@@ -252,8 +256,13 @@ class Rank:
                 for dst, message in self.master.collect():
                     self.deliver(dst, address.MASTER, message)
             for number in sorted(self._dirty):
-                for dst, message in schedulers[number].settle(now):
+                scheduler = schedulers[number]
+                for dst, message in scheduler.settle(now):
                     self.deliver(dst, number, message)
+                if scheduler.due < _NEVER:
+                    later[number] = scheduler.due
+                elif later:
+                    later.pop(number, None)
             self._dirty.clear()
             if not local:
                 return
@@ -405,6 +414,8 @@ class Rank:
             first = min(first, self.keeper.next_wake())
         if self.pulse is not None:
             first = min(first, self.pulse.next)
+        if self._later:
+            first = min(first, *self._later.values())
         return min(first, self.service.next_wake()) if self.service is not None else first
 
 

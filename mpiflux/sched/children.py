@@ -21,6 +21,8 @@ from mpiflux.sched.urgency import cut
 LOOKAHEAD = 0.25
 """Seconds of work that a child holds beyond what its R runs at once."""
 _MEASURE = 0.02
+_SOME = 64
+"""Children that are looked at when one of thousands is to be chosen in no time."""
 
 
 class _Count:
@@ -155,6 +157,11 @@ class Child:
             taken.append(chunk)
         return taken
 
+    def put_last(self, chunk: m.Chunk) -> None:
+        """Add to its line."""
+        self.line.append(chunk)
+        self.waiting += len(chunk)
+
     def take_range(self, group: int, start: int, stop: int) -> list[m.Chunk]:
         """Take the jobs of a group in ``range(start, stop)`` out of its line."""
         kept: deque[m.Chunk] = deque()
@@ -220,6 +227,20 @@ class Shape:
         self.free: dict[int, int] = {}
         self.free_total = 0
         """How many such jobs the children could run beyond those that they have."""
+
+    def idlest(self) -> Child | None:
+        """One that could run such a job at once, if there is any; as of the last :meth:`sync`."""
+        return next((child for _, _, version, child in self.heap[:_SOME]
+                     if version == child.version and self.free.get(child.endpoint)), None)
+
+    def room_of_idle(self) -> int:
+        """How many such jobs children would be sent that could run some at once, of the first few of them; as of the
+        last :meth:`sync`."""
+        if not self.free_total:
+            return 0
+        some = [child for _, _, version, child in self.heap[:_SOME]
+                if version == child.version and self.free.get(child.endpoint)]
+        return max(self.free_total, sum(child.room_for(self.group) for child in some))
 
     def sync(self, changes: list[Child]) -> list[tuple[float, int, int, Child]]:
         if self.seen < 0:

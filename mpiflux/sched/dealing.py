@@ -67,6 +67,7 @@ class Dealing:
         self._keys: dict[int, tuple[object, ...]] = {}
         self._meet()
         self.again = self.quiet = False
+        self.due, self.lets_go = math.inf, True
         self._refused: set[tuple[int, int]] = set()
         """(group, node) of which nothing more can be started on what is borrowed, in this round of decisions."""
         self._waiting = 0
@@ -169,8 +170,7 @@ class Dealing:
 
     def _hand(self, child: Child, chunk: m.Chunk) -> int:
         """Give a child jobs of its own; how many."""
-        child.line.append(chunk)
-        child.waiting += len(chunk)
+        child.put_last(chunk)
         self._lines[child.endpoint] = child
         self._top_up(child)
         return len(chunk)
@@ -319,25 +319,67 @@ class Dealing:
         self._out += [(child, m.Return(part)) for child, part in self.borrower.split(shares).items()]
 
     def balance(self, now: float) -> list[Action]:
-        """Nothing is left to deal: recall from the fullest child what an idle one could start at once."""
-        if getattr(self.distribution, "binding", False):
+        """Nothing is left to deal: recall from the fullest child what idle ones could have."""
+        if self._lines and not getattr(self.distribution, "binding", False):
+            return self._even_lines()
+        richest = self._richest()
+        if richest is None:
             return []
+        child, group, excess = richest
+        shape = self._shape(group)
+        shape.sync(self._changes)
+        # what it has too much itself it has no room for
+        return self._recall_from(child, min(shape.room_of_idle(), excess), now)
+
+    def pull(self, n: int, now: float) -> list[Action]:
+        """See :meth:`mpiflux.sched.scheduler.Below.pull`."""
+        richest = self._richest()
+        return self._recall_from(richest[0], min(n, richest[2]), now) if richest is not None else []
+
+    def _even_lines(self) -> list[Action]:
+        """Give an idle child half of what waits here for the one that has most in its line."""
+        donor = max(self._lines.values(), key=lambda one: one.waiting)
+        if not donor.line:
+            return []
+        group = self._bare.group(donor.line[-1].group)
+        shape = self._shape(group)
+        shape.sync(self._changes)
+        taker = shape.idlest()
+        if group.on or taker is None or taker is donor:
+            return []
+        for chunk in donor.take_last(min(taker.room_for(group), math.ceil(donor.waiting / 2))):
+            able = self._shape(self._bare.group(chunk.group)).able
+            if taker in able and not self._bare.group(chunk.group).on:
+                self._hand(taker, chunk)
+            else:
+                donor.put_last(chunk)
+        self._submit(taker.endpoint)
+        out, self._out = self._out, []
+        return out
+
+    def _richest(self) -> tuple[Child, JobGroup, int] | None:
+        """The child with the most jobs beyond what it runs at once, of which group, and half of how many; None when
+        there is none that may be asked."""
+        if getattr(self.distribution, "binding", False):
+            return None
         self._note_rich()
         rich = self._rich
         while rich and rich[0][2] != rich[0][3].version:
             heappop(rich)
-        if not rich or now < rich[0][3].recall_after:
-            return []
-        excess, child = -rich[0][0], rich[0][3]
+        if not rich:
+            return None
+        child = rich[0][3]
         group = child.latest
         if group is None or group.on:
             # it would come back to the same child
-            return []
-        shape = self._shape(group)
-        shape.sync(self._changes)
-        # what it has too much itself it has no room for
-        n = min(shape.free_total, math.ceil(excess / 2))
+            return None
+        return child, group, math.ceil(-rich[0][0] / 2)
+
+    def _recall_from(self, child: Child, n: int, now: float) -> list[Action]:
         if n <= 0:
+            return []
+        if now < child.recall_after:
+            self.due = min(self.due, child.recall_after)
             return []
         child.recall_after = now + RECALL_PAUSE
         return [(child.endpoint, m.Recall(n))]

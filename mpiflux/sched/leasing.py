@@ -11,6 +11,7 @@ nothing is given ahead, that would still be there when such a place is due.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from mpiflux.model import hostlist
@@ -55,6 +56,7 @@ class Leasing:
         self._aparts = Aparts(number)
         self.now = 0.0
         self.again = self.quiet = False
+        self.due = math.inf
         self._freed = 0
         """Counts what may turn a refusal into a place: something became free,"""
         self._state = 0
@@ -423,6 +425,15 @@ class Leasing:
             self._lend_freed()
 
     def balance(self, now: float) -> list[Action]:
+        return []
+
+    @property
+    def lets_go(self) -> bool:
+        """Not while jobs have been promised places."""
+        return self._table is None or not self._table.booked
+
+    def pull(self, n: int, now: float) -> list[Action]:
+        """Executors give back by themselves what they do not get to."""
         return []
 
     def recall(self, n: int) -> list[m.Chunk]:

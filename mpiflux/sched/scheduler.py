@@ -43,6 +43,13 @@ class Below(Protocol):
     catalog: Catalog
     again: bool
     """Set by :meth:`collect` when another round of decisions is due although nothing has come."""
+    due: float
+    """When :meth:`balance` and :meth:`pull` may do more though nothing comes; infinity: never. The scheduler sets it
+    back."""
+    @property
+    def lets_go(self) -> bool:
+        """Whether what comes back unstarted may go to whoever has recalled it, before it is thought about here."""
+
     quiet: bool
     """Set by :meth:`report` when no decision can change by what it was told: jobs run as was assumed."""
 
@@ -84,6 +91,9 @@ class Below(Protocol):
 
     def balance(self, now: float) -> list[Action]:
         """Called when the queue is empty: even out what is below."""
+
+    def pull(self, n: int, now: float) -> list[Action]:
+        """Ask those below for up to ``n`` jobs that they have not started."""
 
     def recall(self, n: int) -> list[m.Chunk]:
         """Up to ``n`` jobs that nobody below has been sent."""
@@ -135,6 +145,8 @@ class Scheduler:
         """Jobs that were below when they were cancelled, until their end is reported: they may come back instead."""
         self._out: list[Action] = []
         self._changed = False
+        self._owed = 0
+        """Jobs that the parent has recalled and that could not be given back yet."""
         self._own = is_own(policy)
         self._idle_since = -1.0
         """Since when it has started nothing although it could; below 0: that is not so."""
@@ -148,6 +160,7 @@ class Scheduler:
             if self.below.quiet:
                 return
         elif isinstance(message, m.Submit):
+            self._owed = 0
             if not self.stopped:
                 for chunk in message.chunks:
                     for part in self._by_node(chunk):
@@ -201,19 +214,28 @@ class Scheduler:
     def settle(self, now: float) -> list[Action]:
         """Let the policy start what may start; everything that is to be sent, in order."""
         self.below.now = now
+        self.below.due = math.inf
         if self._changed:
             self._changed = False
             if self.queue.jobs and not self.paused:
                 self._decide(now)
+            if self._owed and self.queue.jobs:
+                # they came back from below and do not start here
+                self._recall(self._owed)
         if not self.stopped:
             self._out += self.below.collect(now)
             if self.below.again and self.queue.jobs and not self.paused:
                 self._decide(now)
                 self._out += self.below.collect(now)
             if not self.queue.jobs and not self.paused:
-                self._out += self.below.balance(now)
+                self._out += self.below.pull(self._owed, now) if self._owed else self.below.balance(now)
         out, self._out = self._out, []
         return merged(out, self.parent)
+
+    @property
+    def due(self) -> float:
+        """When to settle though nothing comes; infinity: never."""
+        return self.below.due
 
     def _decide(self, now: float) -> None:
         """Ask the policy. What it raises is our own mistake, unless it is a user's or asks a user's distribution."""
@@ -297,9 +319,11 @@ class Scheduler:
                 for part in parts.values()]
 
     def _recall(self, n: int) -> None:
-        """Give back what would start last."""
+        """Give back what would start last; what is missing, as soon as it comes back from below: nobody above would
+        hear of it otherwise, and ask again."""
         back = self.queue.take_last(n)
         back += self.below.recall(n - sum(map(len, back)))
+        self._owed = n - sum(map(len, back))
         if back:
             self._out.append((self.parent, m.Report(returned=tuple((-1, chunk) for chunk in back))))
 
@@ -347,9 +371,21 @@ class Scheduler:
             for one in cancelled:
                 why = self._cancelled.pop(first + one.start)
                 self._end_unstarted([(first + one.start, one.attempt)], Result(why.result), why.reason, now)
+        if self._owed and self.below.lets_go:
+            kept = [rest for part in kept if (rest := self._pay(part)) is not None]
         for part in reversed(kept):
             for urgency, piece in reversed(self._keep(part)):
                 self.queue.push_front(piece, urgency)
+
+    def _pay(self, chunk: m.Chunk) -> m.Chunk | None:
+        """Give the parent what it is owed of jobs that came back; what is left of them."""
+        n = min(self._owed, len(chunk))
+        if not n:
+            return chunk
+        self._owed -= n
+        paid, rest = chunk.split(n)
+        self._out.append((self.parent, m.Report(returned=((-1, paid),))))
+        return rest
 
     def _cancel(self, message: m.Cancel, now: float) -> None:
         wanted = frozenset(message.ids)

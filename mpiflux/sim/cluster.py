@@ -86,6 +86,8 @@ class SimRank:
         """Messages, or the number of an executor whose link has closed."""
         self._local: deque[Item] = deque()
         self._due = math.inf
+        self.later: dict[int, float] = {}
+        """When schedulers want to settle though nothing comes, by number."""
         self._cost = 0.0
         self.alive = True
         self.retired: set[int] = set()
@@ -142,6 +144,7 @@ class SimRank:
         self.retired.update(message.retired)
         for number in self.retired.intersection(self.schedulers):
             del self.schedulers[number]
+            self.later.pop(number, None)
         for node in message.nodes:
             if node.rank == self.number:
                 self.schedulers[node.id] = cluster.add_scheduler(node)
@@ -214,10 +217,12 @@ class SimRank:
             self.cluster.to_executor(self.number, number, items, done)
         if self._inbox or self._local:
             self.wake()
+        if self.later and (when := min(self.later.values())) < math.inf:
+            self.wake(when)
 
     def _dispatch(self, now: float, outgoing: dict[tuple[int, int], list[Item]], posted: dict[int, list[Item]]) -> None:
         watcher, local = self.watcher, self._local
-        dirty: set[int] = set()
+        dirty = {number for number, when in self.later.items() if now >= when}
         while True:
             while local:
                 dst, src, message = local.popleft()
@@ -245,6 +250,7 @@ class SimRank:
                     self._deliver((0, address.MASTER, message), outgoing)
             for number in sorted(dirty):
                 actions = self.schedulers[number].settle(now)
+                self.later[number] = self.schedulers[number].due
                 self._charge(number, self.cluster.costs.settle)
                 for dst, message in actions:
                     watcher.sent(number, dst, message)

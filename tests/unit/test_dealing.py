@@ -199,3 +199,29 @@ def test_what_is_missing_below_is_named(request_: Request, said: str) -> None:
     scheduler.receive(PARENT, m.Explain(50, 0, 49), 0.0)
     (told,) = [message for _, message in scheduler.settle(0.0) if isinstance(message, m.Explained)]
     assert said in told.facts[0][0]
+
+
+class Mixed:
+    """A few short ones, a long one, and many short ones."""
+
+    def __init__(self, lengths: list[float]) -> None:
+        self.lengths = lengths
+
+    def outcome(self, group: JobGroup, index: int, attempt: int) -> Outcome:
+        return Outcome(self.lengths[index])
+
+
+@pytest.mark.parametrize(("machine", "levels", "long"), [
+    ("1x(2c)", ("node", "core"), 1), ("3x(2c)", ("node",), 4), ("3x(2c)", ("node", "core"), 4),
+    ("4x(8c)", ("node",), 20)])
+@pytest.mark.parametrize("distribution", ["pull", "least_loaded", "round_robin"])
+def test_short_jobs_behind_long_ones_go_elsewhere(machine: str, levels: tuple[str, ...], long: int,
+                                                  distribution: str) -> None:
+    """Nobody is idle for long beside jobs that wait: by the end of the long ones all the others have been done."""
+    lengths = [0.002] * 20 + [30.0] * long + [0.002] * 1500
+    workflow = Workflow(name="x", hierarchy=HierarchySpec(levels=tuple(LevelSpec(by=by) for by in levels),
+                                                          distribution=distribution),
+                        groups=(JobGroup(number=0, name="a", first_id=1, count=len(lengths)),))
+    cluster = Cluster(build(parse_cluster(machine)), workflow, Mixed(lengths))
+    cluster.run()
+    assert cluster.now - START < 35.0
