@@ -27,7 +27,7 @@ from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.queue import Entry
 from mpiflux.sched.sublets import Sublets
 
-RECALL_PAUSE = 0.05
+RECALL_PAUSE = 0.02
 """Seconds between two recalls from the same child."""
 
 Action = tuple[int, m.Message]
