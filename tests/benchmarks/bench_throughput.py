@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from _common import EXAMPLES, Scratch, machine, run_workflow, spawn_loop, table, timed
 
-ARRANGEMENTS = ((1, "none"), (4, "none"), (4, "node"), (4, "node,core"))
+ARRANGEMENTS = ((1, "none"), (1, "node"), (1, "node,core"), (4, "none"), (4, "node"), (4, "node,core"))
 
 
 def job_figures(run_dir: str) -> tuple[float, float]:

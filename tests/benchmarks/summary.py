@@ -107,7 +107,9 @@ def start(scratch: str) -> Iterator[Row]:
 
 def latency(scratch: str) -> Iterator[Row]:
     """From submit() to the start, and the price of being there for it."""
-    for number, (name, goal) in enumerate((("one rank", 2.0), ("three levels", 10.0))):
+    for number, (name, goal) in enumerate((("one rank", 2.0), ("one rank, after 2 s of silence", 2.0),
+                                         ("three levels, to another rank", 10.0),
+                                         ("three levels, to another rank, after silence", 10.0))):
         found = bench_latency.measure(scratch, 100, number)
         yield at_most(f"submit() to start, p50, {name}", statistics.median(found), goal, "ms", 1)
     rows = bench_idle.watch_idle(scratch, 4, 1)
