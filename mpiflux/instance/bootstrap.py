@@ -237,6 +237,7 @@ def _run(options: RunOptions, make_observer: Callable[[], RunObserver], report: 
     try:
         return _serve(config, prepared, prepared.observer, MPI, world, zygote, start_limit)
     except Exception as error:
+        _take_down(config)
         prepared.observer.failed(error)
         raise
 
@@ -391,6 +392,18 @@ def _listener(config: Config, me: int, zygote: Zygote | None) -> socket.socket |
         return listen(path)
     except NoDoor as error:
         return error
+
+
+def _take_down(config: Config) -> None:
+    """Take rank 0's door away after a failure. No descriptor is needed for it, as these may be what has run out; the
+    zygote, which does so otherwise, may have failed as well. Where other ranks have bells in the directory it stays."""
+    assert config.site is not None
+    door = config.doors[config.site.node_of_rank[0]]
+    try:
+        os.unlink(door)
+        os.rmdir(os.path.dirname(door))
+    except OSError:
+        return
 
 
 def _inherit_door(config: Config, rank: Rank, lost: Collection[int]) -> None:

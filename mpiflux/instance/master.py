@@ -15,14 +15,16 @@ import numpy as np
 
 from mpiflux.instance.alarm import LISTEN, Alarm
 from mpiflux.instance.asked import Asked
-from mpiflux.instance.broker_feed import DEPENDED, FINAL, STARTED, TOLD, Feed
+from mpiflux.instance.broker_feed import FINAL, RECORD, STARTED, TOLD, Feed
 from mpiflux.instance.deadline import Deadline
+from mpiflux.instance.released import Released
 from mpiflux.instance.storage import Storage
+from mpiflux.instance.usage import Usage
 from mpiflux.instance.vault import Vault
 from mpiflux.instance.view import Desk, Lives, Observer, View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
-from mpiflux.model.records import FIELDS, FLAG_REASON
+from mpiflux.model.records import FLAG_REASON
 from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
@@ -30,13 +32,10 @@ from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
 from mpiflux.sched.urgency import Urgencies
 from mpiflux.store.crashes import Crashes
 from mpiflux.store.elementwise import Elements, Elementwise
-from mpiflux.store.eventlog import ELEMENTS, Event
 from mpiflux.store.groups import Instead
 from mpiflux.store.jobtable import NOBODY, Applied, JobTable
 from mpiflux.store.journal import Journal
-from mpiflux.store.plain import words
 
-RECORD = np.dtype(list(FIELDS))
 ROOT = 0
 GRACE = 5.0
 """Seconds between TERM and KILL when the run is interrupted."""
@@ -47,10 +46,9 @@ _NEVER = float("inf")
 SIGNAL = "signal"
 """For whose sake nothing is started after a signal that has not come to rank 0."""
 _FIRST_FAILURES = 5
-_REFUSED_AT_ONCE = 10_000
 
 
-class Master(Asked):
+class Master(Asked, Released):
     """Implements :class:`mpiflux.instance.rank.Master`. ``table`` may hold what an earlier instance finished."""
 
     def __init__(self, workflow: Workflow, journal: Journal, table: JobTable, observer: Observer, *, cores: int,
@@ -109,7 +107,7 @@ class Master(Asked):
                 self._resting.update(ids.tolist())
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
-        self._cores_of: dict[tuple[int, int], int] = {}
+        self._usage = Usage()
         self._out: list[tuple[int, m.Message]] = []
         self._verdicts: list[tuple[int, float, Verdict | Elements]] = []
         """(journal sequence number to wait for, earliest time, verdict): nobody depends on what could still be lost."""
@@ -234,7 +232,7 @@ class Master(Asked):
                 self.desk.stdin_taken(message)
         elif isinstance(message, m.NewR):
             self.journal.append_rset(message.sched, message.r_id, message.r)
-            self._cores_of[message.sched, message.r_id] = sum(len(share.cores) for share in message.r.shares)
+            self._usage.learn(message)
             if self.desk is not None:
                 self.desk.resources(message)
         elif isinstance(message, (m.ClientRequest, m.ClientGone, m.ClientReady)):
@@ -426,7 +424,7 @@ class Master(Asked):
             report = msgspec.structs.replace(report, records=records.tobytes(), reasons=reasons)
         place = self.journal.append_results(report.records, report.output, report.reasons)
         applied = self.table.apply(records, *place)
-        self._account(records)
+        self.view.busy += self._usage.of(records)
         self._feed(records, applied, report.reasons)
         if report.reasons:
             self._note_warnings(records, report.reasons)
@@ -477,22 +475,6 @@ class Master(Asked):
         if refused.any():
             records, flags = records[~refused], flags[~refused]
         self.feed.records(records, flags, reasons)
-
-    def _account(self, records: Any) -> None:
-        """Add up the core-seconds of attempts; records of a batch are mostly of few resource sets."""
-        durations = records["t_finish"] - records["t_start"]
-        keys = words(records)[:, 2]
-        first = int(keys[0])
-        if (keys == first).all():
-            self.view.busy += float(durations.sum()) * self._width(first)
-            return
-        unique, inverse = np.unique(keys, return_inverse=True)
-        sums = np.bincount(inverse, durations)
-        self.view.busy += sum(total * self._width(int(key)) for key, total in zip(unique, sums.tolist(), strict=True))
-
-    def _width(self, key: int) -> int:
-        """Cores of the resource set that a record names by r_sched and, in the upper half, r_id."""
-        return self._cores_of.get((key & 0xFFFFFFFF, key >> 32), 0)
 
     def _again(self, ids: Any, records: Any, now: float) -> None:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
@@ -561,76 +543,6 @@ class Master(Asked):
         nobodys = (self.table.state[:n] != State.INACTIVE) & (self.table.owner[:n] == NOBODY)
         self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())
         self._send(m.Cancel((), reason))
-
-    def _carry_out(self, verdict: Verdict | Elements) -> None:
-        if isinstance(verdict, Elements):
-            self._carry_out_elements(verdict)
-            return
-        if isinstance(verdict, Refuse):
-            self._refuse(verdict.group, verdict.reason)
-            return
-        if self.elements.concerns(verdict.group):
-            for elements in self.elements.open(verdict.group):
-                self._carry_out(elements)
-            return
-        group = self.groups[verdict.group]
-        chunks = self._unfinished(group)
-        if group.after and chunks:
-            now = self._clock()
-            self.journal.append_group_event(group.number, now, "depend")
-            self.feed.jobs(group.first_id, group.count, Event("depend", now, {}))
-        for chunk in chunks:
-            self.table.depend(chunk)
-            self.table.assign(chunk, 0)
-        if chunks:
-            self._send(m.Submit(tuple(chunks)))
-
-    def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
-        """What is to be handed out of a group that is released."""
-        chunks = self.table.unfinished(group.number)
-        if not self._resting and not any(group.first_id <= job < group.stop_id for job in self._crashes.suspects):
-            return chunks
-        ids = np.fromiter((group.first_id + index for chunk in chunks
-                           for index in range(chunk.start, chunk.stop, chunk.step)), "i8")
-        return self._crashes.chunks(self.table, np.sort(self._awake(ids)))
-
-    def _awake(self, ids: Any) -> Any:
-        """Without those that are to wait before they are tried again."""
-        return ids[~np.isin(ids, np.fromiter(self._resting, "i8", len(self._resting)))] if self._resting else ids
-
-    def _carry_out_elements(self, verdict: Elements) -> None:
-        group, now = self.groups[verdict.group], self._clock()
-        ids = self.elements.waiting(verdict.ids)
-        if verdict.refused:
-            self._end_unstarted(ids, lambda job: verdict.reason(job - group.first_id), now)
-            return
-        ids = self._awake(ids)
-        depended = ids[self.table.state[ids - 1] == State.DEPEND]
-        if len(depended):
-            chunks = self.table.chunks(depended)
-            for chunk in chunks:
-                self.table.depend(chunk)
-            self.journal.append_group_event(group.number, now, "depend", {
-                ELEMENTS: [(chunk.start, chunk.stop, chunk.step) for chunk in chunks]})
-            records = np.zeros(len(depended), RECORD)
-            records["id"], records["t_alloc"] = depended, now
-            self.feed.records(records, np.full(len(records), DEPENDED, "u1"), {})
-        self._hand_out(ids)
-
-    def _refuse(self, number: int, reason: str) -> None:
-        """End every job of a group that never was handed out."""
-        group = self.groups[number]
-        self._end_unstarted(np.arange(group.first_id, group.stop_id), reason, self._clock())
-
-    def _end_unstarted(self, ids: Any, reason: str | Callable[[int], str], now: float) -> None:
-        """End jobs that nobody has; ``reason`` may be one for each."""
-        for at in range(0, len(ids), _REFUSED_AT_ONCE):
-            records = self.table.synthesize(ids[at:at + _REFUSED_AT_ONCE], Result.CANCELED, now)
-            if len(records):
-                records["flags"] |= FLAG_REASON
-                jobs = records["id"].tolist()
-                reasons = {job: reason if isinstance(reason, str) else reason(job) for job in jobs}
-                self._ended(m.Report(records.tobytes(), reasons=reasons), now)
 
     def _outcome(self, job: int) -> int:
         return int(self.table.result[job - 1])

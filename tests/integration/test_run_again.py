@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from tests.support.runs import Place, counted, marks, ready
+from tests.support.runs import Place, counted, marks, ready, until
 
 
 def test_what_changed_is_told_and_runs_again_only_when_asked(place: Place) -> None:
@@ -140,6 +140,7 @@ def test_keys_retries_and_elements_outlive_everything_killed(place: Place) -> No
     running, run = place.begin(flow, "--cores-per-node", "4")
     with running:
         ready(place, 6, running)
+        until(lambda: run.job("a", 1)["result"] == "FAILED", "that the second try has failed is on disk")
         running.process.send_signal(signal.SIGKILL)
         running.wait()
     again = dict(flow, jobs=dict(flow["jobs"], b=dict(flow["jobs"]["b"], command=counted("true"))))

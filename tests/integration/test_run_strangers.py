@@ -14,6 +14,7 @@ import pytest
 
 from mpiflux.model import requests
 from mpiflux.model.frames import pack
+from tests.support.mpi import installed_stack
 from tests.support.runs import Place, until
 
 pytestmark = [pytest.mark.mpi, pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")]
@@ -128,6 +129,7 @@ print(len(bells))
 """
 
 
+@pytest.mark.skipif(installed_stack().name != "mpich", reason="--ranks starts MPICH's ranks only")
 def test_noise_at_the_bells_of_ranks_changes_nothing(place: Place) -> None:
     script = place.write("noise.py", NOISE)
     flow = {"jobs": {"noise": {"command": [sys.executable, script.name], "parameters": {"i": {"range": 4}}},

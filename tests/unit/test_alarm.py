@@ -170,6 +170,8 @@ def test_only_below_a_batch_system(environ: Mapping[str, str], seconds: float) -
 class Leaf:
     """A scheduler that keeps what it gets."""
 
+    due = float("inf")
+
     def __init__(self) -> None:
         self.got: list[m.Message] = []
 
