@@ -24,6 +24,8 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 _END_WAIT = 30.0
 _TIDY = b"tidy "
 _BURY = b"bury "
+_LAST_LOOKS = 100
+"""How often, every 10 ms, it is looked whether the node's ranks are all gone, with their bells."""
 _STUBBORN = 5.0
 """Seconds after which a killed supervisor is waited for no longer: it is in an uninterruptible sleep."""
 ANSWER_LIMIT = 20.0
@@ -184,13 +186,20 @@ class _Zygote:
             for fd, _ in events:
                 if fd == signals:
                     os.read(signals, 4096)
-                elif not self.serve():
+                elif not self.answer():
                     # supervisors see the end of their own links, and end their jobs themselves
                     deadline = time.monotonic() + _END_WAIT
                     poll.unregister(self.control)
             self.reap()
             if deadline and (not self.supervisors or time.monotonic() > deadline):
                 self.leave()
+
+    def answer(self) -> bool:
+        """One request of the rank; False when it is gone, maybe before it has heard the answer."""
+        try:
+            return self.serve()
+        except OSError:
+            return False
 
     def serve(self) -> bool:
         """One request of the rank: fork a supervisor, send back its link. False when the rank is gone."""
@@ -276,8 +285,13 @@ class _Zygote:
         self.supervisors.clear()
         self.end_orphans()
         remove_left(ended)
-        if self.tidy and is_deserted(path := os.fsdecode(self.tidy)):
-            remove_directory(path)
+        path = os.fsdecode(self.tidy)
+        for _ in range(_LAST_LOOKS if path else 0):
+            # ranks that are killed together are not gone at the same moment
+            if is_deserted(path):
+                remove_directory(path)
+                break
+            time.sleep(0.01)
         os._exit(0)
 
 

@@ -96,7 +96,10 @@ def test_urgency_reorders_and_holds_what_waits_anywhere(place: Place, ranks: int
         assert running.wait().returncode == 0
     assert run.results() == {"COMPLETED": 15}
     order = sorted((job for job in run.jobs() if job["name"] == "sim"), key=lambda job: float(job["t_start"]))
-    assert 9 in [job["index"] for job in order[:5]] and {job["index"] for job in order[-2:]} == {2, 3}
+    # the gates do not end at the same moment: what is urgent comes first where it waits
+    where = next(job["cores"] for job in order if job["index"] == 9)
+    assert 9 in [job["index"] for job in order if job["cores"] == where][:3]
+    assert {job["index"] for job in order[-2:]} == {2, 3}
 
 
 def test_urgency_survives_a_resumption(place: Place) -> None:
