@@ -49,7 +49,7 @@ class Pauses(NamedTuple):
     """The longest after many times :data:`QUIET`."""
 
 
-ASKING = Pauses(0.0002, 0.005, 0.02)
+ASKING = Pauses(0.0002, 0.005, 0.03)
 RUNG = Pauses(0.05, 0.1, 0.2)
 """Of a rank whom everybody rings who sends to it and who has taken what it was rung for."""
 SENDING = 0.001

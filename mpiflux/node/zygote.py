@@ -198,7 +198,7 @@ class _Zygote:
         """One request of the rank; False when it is gone, maybe before it has heard the answer."""
         try:
             return self.serve()
-        except OSError:
+        except ConnectionError:
             return False
 
     def serve(self) -> bool:

@@ -52,6 +52,7 @@ class Dealing:
         self._bare = bare if bare is not None else catalog
         self.distribution = make(distribution)
         self._is_own = is_own(self.distribution)
+        self._binding = getattr(self.distribution, "binding", False)
         self._declared: set[tuple[int, int]] = set()
         self._out: list[Action] = []
         self._shapes: dict[tuple[object, ...], Shape] = {}
@@ -320,8 +321,8 @@ class Dealing:
 
     def balance(self, now: float) -> list[Action]:
         """Nothing is left to deal: recall from the fullest child what idle ones could have."""
-        if self._lines and not getattr(self.distribution, "binding", False):
-            return self._even_lines()
+        if self._lines and not self._binding and (evened := self._even_lines()):
+            return evened
         richest = self._richest()
         if richest is None:
             return []
@@ -360,7 +361,7 @@ class Dealing:
     def _richest(self) -> tuple[Child, JobGroup, int] | None:
         """The child with the most jobs beyond what it runs at once, of which group, and half of how many; None when
         there is none that may be asked."""
-        if getattr(self.distribution, "binding", False):
+        if self._binding:
             return None
         self._note_rich()
         rich = self._rich

@@ -46,12 +46,12 @@ class Below(Protocol):
     due: float
     """When :meth:`balance` and :meth:`pull` may do more though nothing comes; infinity: never. The scheduler sets it
     back."""
+    quiet: bool
+    """Set by :meth:`report` when no decision can change by what it was told: jobs run as was assumed."""
+
     @property
     def lets_go(self) -> bool:
         """Whether what comes back unstarted may go to whoever has recalled it, before it is thought about here."""
-
-    quiet: bool
-    """Set by :meth:`report` when no decision can change by what it was told: jobs run as was assumed."""
 
     def start(self, entry: Entry) -> int:
         """Take jobs from the front of an entry; how many."""

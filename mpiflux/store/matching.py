@@ -2,8 +2,8 @@
 
 Two elements are the same if all parameters have the same names and values, of the same type; of several that are the
 same the first is the first one, and so on. Entries that follow each other element by element are matched together, so
-that job i of one stays beside job i of the other. A million elements take about a second: values are numbered once for
-each column, and rows are compared as numbers. Pure.
+that job i of one stays beside job i of the other. Values are numbered once for each column, and rows are compared as
+numbers. Pure.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.hosts import Hosts, unavailable
-from tests.support.mpi import installed_stack
+from tests.support.hosts import Hosts, lent
 from tests.support.runs import ROOT, Place
 
 pytestmark = pytest.mark.mpi
@@ -36,16 +35,7 @@ print(world.rank, socket.gethostname(), world.Split_type(MPI.COMM_TYPE_SHARED).s
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Hosts]:
-    if installed_stack().name != "mpich":
-        pytest.skip("hosts are reached by MPICH's mpiexec and by PMI-1")
-    if reason := unavailable():
-        pytest.skip(f"several hosts: {reason}")
-    made = Hosts(4)
-    yield made
-    running = made.processes()
-    made.close()
-    assert not running, f"still running on the hosts: {running}"
-    assert not made.left()
+    yield from lent(4, "mpich", "hosts are reached by MPICH's mpiexec and by PMI-1")
 
 
 class Shown(NamedTuple):

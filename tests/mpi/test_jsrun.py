@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import Hosts, unavailable
+from tests.support.hosts import Hosts, lent
 from tests.support.mpi import installed_stack
 from tests.support.runs import LIMIT, ROOT, Done, Place, Run
 
@@ -20,15 +20,7 @@ STAND_IN = ROOT / "tests/support/jsrun"
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     """The launch node h0, and two nodes."""
-    if installed_stack().name != "openmpi":
-        pytest.skip("the stand-in for jsrun is built on Open MPI's mpirun")
-    if reason := unavailable():
-        pytest.skip(f"several hosts: {reason}")
-    made = Hosts(3)
-    yield made
-    running = made.processes()
-    made.close()
-    assert not running, f"still running on the hosts: {running}"
+    yield from lent(3, "openmpi", "the stand-in for jsrun is built on Open MPI's mpirun")
 
 
 def bsub(place: Place, hosts: Hosts, words: list[str], status: int = 0) -> Done:

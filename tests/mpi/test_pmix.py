@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mpiflux.model import idset, openmpi
-from tests.support.hosts import Hosts, unavailable
+from tests.support.hosts import Hosts, lent
 from tests.support.mpi import installed_stack
 from tests.support.pretend import run_on_nodes, stack_of_nodes, start_on_nodes
 from tests.support.runs import LIMIT, ROOT, Place, Run, until
@@ -238,15 +238,7 @@ def test_an_instance_inside(place: Place, path: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Hosts]:
     """Hosts to which nothing but TCP leads, and no ssh."""
-    if installed_stack().name != "mpich":
-        pytest.skip("the hosts of this rig are reached by MPICH's mpiexec")
-    if reason := unavailable():
-        pytest.skip(f"several hosts: {reason}")
-    made = Hosts(3)
-    yield made
-    running = made.processes()
-    made.close()
-    assert not running, f"still running on the hosts: {running}"
+    yield from lent(3, "mpich", "the hosts of this rig are reached by MPICH's mpiexec")
 
 
 def test_from_host_to_host(place: Place, path: str, rig: Hosts) -> None:

@@ -16,8 +16,10 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.support.leaks import MARK as LEAK_MARK
 from tests.support.mpi import MARK, MpiRun, clean_environment, installed_stack
@@ -186,6 +188,21 @@ class Hosts:
         links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
         return [*self._spaces(), *(line for line in links.splitlines() if self._prefix in line),
                 *map(str, NETNS.glob(f"{self._prefix}*")), *map(str, self._directory.parent.glob(self._directory.name))]
+
+
+def lent(count: int, stack: str, otherwise: str) -> Iterator[Hosts]:
+    """Hosts for the tests of a module, with one MPI; ``otherwise`` is why not with another. Fails when something still
+    runs on them at the end, or is left of them."""
+    if installed_stack().name != stack:
+        pytest.skip(otherwise)
+    if reason := unavailable():
+        pytest.skip(f"several hosts: {reason}")
+    made = Hosts(count)
+    yield made
+    running = made.processes()
+    made.close()
+    assert not running, f"still running on the hosts: {running}"
+    assert not made.left()
 
 
 def _in(space: str) -> list[int]:
