@@ -46,6 +46,10 @@ BATCH_OUTPUT = 4 << 20
 HURRY_BYTES = 16 << 20
 """With so much waiting the thread does not wait for the window to end."""
 
+_PAGE = 16384
+"""Bytes of a page: of 1 MB of output the kernel's part is a quarter less than with SQLite's usual 4096."""
+_LOG_PAGES = 250
+"""Pages in the log after which they are copied to where they belong: SQLite's usual 4 MB."""
 _CACHE_KIB = 128
 """SQLite keeps 2 MB of pages unless told otherwise, and what is only appended is not read again."""
 
@@ -450,10 +454,13 @@ def _open(path: Path, durable: bool) -> tuple[sqlite3.Connection, str]:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             _check_identity(db, path)
+            # of an existing file it stays as it is
+            db.execute(f"PRAGMA page_size={_PAGE}")
             db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             if mode == "WAL":
                 # elsewhere a page that has to leave the cache before the commit costs an fsync
                 db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+                db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
             if db.execute(f"PRAGMA journal_mode={mode}").fetchone()[0].upper() == mode:
                 db.execute("BEGIN IMMEDIATE")
                 for statement in schema.TABLES.split(";"):
