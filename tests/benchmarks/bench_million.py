@@ -1,8 +1,8 @@
 """A million jobs through the tree with no process started: what rank 0 costs for each, and whether that stays flat.
 
-``--exec null`` schedules, distributes, reports and journals every job as always; only the processes are missing.
-Rank 0's CPU time is its own, from reading the workflow file to the first commit and from the beginning of its loop to
-its end, less the same of a run of ten jobs. Importing Python's modules and MPI's start are not in it: they cost ten times
+``--exec null`` schedules, distributes, reports and journals every job as always; only the processes are missing. Rank
+0's CPU time is its own, from reading the workflow file to the first commit and from the beginning of its loop to its
+end, less the same of a run of ten jobs. Importing Python's modules and MPI's start are not in it: they cost ten times
 as much as 10,000 jobs, and never twice the same. jobs/s is of the whole arrangement on this machine's cores.
 
 usage: bench_million.py [RANKS] [COUNTS...]

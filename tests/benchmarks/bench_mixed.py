@@ -5,7 +5,7 @@ turn with it. Where run times are mixed the other side is the sum of the run tim
 is idle cores, such as behind a long job in an executor's backlog. Memory and descriptors of all processes of mpiflux
 are looked at ten times a second throughout.
 
-usage: bench_mixed.py [RANKS] [ROUNDS]        (default: 4 1)
+usage: bench_mixed.py [RANKS] [ROUNDS] [HIERARCHY]        (default: 4 1 none)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Peaks:
         return ", ".join(f"{found.get(kind, 0) // unit}" for kind in ("rank 0", "other ranks", "supervisors"))
 
 
-def ours(kind: Kind, run_dir: str, ranks: int, peaks: Peaks) -> tuple[float, float]:
+def ours(kind: Kind, run_dir: str, ranks: int, peaks: Peaks, hierarchy: str) -> tuple[float, float]:
     """(seconds from the first start to the last end, seconds of all run times)."""
     from mpiflux.store.reader import open_run
 
@@ -83,7 +83,7 @@ def ours(kind: Kind, run_dir: str, ranks: int, peaks: Peaks) -> tuple[float, flo
     with open(workflow, "w") as file:
         json.dump({"name": "mixed", "jobs": {"job": kind.jobs}}, file)
     argv = [*launcher(ranks), sys.executable, "-m", "mpiflux", "run", workflow, "--run-dir", run_dir, "--progress",
-            "none"]
+            "none", "--hierarchy", hierarchy]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peaks.look(process.pid, run_dir)
@@ -111,7 +111,8 @@ def loop(program: str, kind: Kind, scratch: str) -> float:
 def main() -> None:
     ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    print(f"{machine()}, {ranks} ranks", flush=True)
+    hierarchy = sys.argv[3] if len(sys.argv) > 3 else "none"
+    print(f"{machine()}, {ranks} ranks, hierarchy {hierarchy}", flush=True)
     rows: list[tuple[object, ...]] = []
     with Scratch() as scratch:
         program = spawn_loop(scratch)
@@ -119,7 +120,7 @@ def main() -> None:
             peaks, ratios = Peaks(), []
             for n in range(rounds):
                 bare = loop(program, kind, scratch) if kind.loop else 0.0
-                span, busy = ours(kind, os.path.join(scratch, f"{number}-{n}"), ranks, peaks)
+                span, busy = ours(kind, os.path.join(scratch, f"{number}-{n}"), ranks, peaks, hierarchy)
                 ratios.append((bare or busy / CPUS) / span)
             rows.append((kind.name, f"{kind.count:,}", f"{statistics.median(ratios):.2f}",
                          peaks.told(peaks.rss, 1 << 20), peaks.told(peaks.fds, 1)))

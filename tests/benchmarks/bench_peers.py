@@ -1,10 +1,10 @@
 """Processes that exit at once, by mpiflux and by its peers, each as its users would, on the same machine in one run.
 
 Each peer that is not there is named and left out: GNU Parallel, HyperQueue (``hq``) and Flux (``flux``) go by their
-commands, Parsl, mpi4py and HyperQueue's Python package by import
-(``pip install parsl hyperqueue`` into the interpreter that runs this), Slurm's steps are run
-inside an allocation only. Who is slow gets fewer jobs. What the others keep
-of a job is less: mpiflux has its output, events and resource usage in a journal on disk.
+commands, Parsl, mpi4py and HyperQueue's Python package by import (``pip install parsl hyperqueue`` into the
+interpreter that runs this), Slurm's steps are run inside an allocation only. Who is slow gets fewer jobs. Commands
+(xargs, GNU Parallel, ``hq submit``, Flux) are timed whole, programs of ours around a pool from its first job on. What
+the others keep of a job is less: mpiflux has its output, events and resource usage in a journal on disk.
 
 usage: bench_peers.py [JOBS [NAME...]]        (names as the table has them, or how they begin)
 """
@@ -136,12 +136,14 @@ def flux(jobs: int) -> float:
                     "/bin/true; end=$(date +%s.%N); echo \"$end - $begin\" | bc"])
 
 
-def mpiflux(jobs: int, scratch: str) -> float:
-    """From the first start to the last end, as for the others: without starting and ending the program itself."""
+def mpiflux(jobs: int, scratch: str, whole: bool = False) -> float:
+    """From the first start to the last end, as for peers with a server; with ``whole``, the command as it is typed."""
     from mpiflux.store.reader import open_run
 
-    run_dir = os.path.join(scratch, "mpiflux")
-    run_workflow(EXAMPLES / "stress.yaml", run_dir, "--set", f"n={jobs}")
+    run_dir = os.path.join(scratch, f"mpiflux-{whole}")
+    used = run_workflow(EXAMPLES / "stress.yaml", run_dir, "--set", f"n={jobs}")
+    if whole:
+        return used.wall
     with open_run(run_dir) as reader:
         return float(reader.records["t_finish"].max() - reader.records["t_start"].min())
 
@@ -155,6 +157,7 @@ def main() -> None:
         n, python = str(jobs), sys.executable
         peers: list[tuple[str, bool, Callable[[], float]]] = [
             ("mpiflux, 1 rank", True, lambda: mpiflux(jobs, scratch)),
+            ("mpiflux, the whole command", True, lambda: mpiflux(jobs, scratch, whole=True)),
             ("xargs -P", shutil.which("xargs") is not None,
              lambda: fed(["xargs", f"-P{CPUS}", "-n1", "/bin/true"], jobs)),
             ("ThreadPoolExecutor + subprocess", True, lambda: printed([python, "-c", THREADS, n, str(CPUS)])),

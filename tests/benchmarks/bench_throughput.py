@@ -1,11 +1,14 @@
 """Processes that exit at once: mpiflux beside a bare C posix_spawn loop on the same cores, in the same minute.
 
 Full capture, KVS and journal are on, as for any user. Each round runs the loop, then mpiflux, so that a machine whose
-speed drifts changes both. Two figures for each arrangement, medians over the rounds:
+speed drifts changes both. Figures for each arrangement, medians over the rounds:
 
 - ratio: mpiflux's jobs/s from its own first to its last job, over the loop's processes/s;
+- whole: the same for the whole command, with what it takes to start Python and MPI, and to end;
 - own CPU: user and system time of all mpiflux processes, less that of the jobs (from their records), less that of a
-  run of one job (start and end, imports, MPI), for each job.
+  run of one job (start and end, imports, MPI; the median of three), for each job.
+
+All are comparable on an otherwise idle machine only: each session has its share of a busy one, and mpiflux has several.
 
 usage: bench_throughput.py [JOBS] [ROUNDS]
 """
@@ -40,6 +43,8 @@ class Figures(NamedTuple):
     """Jobs a second."""
     ratio: float
     """Of the loop's."""
+    whole: float
+    """The ratio with start and end."""
     lowest: float
     highest: float
     own: float
@@ -47,20 +52,23 @@ class Figures(NamedTuple):
 
 
 def measure(scratch: str, loop: str, ranks: int, hierarchy: str, jobs: int, rounds: int) -> Figures:
-    ratios, own, rates = [], [], []
+    ratios, wholes, own, rates = [], [], [], []
     for n in range(rounds):
         bare = timed([loop, str(jobs), str(len(os.sched_getaffinity(0))), "/bin/true"])
         stem = os.path.join(scratch, f"{ranks}-{hierarchy}-{n}")
         stress = EXAMPLES / "stress.yaml"
-        idle = run_workflow(stress, f"{stem}-one", "--set", "n=1", "--hierarchy", hierarchy, ranks=ranks)
+        idle = statistics.median(
+            run_workflow(stress, f"{stem}-one-{k}", "--set", "n=1", "--hierarchy", hierarchy, ranks=ranks).cpu
+            for k in range(3))
         full = run_workflow(stress, f"{stem}-all", "--set", f"n={jobs}", "--hierarchy", hierarchy, ranks=ranks)
         rate, job_cpu = job_figures(f"{stem}-all")
-        _, one_cpu = job_figures(f"{stem}-one")
+        _, one_cpu = job_figures(f"{stem}-one-0")
         rates.append(rate)
         ratios.append(rate / (jobs / bare.wall))
-        own.append((full.cpu - job_cpu - (idle.cpu - one_cpu)) / (jobs - 1) * 1e6)
+        wholes.append(bare.wall / full.wall)
+        own.append((full.cpu - job_cpu - (idle - one_cpu)) / (jobs - 1) * 1e6)
     middle = statistics.median
-    return Figures(middle(rates), middle(ratios), min(ratios), max(ratios), middle(own))
+    return Figures(middle(rates), middle(ratios), middle(wholes), min(ratios), max(ratios), middle(own))
 
 
 def main() -> None:
@@ -73,8 +81,9 @@ def main() -> None:
         for ranks, hierarchy in ARRANGEMENTS:
             found = measure(scratch, loop, ranks, hierarchy, jobs, rounds)
             rows.append((ranks, hierarchy, f"{found.rate:,.0f}", f"{found.ratio:.2f}",
-                         f"{found.lowest:.2f}-{found.highest:.2f}", f"{found.own:.0f}"))
-    print(table(rows, ("ranks", "hierarchy", "jobs/s", "of the C loop", "range", "own CPU, us/job")))
+                         f"{found.lowest:.2f}-{found.highest:.2f}", f"{found.whole:.2f}", f"{found.own:.0f}"))
+    print(table(rows, ("ranks", "hierarchy", "jobs/s", "of the C loop", "range", "with start and end",
+                       "own CPU, us/job")))
 
 
 if __name__ == "__main__":
