@@ -155,6 +155,8 @@ def report(run_dir: str, kinds: dict[int, str], before: Sample, after: Sample, b
         records = reader.records
         ended = (records["t_finish"] > begin) & (records["t_finish"] <= end)
         count = int(ended.sum())
+        if count < 100:
+            raise SystemExit("the run was over too soon to be watched; ask for more jobs")
         own = float((records["utime"][ended].astype("f8") + records["stime"][ended]).sum())
     spent: dict[str, float] = defaultdict(float)
     for (pid, tid), ns in after.items():
