@@ -246,6 +246,12 @@ class Dealing:
         """Of a job that runs on what was borrowed."""
         return None if self.borrower is None else self._noted(self.borrower.own.part(src, message, now))
 
+    def _hear(self) -> None:
+        """Something befell the borrower's own jobs. Those that it ended give back what the meter counts at once: at
+        the next decision others may have it, and there may be no decision after that."""
+        if self.borrower is not None:
+            self._out += self._noted(self.borrower.own.told()) or ()
+
     def _noted(self, actions: list[Action] | None) -> list[Action] | None:
         """Actions of the borrower's own jobs, among them their ends."""
         if self._meter is not None:
@@ -270,6 +276,7 @@ class Dealing:
                                          now)
             # before they are sent anything to do
             self._out += self.borrower.actions()
+            self._hear()
         self._unmeter(back)
         if self._meter is not None:
             self._meter.give([job for job, _ in jobs])
@@ -295,7 +302,7 @@ class Dealing:
             self._meter.over()
         self.again = self.borrower is not None and self.borrower.unclaimed()
         if self.borrower is not None:
-            out += self._noted(self.borrower.collect(now)) or ()
+            out += self.borrower.collect(now)
         return out
 
     # -- borrowing from children, for ourselves or for our parent ------------------------------------------------
@@ -494,6 +501,7 @@ class Dealing:
         if executor not in self.children:
             assert self.borrower is not None
             jobs = self.borrower.own.lost(executor)
+            self._hear()
         else:
             jobs = self.children[executor].clear()
         if self._meter is not None:
@@ -523,6 +531,7 @@ class Dealing:
                 self._out.append((child.endpoint, message))
         if self.borrower is not None:
             self.borrower.own.cancel(message)
+            self._hear()
         self._unmeter(removed)
         return removed
 

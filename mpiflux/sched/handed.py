@@ -50,9 +50,14 @@ class Handed:
         self._held.setdefault(executor, {}).update(dict.fromkeys(self._catalog.ids(chunk), chunk.attempt))
         self._feeds.setdefault((executor, shape), []).append(chunk)
 
+    def told(self) -> list[Action]:
+        """What is to be sent since the last time, but for what executors are fed."""
+        out, self.out = self.out, []
+        return out
+
     def collect(self) -> list[Action]:
         """What is to be sent since the last time."""
-        out, self.out = self.out, []
+        out = self.told()
         for (executor, shape), chunks in self._feeds.items():
             out.append((executor, m.Feed(shape, tuple(chunks))))
         self._feeds.clear()

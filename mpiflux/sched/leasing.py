@@ -360,6 +360,10 @@ class Leasing:
             self.again = self._table is not None and bool(self._table.booked)
         return self._handed.collect()
 
+    def told(self) -> list[Action]:
+        """A part of what :meth:`collect` gives, before it: among it is every end of a job that is known already."""
+        return self._handed.told()
+
     # -- lending to the parent -----------------------------------------------------------------------------------
 
     def lend(self, message: m.Borrow, now: float) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from mpiflux.model.jobspec import HierarchySpec, JobGroup, LevelSpec, PolicySpec, Request, Workflow
-from mpiflux.model.messages import NodeShare, Part, ResourceSet
+from mpiflux.model.messages import Borrow, Chunk, Declare, ExecutorLost, Lend, NodeShare, Part, ResourceSet, Submit
 from mpiflux.model.records import PACK
 from mpiflux.model.resources import NodeResources
+from mpiflux.overlay.address import MASTER
+from mpiflux.overlay.plan import PlannedScheduler
+from mpiflux.sched.assembly import assemble
 from mpiflux.sched.meter import Meter
 from mpiflux.sched.pool import PoolError, ResourcePool
+from mpiflux.sched.scheduler import Scheduler
 from mpiflux.sim.cluster import START, Cluster
 from mpiflux.sim.compare import CannotSimulate, Variant, simulate
 from mpiflux.sim.costs import Costs
@@ -96,6 +100,37 @@ def test_nothing_is_given_twice_at_any_level_and_all_jobs_end(tree: tuple[str, .
     watch.finish(cluster)
     # three licences: 12 + 3 × 3 + 2 × 2 licence-seconds
     assert cluster.now - START >= 25 / 3
+
+
+def _root_with_a_wide_job() -> Scheduler:
+    """The root above two nodes of a core: job 1 runs on both and has the only licence, job 2 waits for it."""
+    parts = [NodeResources(node=node, cores=(0,)) for node in (0, 1)]
+    planned = PlannedScheduler(id=0, parent=-1, children=(1, 2), rank=0, depth=0, name="root", resources=tuple(parts),
+                               policy=PolicySpec("fcfs"), distribution="pull", consumables={"license": 1})
+    root = assemble(planned, MASTER, lambda child: [parts[child - 1]], {(0, 0): 100, (1, 0): 101})
+    wide = JobGroup(number=0, name="wide", first_id=1, count=2, request=Request(nodes=2, tasks=2,
+                                                                                consumables={"license": 1}))
+    root.receive(MASTER, Declare(wide), 1.0)
+    root.receive(MASTER, Submit((Chunk(0, 0, 2),)), 1.0)
+    for child, message in root.settle(1.0):
+        if isinstance(message, Borrow):
+            root.receive(child, Lend(message.token, 0.0), 1.0)
+    assert _begun(root.settle(1.0)) == [(100, 1), (101, 1)]
+    return root
+
+
+def _begun(actions: list[tuple[int, object]]) -> list[tuple[int, int]]:
+    """(executor, job) of the parts that start."""
+    return [(executor, message.id) for executor, message in actions if isinstance(message, Part)]
+
+
+def test_what_died_with_its_supervisors_gives_back_before_the_next_decision() -> None:
+    """There may be none after it."""
+    root = _root_with_a_wide_job()
+    root.receive(100, ExecutorLost(100), 2.0)
+    assert not _begun(root.settle(2.0)), "its other part is still to end"
+    root.receive(101, ExecutorLost(101), 2.0)
+    assert _begun(root.settle(2.0)) == [(100, 2), (101, 2)]
 
 
 def test_the_watch_sees_what_is_given_twice() -> None:
