@@ -18,8 +18,9 @@ from mpiflux.model.records import FLAG_REASON
 from mpiflux.model.states import Result, State
 from mpiflux.store import history
 from mpiflux.store import reader as store_reader
-from mpiflux.store.jobtable import JobTable, progressions
+from mpiflux.store.jobtable import JobTable
 from mpiflux.store.journal import Journal
+from mpiflux.store.progressions import progressions
 from mpiflux.store.reader import RunReader
 from mpiflux.store.resume import Early, Resumed, chosen, early, outdated, resume, with_dependants
 from mpiflux.store.revision import Revision, revise

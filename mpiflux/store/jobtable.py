@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.messages import Chunk
-from mpiflux.model.records import FIELDS, FLAG_CRASHED, FLAG_NOT_STARTED
+from mpiflux.model.records import FIELDS, FLAG_NOT_STARTED
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
 from mpiflux.store.applied import Applied, Counts
 from mpiflux.store.groups import Groups
 from mpiflux.store.plain import complete
+from mpiflux.store.progressions import progressions
+from mpiflux.store.retries import Retries
 from mpiflux.store.transitions import ALLOC, END, START
 
 Array = npt.NDArray[Any]
@@ -62,11 +64,7 @@ class JobTable:
         self._n = 0
         self._eventlog = eventlog
         self._first = np.zeros(16, "i8")
-        self._retries = np.zeros(16, "i8")
-        self._choosy: set[int] = set()
-        """Groups that are not tried again after every failure."""
-        self._patient: set[int] = set()
-        """Groups that wait before they are tried again."""
+        self._retries = Retries(self.groups)
         self._group_results = np.zeros((16, len(Result)), "i8")
         self._states = np.zeros(len(State) + 1, "i8")
         self._results = np.zeros(len(Result), "i8")
@@ -95,11 +93,11 @@ class JobTable:
         index, n, stop = group.number, self._n, self._n + group.count
         self._reserve(stop)
         if index >= len(self._first):
-            for name in ("_first", "_retries", "_group_results"):
+            for name in ("_first", "_group_results"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
         self._first[index] = n
-        self._note_retries(group)
+        self._retries.note(group)
         state = State.DEPEND if group.after else State.SCHED
         self.state[n:stop] = state
         self.owner[n:stop] = NOBODY
@@ -111,7 +109,7 @@ class JobTable:
     def redefine(self, group: JobGroup) -> None:
         """A group as it is from now on: the same number and jobs, other retries or whatever else."""
         assert group.count == self.groups[group.number].count, "a group never has more or fewer jobs"
-        self._note_retries(group)
+        self._retries.note(group)
         self.groups.replace(group)
         rows = slice(group.first_id - 1, group.stop_id - 1)
         state, untried = self.state[rows], self.attempt[rows] == 0
@@ -120,15 +118,6 @@ class JobTable:
         state[moved] = after
         self._states[before] -= np.count_nonzero(moved)
         self._states[after] += np.count_nonzero(moved)
-
-    def _note_retries(self, group: JobGroup) -> None:
-        index = group.number
-        self._retries[index] = group.retries
-        for numbers, apt in ((self._choosy, not group.retry.every), (self._patient, group.retry.backoff > 0)):
-            if group.retries and apt:
-                numbers.add(index)
-            else:
-                numbers.discard(index)
 
     def rerun(self, ids: Array) -> Array:
         """Jobs that have ended are to run again, with new attempt numbers and all their retries.
@@ -362,13 +351,9 @@ class JobTable:
         results = records["result"]
         groups = self._groups_of(rows)
         again = results == Result.LOST
-        retries = self._retries[groups]
-        if retries.any():
-            failed = (results == Result.FAILED) | (results == Result.TIMEOUT)
-            failed &= (self.retries_used[rows] < retries) & (records["attempt"] > 0)
-            failed &= (records["flags"] & FLAG_CRASHED) == 0
-            if self._choosy:
-                failed &= self._wanted(groups, failed, records)
+        limits = self._retries.limits[groups]
+        if limits.any():
+            failed = self._retries.wanted(groups, limits, self.retries_used[rows], records)
             self.retries_used[rows] += failed
             again |= failed
         self._states -= np.bincount(self.state[rows], minlength=len(self._states))
@@ -398,33 +383,20 @@ class JobTable:
         self._group_results[group, Result.COMPLETED] += n
         return applied
 
-    def _wanted(self, groups: Array | int, failed: Array, records: Array) -> Array:
-        """Which of the failed attempts are of a kind that their groups want repeated."""
-        wanted = np.ones(len(records), bool)
-        numbers = groups if isinstance(groups, np.ndarray) else np.full(len(records), groups)
-        for number in self._choosy.intersection(np.unique(numbers[failed]).tolist()):
-            rule = self.groups[number].retry
-            mine = numbers == number
-            codes, timed_out = records["returncode"], records["result"] == Result.TIMEOUT
-            matches = np.zeros(len(records), bool)
-            for low, high in rule.codes:
-                matches |= (codes >= low) & (codes <= high)
-            wanted &= ~mine | np.where(timed_out, rule.timeout, matches)
-        return wanted
-
     def delays(self, ids: Array) -> list[tuple[float, Array]]:
         """Jobs to be tried again after a failure, by the seconds that they are to wait; 0 where they need not."""
-        if not self._patient or not len(ids):
+        if not self._retries.patient or not len(ids):
             return [(0.0, ids)]
         rows = np.asarray(ids, "i8") - 1
         numbers = np.searchsorted(self._first[:len(self.groups)], rows, "right") - 1
         used = self.retries_used[rows].astype("i8")
-        by_delay: dict[float, list[Array]] = {}
-        keys, inverse = np.unique(numbers << 16 | used, return_inverse=True)
-        for at, key in enumerate(keys.tolist()):
-            seconds = self.groups[key >> 16].retry.delay(key & 0xFFFF)
-            by_delay.setdefault(seconds, []).append(ids[inverse == at])
-        return [(seconds, np.sort(np.concatenate(parts))) for seconds, parts in by_delay.items()]
+        return [(seconds, np.sort(ids[places])) for seconds, places in self._retries.delays(numbers, used)]
+
+    def running(self, records: Array) -> Array:
+        """Mask of the records that are of attempts that are known to run."""
+        rows, known = self._rows(records)
+        found: Array = known & (self.attempt[rows] == records["attempt"]) & (self.state[rows] == State.RUN)
+        return found
 
     def current(self, records: Array) -> Array:
         """Mask of the records that are of their jobs' current attempts."""
@@ -514,23 +486,3 @@ class JobTable:
 def _unstarted(records: Array) -> Array:
     flag: Array = (records["flags"] & FLAG_NOT_STARTED) != 0
     return flag.astype("u1")
-
-
-def progressions(index: Array) -> list[tuple[int, int, int]]:
-    """Sorted distinct integers as few (start, stop, step) ranges, taken greedily from the left."""
-    values = index.tolist()
-    n = len(values)
-    deltas = np.diff(index)
-    turns = [*(np.flatnonzero(deltas[1:] != deltas[:-1]) + 1).tolist(), n - 1]
-    steps = deltas.tolist()
-    out: list[tuple[int, int, int]] = []
-    at = 0
-    for turn in turns:
-        if turn < at or (turn == at and turn < n - 1):
-            continue
-        # A gap between two runs looks like a progression of two; taking it would cut the second's head off.
-        if turn - at == 1 and steps[at] != 1 and turn < n - 1:
-            turn = at
-        out.append((values[at], values[turn] + 1, steps[at] if turn > at else 1))
-        at = turn + 1
-    return out

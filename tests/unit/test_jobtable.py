@@ -9,7 +9,7 @@ from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.messages import Chunk
 from mpiflux.model.records import FLAG_NOT_STARTED, PACK
 from mpiflux.model.states import TRANSITIONS, IllegalTransition, Result, State
-from mpiflux.store.jobtable import BYTES_PER_JOB, NOBODY, RECORD, JobTable, progressions
+from mpiflux.store.jobtable import BYTES_PER_JOB, NOBODY, RECORD, JobTable
 from mpiflux.store.transitions import END
 
 
@@ -187,17 +187,6 @@ def test_replay_in_one_stroke_equals_batch_by_batch():
     for name in ("state", "result", "returncode", "attempt", "retries_used", "batch", "pos"):
         assert getattr(live, name)[:3].tolist() == getattr(again, name)[:3].tolist(), name
     assert live.counts() == again.counts()
-
-
-@given(st.sets(st.integers(0, 60)))
-def test_progressions_cover_exactly(values):
-    got = progressions(np.array(sorted(values), "i8"))
-    assert [i for r in got for i in range(*r)] == sorted(values)
-
-
-def test_progressions_are_few():
-    assert progressions(np.array([0, 1, 2, 9, 10, 11])) == [(0, 3, 1), (9, 12, 1)]
-    assert progressions(np.arange(3, 1000, 7)) == [(3, 998, 7)]
 
 
 @settings(max_examples=60, deadline=None)
