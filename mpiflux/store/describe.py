@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from mpiflux.model import idset
 from mpiflux.model.jobspec import Dependency, JobGroup
 from mpiflux.model.messages import NodeShare, ResourceSet
-from mpiflux.model.records import FLAG_CRASHED, FLAG_NOT_STARTED
+from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store.eventlog import Record, truncated
@@ -22,24 +22,6 @@ class Where(NamedTuple):
     """An idset; one a node where there are several nodes."""
     gpus: str | list[str]
     shares: tuple[NodeShare, ...]
-
-
-class _HasRecord(Protocol):
-    @property
-    def record(self) -> Record: ...
-
-
-def ended(group: JobGroup, attempts: Sequence[_HasRecord]) -> bool:
-    """Whether the last of these attempts was the job's end; LOST is none, nor a failure with retries left."""
-    if not attempts or attempts[-1].record.result == Result.LOST:
-        return False
-    failing = (Result.FAILED, Result.TIMEOUT)
-    last = attempts[-1].record
-    if last.result not in failing or not last.attempt or last.flags & FLAG_CRASHED:
-        return True
-    if not group.retry.wants(last.result == Result.TIMEOUT, last.returncode):
-        return True
-    return sum(a.record.result in failing for a in attempts) > group.retries
 
 
 def where(r: ResourceSet, hosts: Sequence[str]) -> Where:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mpiflux.model import idset
 from mpiflux.model.jobspec import JobGroup
-from mpiflux.model.messages import Chunk, ResourceSet
+from mpiflux.model.messages import ResourceSet
 from mpiflux.model.records import FLAG_REASON, SIZE
 from mpiflux.model.states import IllegalTransition, Result, State
 from mpiflux.model.template import CompiledGroup
 from mpiflux.store import describe, kvsview, runlock, schema
+from mpiflux.store.attempts import Attempt, accepted, ended, lately
 from mpiflux.store.database import Database
 from mpiflux.store.describe import Where
 from mpiflux.store.eventlog import ELEMENTS, Event, Record, about, eventlog
@@ -30,8 +29,10 @@ from mpiflux.store.groups import by_name
 from mpiflux.store.history import REDEFINE, RERUN, History, Step
 from mpiflux.store.jobtable import RECORD, Array, JobTable
 from mpiflux.store.kvs import Kvs
+from mpiflux.store.references import group_of, ids_of, resolve
+from mpiflux.store.replay import Release, replayed
 from mpiflux.store.schema import RunError
-from mpiflux.store.written import STDERR, STDOUT, Attempt, Written
+from mpiflux.store.written import STDERR, STDOUT, Written
 
 _WINDOW = 4096
 """Jobs that are made into dictionaries at a time."""
@@ -182,83 +183,23 @@ class RunReader:
         lengths = np.cumsum(self._records["out_len"].astype("i8") + self._records["err_len"])
         self._offset = np.concatenate([np.zeros(1, "i8"), lengths])
         self.running = {record.id: record for (blob,) in started for record in _named(np.frombuffer(blob, RECORD))}
-        table = JobTable()
-        released = self._db.query("iib", "SELECT number, id, context FROM events WHERE name='depend' ORDER BY number")
+        rows = self._db.query("iib", "SELECT number, id, context FROM events WHERE name='depend' ORDER BY number")
+        releases = (Release(number, id, self._db.unpack(data, dict[str, Any]).get(ELEMENTS) if id <= 0 else None)
+                    for number, id, data in rows)
         try:
-            for group in self.groups:
-                table.add_group(self.history.first(group))
-            self._replay(table, counts, released)
-            if self.running:
-                table.started(np.array(list(self.running.values()), RECORD), replay=True)
+            self._table = replayed(self.groups, self.history, self._records, self._first, releases,
+                                   np.array(list(self.running.values()), RECORD))
         except (IllegalTransition, ValueError, TypeError, OverflowError, IndexError, RunError) as error:
             raise self._db.damaged(error) from error
-        self._table = table
-
-    def _replay(self, table: JobTable, counts: Array, released: list[tuple[int, int, bytes]]) -> None:
-        """All that happened: what came before the first step of the history, that step, and so on."""
-        batch = np.repeat(np.arange(len(counts)), counts)
-        pos = np.arange(len(self._records)) - self._first[batch]
-        steps, at, low = self.history.steps, 0, 0
-        for k in range(len(steps) + 1):
-            step = steps[k] if k < len(steps) else None
-            while at < len(released) and (step is None or released[at][0] < step.number):
-                self._release(table, *released[at][1:])
-                at += 1
-            high = len(batch) if step is None else max(int(np.searchsorted(batch, step.batch)), low)
-            if high > low:
-                table.replay(self._records[low:high], batch[low:high], pos[low:high])
-            low = high
-            if step is not None and step.kind == RERUN:
-                group = self.groups[step.group]
-                indices = np.concatenate([np.zeros(0, "i8"), *(np.arange(*one) for one in step.ranges)])
-                if len(indices) and not 0 <= indices.min() <= indices.max() < group.count:
-                    raise ValueError(f"event {step.number} speaks of jobs that are not there")
-                table.rerun(indices + group.first_id)
-            elif step is not None:
-                table.redefine(next((later.was for later in steps[k + 1:] if later.group == step.group and later.was),
-                                    self.groups[step.group]))
-
-    def _release(self, table: JobTable, id: int, data: bytes) -> None:
-        """The dependencies of some jobs were met."""
-        group = self._group_of(id) if id > 0 else self.groups[-1 - id]
-        some = [(id - group.first_id, id - group.first_id + 1, 1)] if id > 0 else (
-            self._db.unpack(data, dict[str, Any]).get(ELEMENTS, [(0, group.count, 1)]))
-        for start, stop, step in some:
-            table.depend(Chunk(group.number, start, stop, step))
 
     # -- finding jobs ------------------------------------------------------------------------------------------
 
     def resolve(self, ref: str | int) -> Sequence[int]:
         """The ids that a reference means: ``12``, ``sim.3``, ``sim[3]``, ``sim[3-5,9]``, or ``sim`` for all of a name.
 
-        Where a name was submitted several times the index counts through all its jobs in order.
+        Raises RunError when it means none.
         """
-        text = str(ref)
-        if text in self.named:
-            return self._ids(text)
-        if text.isdigit():
-            self._group_of(int(text))
-            return (int(text),)
-        match = re.fullmatch(r"(.+)\.(\d+)|(.+)\[([\d,-]+)\]", text)
-        name = (match[1] or match[3]) if match else ""
-        if match is None or name not in self.named:
-            names = ", ".join(list(self.named)[:8]) or "none"
-            raise RunError(f"no job {text!r}: give an id, a group's name ({names}), or NAME.INDEX as in sim.3")
-        try:
-            indices = idset.decode(match[2] or match[4])
-        except ValueError as error:
-            raise RunError(f"no job {text!r}: {error}") from None
-        ids = self._ids(name)
-        if indices[-1] >= len(ids):
-            raise RunError(f"no job {text!r}: {name!r} has {len(ids)} jobs, from index 0")
-        return tuple(ids[i] for i in indices)
-
-    def _ids(self, name: str) -> Sequence[int]:
-        """The jobs of all groups of a name, ascending."""
-        groups = self.named[name]
-        if groups[-1].stop_id - groups[0].first_id == sum(group.count for group in groups):
-            return range(groups[0].first_id, groups[-1].stop_id)
-        return [id for group in groups for id in range(group.first_id, group.stop_id)]
+        return resolve(ref, self.groups, self.named)
 
     def one(self, ref: str | int) -> int:
         """The one id that a reference means; RunError when it means several."""
@@ -267,24 +208,11 @@ class RunReader:
             raise RunError(f"{ref!r} means {len(ids)} jobs; say which one, as in {ref}.0")
         return ids[0]
 
-    def _group_of(self, id: int) -> JobGroup:
-        low, high = 0, len(self.groups)
-        while low < high:
-            middle = (low + high) // 2
-            if self.groups[middle].stop_id <= id:
-                low = middle + 1
-            else:
-                high = middle
-        if id < 1 or low == len(self.groups):
-            raise RunError(f"no job {id}: this run has jobs 1 to {self.total}" if self.total
-                           else f"no job {id}: this run has no jobs")
-        return self.groups[low]
-
     # -- job records -------------------------------------------------------------------------------------------
 
     def attempts(self, id: int) -> list[Attempt]:
         """The ended attempts of a job, in order; reads only batches that may hold it."""
-        self._group_of(id)
+        group = group_of(self.groups, id)
         out: list[Attempt] = []
         rows = self._db.query("iiiiBb", "SELECT batch, run, n, crc, reasons, records FROM jobs "
                            "WHERE lo<=? AND hi>=? ORDER BY batch", (id, id))
@@ -296,35 +224,7 @@ class RunReader:
                 record = _named(records[pos:pos + 1])[0]
                 told = self._db.unpack(reasons, dict[int, str]) if reasons and record.flags & FLAG_REASON else {}
                 out.append(Attempt(record, run, batch, offset, told.get(id, "")))
-        return self._accepted(self._group_of(id), out)
-
-    def _accepted(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
-        """Without the records that came late, by the rules of :meth:`JobTable.apply`."""
-        out: list[Attempt] = []
-        reruns = [step.batch for step in self.history.reruns(group, attempts[0].record.id)] if attempts else []
-        at = 0
-        for attempt in attempts:
-            anew = False
-            while reruns and attempt.batch >= reruns[0]:
-                del reruns[0]
-                at, anew = len(out), True
-            later = not out or attempt.record.attempt > out[-1].record.attempt or (anew and not attempt.record.attempt)
-            if later and not self._over(group, out[at:]):
-                out.append(attempt)
-        return out
-
-    def _over(self, group: JobGroup, attempts: list[Attempt]) -> bool:
-        """Whether the last of these was a job's end, by what its group was then."""
-        return bool(attempts) and describe.ended(self.history.group_at(group, attempts[-1].batch), attempts)
-
-    def _ended(self, group: JobGroup, attempts: list[Attempt]) -> bool:
-        """Whether a job has ended, these being all its attempts."""
-        return self._over(group, self._lately(group, attempts))
-
-    def _lately(self, group: JobGroup, attempts: list[Attempt]) -> list[Attempt]:
-        """The attempts since the job was to run again although it had ended."""
-        reruns = self.history.reruns(group, attempts[0].record.id) if attempts else []
-        return [attempt for attempt in attempts if attempt.batch >= reruns[-1].batch] if reruns else attempts
+        return accepted(self.history, group, out)
 
     def _running_record(self, id: int) -> tuple[Record, int] | None:
         rows = self._db.query("bi", "SELECT record, run FROM running WHERE id=? AND length(record)=?", (id, SIZE))
@@ -332,14 +232,14 @@ class RunReader:
 
     def job(self, id: int, *, with_output: bool = False) -> dict[str, Any]:
         """One job's record, by the names of DESIGN.md 1.1."""
-        group, attempts = self._group_of(id), self.attempts(id)
+        group, attempts = group_of(self.groups, id), self.attempts(id)
         t_submit = self.t_submit[group.number]
-        if self._ended(group, attempts):
+        if ended(self.history, group, attempts):
             last = attempts[-1]
             out = describe.job(self.history.group_at(group, last.batch), id, t_submit, State.INACTIVE, last.record,
                                self._where(last.record, last.run), last.reason)
         else:
-            waiting = group.after and not self._lately(group, attempts) and not self._depended(group, id)
+            waiting = group.after and not lately(self.history, group, attempts) and not self._depended(group, id)
             state = State.DEPEND if waiting else State.SCHED
             out = self._unended(group, id, self._running_record(id), state, len(attempts), self.state == "running")
         if with_output:
@@ -372,7 +272,7 @@ class RunReader:
         if name is not None:
             if name not in self.named:
                 raise RunError(f"no group {name!r}; there are: {', '.join(self.named) or 'none'}")
-            rows = np.intersect1d(rows, np.asarray(self._ids(name)) - 1, assume_unique=True)
+            rows = np.intersect1d(rows, np.asarray(ids_of(self.named[name])) - 1, assume_unique=True)
         if states is not None:
             rows = rows[np.isin(table.state[rows], [int(s) for s in states])]
         if results is not None:
@@ -390,7 +290,7 @@ class RunReader:
         reasons = self._reasons(batch[ended]) if ended.any() else {}
         rest = zip(rows.tolist(), records, runs, batch.tolist(), where.tolist(), ended.tolist(), strict=True)
         for row, record, run, number, place, done in rest:
-            id, group = row + 1, self._group_of(row + 1)
+            id, group = row + 1, group_of(self.groups, row + 1)
             if not done or record is None:
                 live = self.running.get(id)
                 tried = max(int(table.attempt[row]) - 1, 0)
@@ -430,13 +330,13 @@ class RunReader:
 
     def eventlog(self, id: int) -> list[Event]:
         """What happened to a job, in order."""
-        group, attempts = self._group_of(id), self.attempts(id)
+        group, attempts = group_of(self.groups, id), self.attempts(id)
         extra = [Event(name, t, self._db.unpack(context, dict[str, Any])) for t, name, context in self._db.query(
             "fsb", "SELECT t, name, context FROM events WHERE id IN (?,?) ORDER BY number",
             (id, schema.group_event_id(group.number)))]
         extra = [Event(name, t, {key: value for key, value in context.items() if key != ELEMENTS})
                  for name, t, context in extra if about(context, id - group.first_id)]
-        done = self._ended(group, attempts)
+        done = ended(self.history, group, attempts)
         live = None if done else self._running_record(id)
         told = [(self._written.whole(attempt.record), attempt.reason) for attempt in attempts]
         reruns = [(sum(attempt.batch < step.batch for attempt in attempts), step.t)
@@ -465,8 +365,8 @@ class RunReader:
 
     def jobspec(self, id: int) -> dict[str, Any]:
         """What the job asked for, templates filled in."""
-        group, attempts = self._group_of(id), self.attempts(id)
-        if attempts and self._ended(group, attempts):
+        group, attempts = group_of(self.groups, id), self.attempts(id)
+        if attempts and ended(self.history, group, attempts):
             group = self.history.group_at(group, attempts[-1].batch)
         compiled = self._compiled.get(group.number)
         if compiled is None or compiled.group != group:
@@ -476,7 +376,7 @@ class RunReader:
     def R(self, id: int) -> dict[str, Any] | None:
         """The job's resources by Flux RFC 20; None while it has none."""
         attempts = self.attempts(id)
-        if self._ended(self._group_of(id), attempts):
+        if ended(self.history, group_of(self.groups, id), attempts):
             record, run = attempts[-1].record, attempts[-1].run
         else:
             live = self._running_record(id)

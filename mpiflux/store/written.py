@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from typing import NamedTuple
 
 from mpiflux.model.records import FLAG_STREAMED
 from mpiflux.store import schema
+from mpiflux.store.attempts import Attempt
 from mpiflux.store.database import Database
 from mpiflux.store.eventlog import Record
 
 STDOUT, STDERR = 1, 2
 _CACHED = 64 << 20
 """Bytes of output blobs kept at hand."""
-
-
-class Attempt(NamedTuple):
-    """An ended attempt and where it is kept."""
-
-    record: Record
-    run: int
-    batch: int
-    offset: int
-    """Where its output begins in the batch's blob."""
-    reason: str
 
 
 class Written:

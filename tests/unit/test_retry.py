@@ -16,7 +16,7 @@ from mpiflux.model.retry import Retry, retry_on
 from mpiflux.model.states import Result, State
 from mpiflux.sched.agenda import Agenda
 from mpiflux.spec import WorkflowError, load
-from mpiflux.store import describe
+from mpiflux.store.attempts import was_end
 from mpiflux.store.eventlog import Record
 from mpiflux.store.jobtable import RECORD, JobTable
 from mpiflux.store.journal import Journal
@@ -95,7 +95,7 @@ def test_table_and_reader_agree_with_a_job_by_job_model(rule: Retry, limit: int,
             assert table.retries_used[i] == before[i] + retried
             told[i].append(Record(i + 1, turn + 1, result, 0, code, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
             attempts = [describe_attempt(record) for record in told[i]]
-            assert describe.ended(group, attempts) == (table.state[i] == State.INACTIVE)
+            assert was_end(group, attempts) == (table.state[i] == State.INACTIVE)
         delays = table.delays(applied.again)
         assert sorted(job for _, ids in delays for job in ids.tolist()) == sorted(again)
         for seconds, ids in delays:
