@@ -211,7 +211,7 @@ class Burst:
         """Take over what was done: the backlog is shorter by it, and the report longer."""
         sup, state = self._sup, self._state
         if state.started:
-            sup.short_since = 0.0
+            sup.shortage.since = 0.0
             backlog.advance(state.started, state.now)
             if backlog.count == backlog.low > 0:
                 sup.outbox.urgent = True

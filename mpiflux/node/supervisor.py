@@ -36,16 +36,13 @@ from mpiflux.node.outputs import Outputs
 from mpiflux.node.outside import Outside
 from mpiflux.node.parallel import Parallel
 from mpiflux.node.patience import Patience
+from mpiflux.node.shortage import Shortage
 from mpiflux.node.stdin import Inputs
 
 YOUNG = 0.01
 """Seconds after which a running job is reported as started and its output is read as it comes."""
 STALE = 0.05
 """A backlog that has not moved for this long goes back to the scheduler, which may know an idle lease elsewhere."""
-SHORT = 0.1
-"""Seconds before a start that failed for want of processes or descriptors is tried again."""
-PATIENCE = 10.0
-"""Seconds of such trying, after which the job fails."""
 _IDLE = 60.0
 _NEVER = float("inf")
 
@@ -61,10 +58,7 @@ class Supervisor:
         self.leases: dict[int, Lease] = {}
         self.idle: dict[int, list[Lease]] = {}
         """Leases without a job, by shape."""
-        self.short: list[Lease] = []
-        """Leases whose next job could not be started for want of something that may come back."""
-        self.short_since = self.short_at = 0.0
-        """When that began, and when to try again."""
+        self.shortage = Shortage()
         self.backlog: dict[int, Backlog] = {}
         """By shape."""
         self.jobs: dict[int, Job] = {}
@@ -155,8 +149,10 @@ class Supervisor:
             if self.backlog:
                 self.return_stale(now)
             self.parallel.start_held()
-        if self.short and now >= self.short_at:
-            self.retry_short()
+        if self.shortage.leases and now >= self.shortage.at:
+            for lease in self.shortage.take():
+                self.idle.setdefault(lease.shape, []).append(lease)
+            self.start_jobs()
         outbox, outputs = self.outbox, self.outputs
         if outputs.streams and now >= outputs.next_live:
             outputs.send_pieces(now)
@@ -181,7 +177,7 @@ class Supervisor:
             young.popleft()
         return min(
             young[0].t_start + YOUNG if young else _NEVER,
-            self.short_at if self.short else _NEVER,
+            self.shortage.at if self.shortage.leases else _NEVER,
             self.outputs.next_live if self.outputs.streams else _NEVER,
             self.endings.due,
             self.patience.next,
@@ -325,7 +321,7 @@ class Supervisor:
         finally:
             for fd in opened:
                 os.close(fd)
-        self.short_since = 0.0
+        self.shortage.since = 0.0
         self.adopt(job, pids)
         if job.team is not None:
             self.parallel.started(job, job.team)
@@ -352,27 +348,16 @@ class Supervisor:
         if lease.tasks > 1:
             # some of its tasks may have been started, and are dying
             job.pipes.close()
-        if error.passing and lease.number >= 0:
-            self.short_since = self.short_since or now
-            if now - self.short_since < PATIENCE:
-                backlog = self.backlog.setdefault(lease.shape, Backlog(lease.owner, now))
-                backlog.put_back(Waiting(job.group, index, job.attempt))
-                self.short.append(lease)
-                self.short_at = now + SHORT
-                self.soon(self.short_at)
-                self.recycle(job.pipes)
-                return
-            self.short_since = 0.0
+        if error.passing and lease.number >= 0 and self.shortage.bears(lease, now):
+            backlog = self.backlog.setdefault(lease.shape, Backlog(lease.owner, now))
+            backlog.put_back(Waiting(job.group, index, job.attempt))
+            self.soon(self.shortage.at)
+            self.recycle(job.pipes)
+            return
         job.returncode, job.reason = error.returncode, str(error)
         job.result = Result.FAILED
         job.ended = now
         self.finish(job, FLAG_NOT_STARTED)
-
-    def retry_short(self) -> None:
-        for lease in self.short:
-            self.idle.setdefault(lease.shape, []).append(lease)
-        self.short.clear()
-        self.start_jobs()
 
     # -- ending --------------------------------------------------------------------------------------------------
 

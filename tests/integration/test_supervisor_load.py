@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.model.states import Result
-from mpiflux.node import supervisor
+from mpiflux.node import shortage
 from mpiflux.node.topology import gpus, types
 from tests.support import procs
 from tests.support.node import Ended, Node
@@ -103,7 +103,7 @@ def test_few_descriptors_are_made_do_with() -> None:
 
 
 def test_too_few_descriptors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PATIENCE", 0.3)
+    monkeypatch.setattr(shortage, "PATIENCE", 0.3)
     with Node() as node:
         pid = node.pids()[0]
         node.run("/bin/true")
@@ -159,7 +159,7 @@ def test_few_processes_are_made_do_with() -> None:
 
 
 def test_too_few_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PATIENCE", 0.3)
+    monkeypatch.setattr(shortage, "PATIENCE", 0.3)
 
     def work() -> object:
         with Node() as node:
