@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 from typing import Any
 
 import pytest
 
-from tests.support.runs import Place, counted, ended_by, marks, ready, until
+from tests.support.runs import ROOT, Place, counted, ended_by, marks, ready, until
 
 RANKS = [0, pytest.param(4, marks=pytest.mark.mpi)]
 """Without a launcher, and below one."""
@@ -170,6 +171,26 @@ def test_jobs_get_term_first_and_kill_when_they_ignore_it(place: Place) -> None:
     assert done.returncode == 130
     assert (place.path / "polite").read_text() == "bye\n"
     assert not any(job["result"] == "FAILED" for job in run.jobs())
+
+
+def test_who_saves_a_checkpoint_on_term_and_leaves_with_0_goes_on_from_it(place: Place) -> None:
+    """The example of docs/reliability.md, with something that must not start on half a result."""
+    page = (ROOT / "docs/reliability.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(name: walk\n.*?)^```", page, re.M | re.S)
+    flow = block.replace("do sleep", "do echo $at >>steps; sleep") + "  then: {command: cat at, after: [walk]}\n"
+    place.expected |= {"steps", "at"}
+    running, run = place.begin(flow)
+    with running:
+        until((place.path / "steps").exists, "it walks")
+        running.signal(signal.SIGTERM)
+        assert running.wait().returncode == 128 + signal.SIGTERM
+    assert run.results() == {"SCHED": 1, "DEPEND": 1}
+    at = int((place.path / "at").read_text())
+    (place.path / "steps").unlink()
+    place.resume(run, flow)
+    walk = run.job("walk")
+    assert (walk["result"], walk["attempts"], walk["stdout"]) == ("COMPLETED", 2, "arrived at 40\n")
+    assert int((place.path / "steps").read_text().split()[0]) == at
 
 
 @pytest.mark.parametrize(("ranks", "whom"), [

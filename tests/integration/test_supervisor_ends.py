@@ -98,8 +98,9 @@ def test_a_job_that_ignores_term_is_killed_after_the_grace(node: Node) -> None:
 
 
 def test_a_job_that_tidies_up_when_terminated(node: Node) -> None:
-    done = node.sh("trap 'echo bye; exit 7' TERM; sleep 60 & wait", time_limit=0.2)
-    assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, 7, b"bye\n")
+    for code in (7, 0):
+        done = node.sh(f"trap 'echo bye; exit {code}' TERM; sleep 60 & wait", time_limit=0.2)
+        assert (done.result, done.returncode, done.stdout) == (Result.TIMEOUT, code, b"bye\n")
 
 
 @pytest.mark.parametrize("manners", ["", "silent", "deaf", "deaf silent", "anonymous", "anonymous silent"])
@@ -259,6 +260,13 @@ def test_cancel_reaches_daemons(node: Node, daemon: str, tmp_path: Path, manners
     assert alive(pids[1])
 
 
+def test_what_ends_well_after_its_cancellation_is_canceled(node: Node, tmp_path: Path) -> None:
+    group = node.begin(f"trap 'exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done", shell=True)
+    node.until((tmp_path / "up").exists)
+    node.post(m.Cancel((group.first_id,), "enough"))
+    assert (node.wait()[0].result, node.ended[0].returncode) == (Result.CANCELED, 0)
+
+
 def test_cancel_with_another_result_and_twice(node: Node) -> None:
     group = node.begin("trap '' TERM; while :; do sleep 0.05; done", shell=True)
     node.until(lambda: node.started)
@@ -311,6 +319,15 @@ def test_stop_kills_after_its_own_grace(node: Node) -> None:
     node.until(lambda: node.stopped)
     assert time.monotonic() - begin >= 0.2
     assert node.ended[0].returncode == -signal.SIGKILL
+
+
+def test_what_ends_well_after_stop_has_not_ended_for_the_run(node: Node, tmp_path: Path) -> None:
+    """It may have saved a checkpoint; only the program knows whether it was done."""
+    node.begin(f"trap 'exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done", shell=True)
+    node.until((tmp_path / "up").exists)
+    node.post(m.Stop(5.0))
+    node.until(lambda: node.stopped)
+    assert [(done.result, done.returncode) for done in node.ended] == [(Result.LOST, 0)]
 
 
 def test_stop_when_nothing_runs(node: Node) -> None:
