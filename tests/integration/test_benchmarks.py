@@ -1,4 +1,4 @@
-"""That the scripts of ``tests/benchmarks`` run, each with as little to do as it can be given; their figures are not looked at."""
+"""That the scripts of ``tests/benchmarks`` run, each with as little to do as can be; no figure is looked at."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ LONG = {
 
 
 def ran(script: str, words: list[str], directory: Path) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPTS / script), *words], capture_output=True, text=True, cwd=directory,
-                          stdin=subprocess.DEVNULL, timeout=280, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run([sys.executable, str(SCRIPTS / script), *words], capture_output=True, text=True,
+                          cwd=directory, stdin=subprocess.DEVNULL, timeout=280,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert not done.returncode, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) > 1
 
