@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+
+from mpiflux.cli.first import begin
+
+begin()
 
 # modules are mostly what stays: looking through them again and again costs a tenth of a rank's start
 gc.set_threshold(20_000, 10, 10)
 
-from mpiflux.cli import main as cli  # noqa: E402
+try:
+    from mpiflux.cli import main as cli
+except KeyboardInterrupt:
+    os._exit(130)
 
 __all__ = ["main"]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from mpiflux.cli.console import Gone, Unwritable, open_all, tell, write
 from mpiflux.cli.parser import Parser, fail, spoken_for, suggestion
+from mpiflux.instance.early import held
 
 COMMANDS = {
     # command       module        what it does
@@ -44,6 +45,9 @@ COMMANDS = {
     "queue":        ("live",      "stop or start the queue of jobs; list those of messages"),
     "uptime":       ("live",      "how long an instance has been up, and what it does"),
 }
+
+RANKS = ("run", "start")
+"""Commands whose process may be a rank."""
 
 GROUPS = ("job", "kvs")
 """First words that want a second one."""
@@ -86,6 +90,8 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Namespace], int], Namespace]:
         raise SystemExit(0)
     before = _run_dir(words)
     name, rest = _command(words[len(before):])
+    if name not in RANKS:
+        held.release()
     rest = before + rest
     module_name, description = COMMANDS[name]
     parser = Parser(f"mpiflux {name}", description[0].upper() + description[1:] + ".", once=name in ("run", "start"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from mpiflux.cli.console import tell
 from mpiflux.cli.parser import USAGE, natural, positive
+from mpiflux.instance.early import held
 from mpiflux.instance.launcher import detect
 
 OURS = ("--ranks", "--hosts", "--rsh", "--restarts")
@@ -51,6 +52,7 @@ def starts_ranks(args: Namespace) -> bool:
 
 def start_ranks(args: Namespace, command: str, options: Sequence[str], rest: Sequence[str] = ()) -> int:
     """Start ``mpiflux COMMAND OPTIONS REST`` as the ranks that ``args`` ask for; the exit status."""
+    held.release()
     from mpiflux.instance.hosts import layout
     from mpiflux.instance.restarts import Plan, launch_again
     from mpiflux.instance.selflaunch import one_host, too_many

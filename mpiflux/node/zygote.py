@@ -150,6 +150,7 @@ def _become_zygote(fd: int, preload: bool) -> NoReturn:
     os.setpgid(0, 0)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
     spawn.set_name(proctree.ZYGOTE)
     gc.disable()

@@ -173,6 +173,22 @@ def test_jobs_get_term_first_and_kill_when_they_ignore_it(place: Place) -> None:
     assert not any(job["result"] == "FAILED" for job in run.jobs())
 
 
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_run_under_nohup_does_not_hear_hup(place: Place, ranks: int) -> None:
+    flow = {"jobs": {"a": {"command": "echo 1 >>marks; while [ ! -e go ]; do sleep 0.02; done", "shell": True}}}
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running, run = place.begin(flow, ranks=ranks)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with running:
+        ready(place, 1, running)
+        os.kill(json.loads((run.directory / "instance.json").read_text())["pid"], signal.SIGHUP)
+        place.write("go", "")
+        assert running.wait().returncode == 0
+    assert run.results() == {"COMPLETED": 1}
+
+
 def test_who_saves_a_checkpoint_on_term_and_leaves_with_0_goes_on_from_it(place: Place) -> None:
     """The example of docs/reliability.md, with something that must not start on half a result."""
     page = (ROOT / "docs/reliability.md").read_text()

@@ -176,8 +176,9 @@ def _wait(pid: int) -> int:
 def _child(source: str, root: str, writing: int) -> None:
     """Load, write a marshalled (kind, value) and leave. Does not return."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
+    # what a batch system sends to all processes is not hwloc's failure; it is killed soon enough
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # hwloc writes warnings of firmware bugs to stderr: a thousand ranks would repeat them
     null = os.open(os.devnull, os.O_WRONLY)
