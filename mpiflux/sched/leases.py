@@ -63,6 +63,16 @@ class Shape:
         self.refused_at = -1
         """The state of pool, reservations and time at which there was none for a job of ``refused_limit`` seconds."""
         self.refused_limit = 0.0
+        self.beside: Shape | None = None
+        """For jobs that must not stand in one line with others of this shape, once there are any: each of them has a
+        lease of its own."""
+
+    def slot(self, executor: int) -> Slot:
+        """What an executor has of it."""
+        found = self.slots.get(executor)
+        if found is None:
+            found = self.slots[executor] = Slot()
+        return found
 
 
 class Lease:

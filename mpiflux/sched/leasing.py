@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.apart import is_apart
+from mpiflux.model.jobspec import Request
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.aparts import Aparts
 from mpiflux.sched.catalog import Catalog
@@ -79,10 +80,20 @@ class Leasing:
             key = (*key, node)
         shape = self._shapes.get(key)
         if shape is None:
-            # executors serve several schedulers: numbers are theirs alone
-            shape = Shape((self.number << 24) + len(self._shapes), group.request, node)
-            self._shapes[key] = self._by_number[shape.number] = shape
+            shape = self._shapes[key] = self._new_shape(group.request, node)
         return shape
+
+    def _new_shape(self, request: Request, node: int) -> Shape:
+        # executors serve several schedulers: numbers are theirs alone
+        number = (self.number << 24) + len(self._by_number)
+        shape = self._by_number[number] = Shape(number, request, node)
+        return shape
+
+    def _beside(self, shape: Shape) -> Shape:
+        """The same shape under another number: executors tell by that which jobs are for which leases."""
+        if shape.beside is None:
+            shape.beside = self._new_shape(shape.request, shape.node)
+        return shape.beside
 
     def _known(self, chunk: m.Chunk) -> tuple[Shape, float]:
         """Shape and time limit of a chunk's jobs."""
@@ -197,13 +208,25 @@ class Leasing:
         return rest
 
     def _may_extend(self, slot: Slot, end: float, group: int) -> bool:
-        """Keep the leases for more jobs of a group, unless a place of another would be due before their end."""
+        """Keep the leases for more jobs of a group, unless that delays a place of another. Any of what an executor has
+        in line may run on any of its leases, so each of these ends when the last of that does."""
+        end = max(slot.until, end)
         table = self._table
         if table is not None and table.booked and any(
-                table.first_start(lease.r, group) < end for lease in slot.leases.values()):
+                table.delays(lease.r, lease.shape.request, table.end(number), end, group)
+                for number, lease in slot.leases.items()):
             return False
-        slot.until = max(slot.until, end)
+        slot.until = end
         return True
+
+    def _may_join(self, shape: Shape, slot: Slot, r: m.ResourceSet, end: float, group: int) -> bool:
+        """Add R, which is free until ``end`` at least, to the leases of an executor that has jobs in line, and a job of
+        a group to these (-1: none), unless that delays a place of another."""
+        table = self._table
+        last = max(slot.until, end + AHEAD) if group >= 0 else slot.until
+        if table is not None and table.booked and table.delays(r, shape.request, end, last, group):
+            return False
+        return group < 0 or self._may_extend(slot, last, group)
 
     def _expect(self, slot: Slot, executor: int) -> None:
         """Have the timetable know when leases end, after something was fed or reported that may have changed it."""
@@ -292,11 +315,14 @@ class Leasing:
         executor = self._executor(r.shares[0])
         if chunk.alone:
             executor, due = self._aparts.take(executor), True
-        slot = shape.slots.get(executor)
-        if slot is None:
-            slot = shape.slots[executor] = Slot()
         first, rest = chunk.split(1)
+        end = self.now + self.limit(entry)
+        slot = shape.slot(executor)
         waits = not due and (len(slot.leases) + 1) * each <= slot.fed
+        while slot.ahead > 0 and not self._may_join(shape, slot, r, end, -1 if waits else chunk.group):
+            # the job is to run on this R, and nothing else
+            shape, waits, each = self._beside(shape), False, 1
+            slot = shape.slot(executor)
         number, r_id = self._lease(shape, executor, r, entry, -1 if waits else self.catalog.ids(first)[0])
         lease = slot.leases[number] = self._leases[number]
         self._pairs.add(number, lease, self._leases)
@@ -306,8 +332,6 @@ class Leasing:
             return chunk
         slot.fed += 1
         self._handed.feed(executor, shape.number, first)
-        if slot.ahead > 0:
-            slot.until = max(slot.until, lease.end + AHEAD)
         if each > 1 and rest is not None and self._may_extend(slot, lease.end + AHEAD, chunk.group):
             rest = self._fill(shape, executor, each, rest)
         else:
@@ -358,6 +382,8 @@ class Leasing:
             self._lend_freed()
             # places that were held on what is lent now are to be held elsewhere
             self.again = self._table is not None and bool(self._table.booked)
+        if self._table is not None:
+            self.due = self._table.next_start(now)
         return self._handed.collect()
 
     def told(self) -> list[Action]:

@@ -84,6 +84,7 @@ class Timetable:
         """What was found out of the future of nodes, until something about them changes."""
         self.booked: dict[int, list[Reservation]] = {}
         """Reservations by position of the node."""
+        self._all: dict[Reservation, None] = {}
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
@@ -189,6 +190,7 @@ class Timetable:
 
     def _book(self, reservation: Reservation) -> Reservation:
         reservation.tried = self._forgotten + len(self._eased)
+        self._all[reservation] = None
         for pos, (_, need) in reservation.parts.items():
             self.booked.setdefault(pos, []).append(reservation)
             if pos in self._steps:
@@ -214,8 +216,19 @@ class Timetable:
             return found or held
         if since == held.tried or (held.start <= now and since != _NEVER):
             return held
-        self.release(held)
-        return self.reserve(held.group, request, held.limit, now, held.node)
+        lost = since == _NEVER
+        self.release(held, used=True)
+        found = self.reserve(held.group, request, held.limit, now, held.node)
+        if not lost and (found is None or found.start >= held.start):
+            # what is a little late may be in the way of all places but the one that there was
+            if found is not None:
+                self.release(found, used=True)
+            return self._book(held)
+        for pos in held.parts:
+            self._ease(pos)
+        if found is not None:
+            found.tried = self._forgotten + len(self._eased)
+        return found
 
     def _earlier(self, held: Reservation, demand: Demand, nodes: set[int], now: float) -> Reservation | None:
         """An earlier place on one of these nodes."""
@@ -236,7 +249,8 @@ class Timetable:
         return None if parts is None else Reservation(held.group, now, start, held.limit, parts, held.node)
 
     def release(self, reservation: Reservation, used: bool = False) -> None:
-        """Give a place up again; ``used``: to the job that it was held for."""
+        """Give a place up again; ``used``: nobody else can have it, as with the job that it was held for."""
+        del self._all[reservation]
         for pos in reservation.parts:
             if not used:
                 self._ease(pos)
@@ -255,10 +269,24 @@ class Timetable:
         """The same of the scheduler's own named resources."""
         return self._lacks(SHARED, now, end)
 
-    def first_start(self, r: ResourceSet, group: int) -> float:
-        """The earliest reservation of another group on any of the nodes; infinity when there is none."""
-        return min((one.start for share in r.shares for one in self.booked.get(self._position[share.node], ())
-                    if one.group != group), default=math.inf)
+    def next_start(self, now: float) -> float:
+        """When the next place is due. What is in use there may have ended long before, without anybody who was allowed
+        to start sooner: nothing need happen at that time but that it comes."""
+        return min((one.start for one in self._all if one.start > now and one.is_known), default=math.inf)
+
+    def end(self, lease: int) -> float:
+        """When a lease is expected to end."""
+        return self._leases[lease][0]
+
+    def delays(self, r: ResourceSet, request: Request, since: float, until: float, group: int) -> bool:
+        """Whether a reservation of another group may be delayed when what such a request has as R is given back at
+        ``until``, and not at ``since``. One that should have begun before either may still wait for it."""
+        if since >= until:
+            return False
+        places = [self._position[share.node] for share in r.shares]
+        if SHARED in self.booked and self._demand(request).shared:
+            places.append(SHARED)
+        return any(one.start < until and one.group != group for pos in places for one in self.booked.get(pos, ()))
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Below(Protocol):
     again: bool
     """Set by :meth:`collect` when another round of decisions is due although nothing has come."""
     due: float
-    """When :meth:`balance` and :meth:`pull` may do more though nothing comes; infinity: never. The scheduler sets it
+    """When there may be something to do or to decide though nothing comes; infinity: never. The scheduler sets it
     back."""
     quiet: bool
     """Set by :meth:`report` when no decision can change by what it was told: jobs run as was assumed."""
@@ -214,8 +214,8 @@ class Scheduler:
     def settle(self, now: float) -> list[Action]:
         """Let the policy start what may start; everything that is to be sent, in order."""
         self.below.now = now
-        self.below.due = math.inf
-        if self._changed:
+        is_due, self.below.due = now >= self.below.due, math.inf
+        if self._changed or is_due:
             self._changed = False
             if self.queue.jobs and not self.paused:
                 self._decide(now)

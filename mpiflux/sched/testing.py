@@ -98,7 +98,7 @@ class Trial:
         arrivals = sorted(range(len(self.jobs)), key=lambda i: (-self.jobs[i].arrival, -i))
         while arrivals or self._ends:
             self.now = min(self.jobs[arrivals[-1]].arrival if arrivals else _FOREVER,
-                           self._ends[0][0] if self._ends else _FOREVER)
+                           self._ends[0][0] if self._ends else _FOREVER, self.scheduler.due)
             if self.now > until:
                 break
             self._end_jobs()

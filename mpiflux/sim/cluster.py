@@ -88,6 +88,8 @@ class SimRank:
         self._due = math.inf
         self.later: dict[int, float] = {}
         """When schedulers want to settle though nothing comes, by number."""
+        self._alarm = math.inf, 0
+        """When the first of them does, and the event of that."""
         self._cost = 0.0
         self.alive = True
         self.retired: set[int] = set()
@@ -110,6 +112,7 @@ class SimRank:
     def die(self) -> None:
         """With all that it hosts; what it has sent arrives."""
         self.alive = False
+        self._set_alarm(math.inf)
         self._inbox.clear()
         self._local.clear()
 
@@ -217,8 +220,20 @@ class SimRank:
             self.cluster.to_executor(self.number, number, items, done)
         if self._inbox or self._local:
             self.wake()
-        if self.later and (when := min(self.later.values())) < math.inf:
-            self.wake(when)
+        self._set_alarm(min(self.later.values(), default=math.inf))
+
+    def _set_alarm(self, when: float) -> None:
+        was, event = self._alarm
+        if when == was:
+            return
+        if was > self.cluster.engine.now:
+            self.cluster.engine.cancel(event)
+        self._alarm = when, self.cluster.engine.at(when, self._ring) if when < math.inf else 0
+
+    def _ring(self) -> None:
+        self._alarm = math.inf, 0
+        if self.alive:
+            self.wake()
 
     def _dispatch(self, now: float, outgoing: dict[tuple[int, int], list[Item]], posted: dict[int, list[Item]]) -> None:
         watcher, local = self.watcher, self._local

@@ -16,17 +16,27 @@ class Engine:
         """Events handled so far."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._pushed = 0
+        self._cancelled: set[int] = set()
 
-    def at(self, when: float, action: Callable[..., None], *args: Any) -> None:
-        """Call ``action(*args)`` at ``when``, or now if that is past."""
+    def at(self, when: float, action: Callable[..., None], *args: Any) -> int:
+        """Call ``action(*args)`` at ``when``, or now if that is past. Gives what :meth:`cancel` takes."""
         self._pushed += 1
         heapq.heappush(self._heap, (max(when, self.now), self._pushed, action, args))
+        return self._pushed
+
+    def cancel(self, event: int) -> None:
+        """Forget an event that is still to come, and never reach its time for its sake."""
+        self._cancelled.add(event)
+        while self._heap and self._heap[0][1] in self._cancelled:
+            self._cancelled.remove(heapq.heappop(self._heap)[1])
 
     def step(self) -> bool:
         """Handle one event; False when there is none."""
         if not self._heap:
             return False
         self.now, _, action, args = heapq.heappop(self._heap)
+        while self._heap and self._heap[0][1] in self._cancelled:
+            self._cancelled.remove(heapq.heappop(self._heap)[1])
         self.events += 1
         action(*args)
         return True
@@ -38,7 +48,7 @@ class Engine:
 
     @property
     def pending(self) -> int:
-        return len(self._heap)
+        return len(self._heap) - len(self._cancelled)
 
 
 Delay = Callable[[int, int, float], float]

@@ -104,6 +104,9 @@ class SimMaster:
         if len(resumed.lost):
             self.records.append(resumed.lost.tobytes())
             self.entries.append(Entry(now, True, resumed.lost.tobytes()))
+            for record in resumed.lost[resumed.lost["result"] != Result.LOST]:
+                # it died with rank 0 once too often
+                self.watcher.final(int(record["id"]), int(record["result"]))
         for when, ids in resumed.waits:
             if when > now:
                 self._waits.add(when, ids)

@@ -2,7 +2,7 @@
 
 Written to be read, and to share nothing with mpiflux: the schedules of both must be the same. ``(size, estimate,
 runtime, arrival)`` is a job; ``schedule(name, cores, jobs)`` gives the start of each. At every time at which
-something arrives or ends, ends come first.
+something arrives, ends or was promised to start, ends come first.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class State:
     def advance(self) -> bool:
         """To the next event; False when there is none."""
         times = {self.end(j) for j in self.running} | {job[3] for job in self.jobs if job[3] > self.now}
+        times |= set(self.slot.values())
         if not times:
             return False
         self.now = min(times)

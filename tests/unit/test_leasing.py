@@ -270,13 +270,14 @@ def test_in_a_run_at_depth_one_no_job_starts_before_its_elders() -> None:
 
 
 class Planned:
-    """A scheduler with ``easy`` over one executor of eight cores, whose every step a test takes by hand."""
+    """A scheduler over one executor of eight cores, whose every step a test takes by hand."""
 
-    def __init__(self, *groups: JobGroup, memory: int = 0, shared: dict[str, int] | None = None) -> None:
+    def __init__(self, *groups: JobGroup, memory: int = 0, shared: dict[str, int] | None = None,
+                 policy: str = "easy") -> None:
         self.pool = ResourcePool([NodeResources(node=0, cores=tuple(range(8)), memory=memory)], shared)
         self.catalog = Catalog()
         self.below = Leasing(3, PARENT, self.pool, lambda node, core: 100, (100,), self.catalog)
-        self.policy = make(PolicySpec("easy"))
+        self.policy = make(PolicySpec(policy))
         self.scheduler = Scheduler(3, PARENT, self.policy, self.below, self.catalog)
         self.grants: list[m.Grant] = []
         self.fed: list[int] = []
@@ -285,6 +286,9 @@ class Planned:
 
     def step(self, now: float, message: m.Message, src: int = 100) -> list[m.Message]:
         self.scheduler.receive(src, message, now)
+        return self.settle(now)
+
+    def settle(self, now: float) -> list[m.Message]:
         out = [message for _, message in self.scheduler.settle(now)]
         for one in out:
             if isinstance(one, m.Grant):
@@ -352,6 +356,51 @@ def test_a_job_on_another_lease_than_it_was_granted_ends_there() -> None:
     assert run.place() == 51.0
     run.started(2.0, 1001, first)
     assert run.place() == 52.0
+
+
+def test_a_job_with_a_long_limit_stands_in_no_line_whose_end_was_promised() -> None:
+    """Whatever is in line may run on any lease of the line: all of these would end ten minutes later."""
+    run = Planned(one(0, 0.05, count=300), one(1, 600.0, count=3), one(2, 2.0, Request(tasks=7)))
+    for group in (0, 1):
+        run.submit(0.0, group)
+        run.ended(0.02, [run.fed[-1]], group, 0.02, idle=(run.grants[-1],))
+    run.step(1.0, m.Submit((m.Chunk(0, 1, 16),)), PARENT)
+    line = run.grants[2:]
+    assert len(line) == 3, "fifteen jobs are in line for three leases"
+    run.submit(1.0, 2)
+    promised = run.place()
+    assert promised < 1.2
+    run.step(1.0, m.Submit((m.Chunk(1, 1, 3),)), PARENT)
+    *_, apart = run.grants
+    assert run.fed[-1] == 1002 and len(run.grants) == 6, "one job starts, on the core that the wide one leaves"
+    assert apart.shape not in {grant.shape for grant in line}
+    assert run.place() == promised
+    run.ended(1.1, run.fed[2:-1], 0, 0.02, idle=tuple(line))
+    assert run.fed[-1] == 2001
+    records = PACK.pack(1002, 1, 1, 0, 0, 1, 3, 0, 0, 0, 1.2, 0, 0, 0, 0, 0, 0)
+    run.step(1.2, m.Report(records, idle=(apart.lease,), done=((apart.shape, 1, 1, 0.02),)))
+    assert run.fed[-1] == 1003
+
+
+@pytest.mark.parametrize("half", [Request(cores=4), Request(tasks=4)])
+def test_a_place_is_used_when_it_is_due_though_nothing_else_happens(half: Request) -> None:
+    """A job that starts a little late is in the way of the last one's place for as long. So there is no other place for
+    the one between them than its own: it keeps that, and uses it when its time comes."""
+    run = Planned(*[one(number, limit, half) for number, limit in enumerate([5.0, 5.02, 3.0, 10.0, 1.0])],
+                  policy="conservative")
+    for group in range(5):
+        run.submit(0.0, group)
+    first, second = run.grants
+    assert [place.start for place in run.policy.reservations] == [5.0, 5.02, 8.0]  # type: ignore[attr-defined]
+    for job, group, grant in ((1, 0, first), (1001, 1, second)):
+        records = PACK.pack(job, 1, 1, 0, 0, 4, 3, 0, 0, 0, 5.01, 0, 0, 0, 0, 0, 0)
+        run.step(5.01, m.Report(records, idle=(grant.lease,), done=((grant.shape, group, 1, 5.0),)))
+    assert run.fed == [1, 1001, 2001]
+    assert run.scheduler.due == 5.02
+    run.settle(5.015)
+    assert run.fed == [1, 1001, 2001]
+    run.settle(5.02)
+    assert run.fed == [1, 1001, 2001, 3001]
 
 
 def test_jobs_that_changed_leases_are_known_from_reports() -> None:

@@ -69,7 +69,7 @@ class Watch:
     """One leaf: its promises, of jobs that are alone in their groups.
 
     A job that comes back unstarted from an executor's backlog is before those that came after it, so promises are
-    forgotten then.
+    forgotten then; and so is that of a job which is recalled for another scheduler: no leaf knows of places elsewhere.
     """
 
     def __init__(self, leaf: Scheduler, cluster: Cluster, groups: tuple[JobGroup, ...]) -> None:
@@ -78,6 +78,8 @@ class Watch:
         self.compared = 0
         self._receive = leaf.receive
         leaf.receive = self.receive  # type: ignore[method-assign]
+        self._settle = leaf.settle
+        leaf.settle = self.settle  # type: ignore[method-assign]
         self.below = leaf.below
         assert isinstance(self.below, Leasing)
         self.executors = self.below.everybody()
@@ -87,9 +89,18 @@ class Watch:
             self.promised.clear()
         self._receive(src, message, now)
 
+    def settle(self, now: float) -> list[tuple[int, m.Message]]:
+        actions = self._settle(now)
+        for _, message in actions:
+            if isinstance(message, m.Report):
+                for _, chunk in message.returned:
+                    self.promised.pop(chunk.group, None)
+        return actions
+
     def look(self) -> None:
+        queued = {entry.chunk.group for entry in self.leaf.queue}
         for held in self.leaf.policy.reservations:  # type: ignore[attr-defined]
-            if self.groups[held.group].count > 1:
+            if self.groups[held.group].count > 1 or held.group not in queued:
                 continue
             before = self.promised.get(held.group, math.inf)
             assert held.start <= before + LATE, (
@@ -101,7 +112,7 @@ class Watch:
         running = [job for number in self.executors for job in self.cluster.executors[number].running.values()]
         now = self.cluster.now
         held = list(self.below.holding(frozenset()))
-        if any(job.t_start > now - LATE for job in running) or len(running) != len(held):
+        if not self.leaf.queue.jobs or any(job.t_start > now - LATE for job in running) or len(running) != len(held):
             return
         places = self.leaf.policy.reservations  # type: ignore[attr-defined]
         if places and running:

@@ -26,7 +26,8 @@ SEEN: Counter[str] = Counter()
 
 # 1047: a rank is lost whose cores a borrower uses, and its successor hears of claim and return in one batch
 # 3519: the job that has the only licence dies with the supervisors of both its nodes, and nothing else happens any more
-@pytest.mark.parametrize("seed", [*range(200), 1047, 3519])
+# 6715: a job that died with its supervisors nine times dies with rank 0
+@pytest.mark.parametrize("seed", [*range(200), 1047, 3519, 6715])
 def test_invariants_hold_under_trouble(seed: int) -> None:
     SEEN.update(play(seed).seen)
     SEEN["seeds"] += 1
