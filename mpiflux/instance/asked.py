@@ -9,11 +9,11 @@ import numpy as np
 
 from mpiflux.instance.broker_feed import Feed
 from mpiflux.instance.deadline import Deadline
+from mpiflux.instance.postponed import Postponed
 from mpiflux.instance.view import Observer, View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
 from mpiflux.model.states import State
-from mpiflux.sched.agenda import Agenda
 from mpiflux.sched.dependencies import Dependencies, Verdict
 from mpiflux.sched.urgency import HELD, Urgencies
 from mpiflux.store.elementwise import Elements, Elementwise
@@ -45,7 +45,7 @@ class Asked:
     _clock: Callable[[], float]
     _over: bool
     _doomed: dict[int, str]
-    _waits: Agenda[Any]
+    _waits: Postponed
     _urgencies: dict[int, Urgencies]
 
     if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Asked:
 
     def tried_again(self, job: int) -> float:
         """When a job that failed comes next (Unix seconds); 0: it waits for no time."""
-        return next((when for when, ids in self._waits.items() if job in ids), 0.0)
+        return self._waits.when(job)
 
     def let_go(self, first: int, stop: int) -> int:
         """Give those jobs of a range (all of one group) that are held the urgency that they were submitted with."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mpiflux.instance.broker_facts import WIDTH, Archive, Block, Fact, GroupFact, Submitted
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import FIELDS, FLAG_STREAMED
+from mpiflux.store.applied import Applied
 from mpiflux.store.eventlog import Event, Record, attempt_begin, attempt_end, attempt_events
 
 Array = npt.NDArray[Any]
@@ -168,6 +169,22 @@ class Feed:
         self.next = last.stop
         if last.n >= _FULL:
             last.seal()
+
+    def ended(self, records: Array, applied: Applied, reasons: dict[int, str]) -> None:
+        """Attempts that ended, but for those that the table has refused; ``applied`` is what it says of them."""
+        flags = applied.ran * np.uint8(TOLD)
+        if applied.plain:
+            ids = applied.ended
+            self.records(records, flags | np.uint8(FINAL), reasons, (int(ids.min()), int(ids.max())))
+            return
+        if len(applied.again):
+            flags |= np.where(np.isin(records["id"], applied.again), np.uint8(0), np.uint8(FINAL))
+        else:
+            flags |= np.uint8(FINAL)
+        refused = applied.late | applied.repeated
+        if refused.any():
+            records, flags = records[~refused], flags[~refused]
+        self.records(records, flags, reasons)
 
     def _add(self, fact: Fact) -> None:
         self._facts.append(fact)

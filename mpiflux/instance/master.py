@@ -15,12 +15,16 @@ import numpy as np
 
 from mpiflux.instance.alarm import LISTEN, Alarm
 from mpiflux.instance.asked import Asked
-from mpiflux.instance.broker_feed import FINAL, RECORD, STARTED, TOLD, Feed
+from mpiflux.instance.broker_feed import RECORD, STARTED, Feed
 from mpiflux.instance.deadline import Deadline
+from mpiflux.instance.failfast import FailFast
+from mpiflux.instance.postponed import Postponed
 from mpiflux.instance.released import Released
+from mpiflux.instance.rhythm import Rhythm
 from mpiflux.instance.storage import Storage
 from mpiflux.instance.usage import Usage
 from mpiflux.instance.vault import Vault
+from mpiflux.instance.verdicts import Verdicts
 from mpiflux.instance.view import Desk, Lives, Observer, View
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup, Workflow
@@ -28,20 +32,17 @@ from mpiflux.model.records import FLAG_REASON
 from mpiflux.model.states import Result, State
 from mpiflux.overlay import address
 from mpiflux.sched.agenda import Agenda
-from mpiflux.sched.dependencies import Dependencies, Refuse, Verdict
+from mpiflux.sched.dependencies import Dependencies, Verdict
 from mpiflux.sched.urgency import Urgencies
 from mpiflux.store.crashes import Crashes
 from mpiflux.store.elementwise import Elements, Elementwise
 from mpiflux.store.groups import Instead
-from mpiflux.store.jobtable import NOBODY, Applied, JobTable
+from mpiflux.store.jobtable import NOBODY, JobTable
 from mpiflux.store.journal import Journal
 
 ROOT = 0
 GRACE = 5.0
 """Seconds between TERM and KILL when the run is interrupted."""
-_BEAT, _SLOW_BEAT = 0.1, 0.5
-"""Seconds after which progress is shown, and whether there is room on disk and time left is looked at: while something
-happens, and at the longest."""
 _NEVER = float("inf")
 SIGNAL = "signal"
 """For whose sake nothing is started after a signal that has not come to rank 0."""
@@ -58,9 +59,7 @@ class Master(Asked, Released):
                  gone: Mapping[int, Any] | None = None, vault: Vault | None = None,
                  crashes: Crashes | None = None, suspicion: float = 0.0) -> None:
         self.workflow, self.journal, self.table, self.observer = workflow, journal, table, observer
-        self.fail_fast, self.deadline = fail_fast, deadline or Deadline()
-        self._failed_fast = ""
-        """Why nothing is tried again any more."""
+        self.deadline = deadline or Deadline()
         self.groups: Sequence[JobGroup] = Instead(workflow.groups, table.groups)
         """Of the workflow file, and then those that were submitted."""
         self.dependencies = Dependencies(self.groups, self._outcome, self._past)
@@ -96,31 +95,19 @@ class Master(Asked, Released):
         """Jobs likewise, of groups of which others are still there: how many have ended and not completed."""
         self._begins: Agenda[int] = Agenda()
         """Groups whose time has not come."""
-        self._waits: Agenda[Any] = Agenda()
-        """Ids of jobs that are to be tried again, but not at once."""
         now = clock()
-        self._resting: set[int] = set()
-        """Of those, the ones that an earlier instance tried: their groups are handed out without them."""
-        for when, ids in waits:
-            if when > now:
-                self._waits.add(when, ids)
-                self._resting.update(ids.tolist())
+        self._waits = Postponed(waits, now)
         self.view = View(table.counts(), now, now, cores)
         self._clock, self._ranks = clock, ranks
         self._usage = Usage()
         self._out: list[tuple[int, m.Message]] = []
-        self._verdicts: list[tuple[int, float, Verdict | Elements]] = []
-        """(journal sequence number to wait for, earliest time, verdict): nobody depends on what could still be lost."""
+        self._verdicts = Verdicts()
         self.alarm = Alarm()
         self._suspicion = suspicion
         """Seconds for which nothing is cancelled because of a failure."""
-        self._fail_fast_at = _NEVER
-        self._culprit = 0
-        self._ending_seq: int | None = None
+        self._fail_fast = FailFast(fail_fast, suspicion)
         self._stop_by = 0.0
-        self._next_beat = now
-        self._rest = _BEAT
-        """Until the next beat; it doubles while nothing happens."""
+        self._rhythm = Rhythm(now)
         self._over = False
         self._broken = False
         """A part of the instance, such as a user's policy, cannot go on."""
@@ -209,14 +196,14 @@ class Master(Asked, Released):
         return out
 
     def next_wake(self) -> float:
-        return min(self._next_beat, self._waits.next, self._begins.next, self.deadline.next, self._fail_fast_at,
-                   min((when for seq, when, _ in self._verdicts if seq <= self.journal.committed_seq), default=_NEVER))
+        return min(self._rhythm.next, self._waits.next, self._begins.next, self.deadline.next, self._fail_fast.next,
+                   self._verdicts.next(self.journal.committed_seq))
 
     def _send(self, message: m.Message) -> None:
         self._out.append((ROOT, message))
 
     def handle(self, src: int, message: m.Message, now: float) -> None:
-        self._quicken(now)
+        self._rhythm.quicken(now)
         if isinstance(message, m.Report):
             if message.started:
                 self._started(message.started)
@@ -264,15 +251,11 @@ class Master(Asked, Released):
 
     def turn(self, now: float) -> None:
         """Once a loop turn: what waited for the journal, the end, the observer."""
-        if self._verdicts:
-            committed, verdicts = self.journal.committed_seq, self._verdicts
-            self._verdicts = [one for one in verdicts if one[0] > committed or one[1] > now]
-            for seq, when, verdict in verdicts:
-                if seq <= committed and when <= now:
-                    self._carry_out(verdict)
-        if self._fail_fast_at <= now:
-            self._fail_fast_at = _NEVER
-            self._cancel_rest(self._culprit)
+        if self._verdicts.waiting:
+            for verdict in self._verdicts.due(self.journal.committed_seq, now):
+                self._carry_out(verdict)
+        if self._fail_fast.due(now):
+            self._cancel_rest()
         if self.deadline.next <= now:
             self._withhold(now)
         if self._begins.next <= now:
@@ -280,19 +263,14 @@ class Master(Asked, Released):
                 self._later(self.dependencies.begun(number))
         if self._waits.next <= now:
             for ids in self._waits.due(now):
-                self._resting.difference_update(ids.tolist())
                 self._hand_out(self.table.here(ids))
         if self._stop_by and now > self._stop_by:
             self._finish()
         if self.desk is not None and not self._over:
             self.desk.work(now)
-        if not self._over and not self._verdicts and not self.holders and self.table.over:
+        if not self._over and not self._verdicts.waiting and not self.holders and self.table.over:
             self._finish()
-        if now >= self._next_beat:
-            self._rest = min(2 * self._rest, _SLOW_BEAT)
-            self._next_beat = now + self._rest
-            if self.deadline.t_end > now:
-                self._next_beat = min(self._next_beat, self.deadline.t_end)
+        if self._rhythm.beats(now, self.deadline.t_end):
             self._beat(now)
             self._forget()
 
@@ -354,7 +332,8 @@ class Master(Asked, Released):
     def _only_late(self) -> bool:
         """Whether nothing runs, and nothing will but by somebody's word."""
         counts = self.table.counts()
-        if counts.run or not counts.sched or self._verdicts or self.holders or len(self._waits) or len(self._begins):
+        if (counts.run or not counts.sched or self._verdicts.waiting or self.holders or len(self._waits)
+                or len(self._begins)):
             return False
         late = sum(self.table.group_counts(number).sched for number in self.deadline.too_late)
         return late == counts.sched and not any(self.dependencies.is_held(group.number) for group in self.groups)
@@ -376,7 +355,7 @@ class Master(Asked, Released):
         """One that asks for the end, or a batch system's warning (USR1, USR2): stop starting, end what runs, resumable.
         INT, TERM or HUP after that: at once."""
         warning = number in (signal.SIGUSR1, signal.SIGUSR2)
-        self._quicken(now)
+        self._rhythm.quicken(now)
         if warning and self.is_stopping:
             return
         if self.is_stopping:
@@ -385,16 +364,11 @@ class Master(Asked, Released):
         self.view.interrupted = number
         self._stop(now)
 
-    def _quicken(self, now: float) -> None:
-        """Something has happened: the next beat comes soon."""
-        if self._rest > _BEAT:
-            self._rest, self._next_beat = _BEAT, min(self._next_beat, now + _BEAT)
-
     def _stop(self, now: float) -> None:
         self._verdicts.clear()
         self._waits.clear()
         self._begins.clear()
-        self._fail_fast_at = _NEVER
+        self._fail_fast.clear()
         self._stop_by = now + GRACE + 2.0
         # LSF's first signal is INT, and srun passes it on to all processes; without a batch system it is Ctrl-C's
         to_all = self.view.interrupted not in (0, signal.SIGINT) or (self.view.interrupted and self._suspicion)
@@ -419,13 +393,12 @@ class Master(Asked, Released):
     def _ended(self, report: m.Report, now: float) -> None:
         records = np.frombuffer(report.records, RECORD)
         if not self.is_stopping and (records["result"] == Result.LOST).any():
-            began = self._is_running(records) & self.table.current(records)
-            records, reasons = self._crashes.judge(records, began, report.reasons)
+            records, reasons = self._crashes.judge(records, self.table.running(records), report.reasons)
             report = msgspec.structs.replace(report, records=records.tobytes(), reasons=reasons)
         place = self.journal.append_results(report.records, report.output, report.reasons)
         applied = self.table.apply(records, *place)
         self.view.busy += self._usage.of(records)
-        self._feed(records, applied, report.reasons)
+        self.feed.ended(records, applied, report.reasons)
         if report.reasons:
             self._note_warnings(records, report.reasons)
         if self.desk is not None:
@@ -453,28 +426,7 @@ class Master(Asked, Released):
         if verdicts:
             seq = self.journal.flush()
             later = self._clock() + self._suspicion if self._suspicion else 0.0
-            self._verdicts += [(seq, later if isinstance(one, Refuse) or (isinstance(one, Elements) and one.refused)
-                                else 0.0, one) for one in verdicts]
-
-    def _is_running(self, records: Any) -> Any:
-        rows = records["id"].astype("i8") - 1
-        rows[(rows < 0) | (rows >= len(self.table))] = 0
-        return self.table.state[rows] == State.RUN
-
-    def _feed(self, records: Any, applied: Applied, reasons: dict[int, str]) -> None:
-        flags = applied.ran * np.uint8(TOLD)
-        if applied.plain:
-            ids = applied.ended
-            self.feed.records(records, flags | np.uint8(FINAL), reasons, (int(ids.min()), int(ids.max())))
-            return
-        if len(applied.again):
-            flags |= np.where(np.isin(records["id"], applied.again), np.uint8(0), np.uint8(FINAL))
-        else:
-            flags |= np.uint8(FINAL)
-        refused = applied.late | applied.repeated
-        if refused.any():
-            records, flags = records[~refused], flags[~refused]
-        self.feed.records(records, flags, reasons)
+            self._verdicts.add(verdicts, seq, later)
 
     def _again(self, ids: Any, records: Any, now: float) -> None:
         lost = int(np.count_nonzero(records["result"] == Result.LOST))
@@ -483,8 +435,8 @@ class Master(Asked, Released):
         else:
             self.view.lost += lost
         self.view.retried += len(ids) - lost
-        if self._failed_fast:
-            self._end_unstarted(ids, self._failed_fast, now)
+        if self._fail_fast.reason:
+            self._end_unstarted(ids, self._fail_fast.reason, now)
             return
         if self._doomed:
             doomed = np.isin(ids, np.fromiter(self._doomed, "i8", len(self._doomed)))
@@ -525,20 +477,14 @@ class Master(Asked, Released):
         room = _FIRST_FAILURES - len(self.view.failures)
         if room > 0:
             self.view.failures += failed[:room].tolist()
-        if self.fail_fast and len(failed) and not self._over:
-            self.fail_fast = False
-            self._culprit, self._fail_fast_at = int(failed[0]), self._clock() + self._suspicion
-            if not self._suspicion:
-                self._fail_fast_at = _NEVER
-                self._cancel_rest(self._culprit)
+        if len(failed) and not self._over and self._fail_fast.failed(int(failed[0]), self._clock()):
+            self._cancel_rest()
 
-    def _cancel_rest(self, culprit: int) -> None:
-        reason = f"job {culprit} failed and the run is to fail fast"
+    def _cancel_rest(self) -> None:
+        reason = self._fail_fast.reason
         self.observer.note(f"{reason}: cancelling the rest")
-        self._failed_fast = reason
         self._verdicts.clear()
         self._waits.clear()
-        self._resting.clear()
         n = len(self.table)
         nobodys = (self.table.state[:n] != State.INACTIVE) & (self.table.owner[:n] == NOBODY)
         self._end_unstarted(np.flatnonzero(nobodys) + 1, reason, self._clock())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpiflux.instance.broker_feed import DEPENDED, RECORD, Feed
+from mpiflux.instance.postponed import Postponed
 from mpiflux.model import messages as m
 from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import FLAG_REASON
@@ -32,7 +33,7 @@ class Released:
     feed: Feed
     _crashes: Crashes
     _clock: Callable[[], float]
-    _resting: set[int]
+    _waits: Postponed
 
     if TYPE_CHECKING:
         def _send(self, message: m.Message) -> None: ...
@@ -65,15 +66,11 @@ class Released:
     def _unfinished(self, group: JobGroup) -> list[m.Chunk]:
         """What is to be handed out of a group that is released."""
         chunks = self.table.unfinished(group.number)
-        if not self._resting and not any(group.first_id <= job < group.stop_id for job in self._crashes.suspects):
+        if not self._waits.resting and not any(group.first_id <= job < group.stop_id for job in self._crashes.suspects):
             return chunks
         ids = np.fromiter((group.first_id + index for chunk in chunks
                            for index in range(chunk.start, chunk.stop, chunk.step)), "i8")
-        return self._crashes.chunks(self.table, np.sort(self._awake(ids)))
-
-    def _awake(self, ids: Any) -> Any:
-        """Without those that are to wait before they are tried again."""
-        return ids[~np.isin(ids, np.fromiter(self._resting, "i8", len(self._resting)))] if self._resting else ids
+        return self._crashes.chunks(self.table, np.sort(self._waits.awake(ids)))
 
     def _carry_out_elements(self, verdict: Elements) -> None:
         group, now = self.groups[verdict.group], self._clock()
@@ -81,7 +78,7 @@ class Released:
         if verdict.refused:
             self._end_unstarted(ids, lambda job: verdict.reason(job - group.first_id), now)
             return
-        ids = self._awake(ids)
+        ids = self._waits.awake(ids)
         depended = ids[self.table.state[ids - 1] == State.DEPEND]
         if len(depended):
             chunks = self.table.chunks(depended)
