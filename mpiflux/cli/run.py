@@ -32,10 +32,7 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
         help="with --resume: jobs too that ended before the workflow file changed their entry")
     add("--set", metavar="NAME=VALUE", type=assignment, action="append", default=[], dest="overrides",
         help="set a variable of the workflow, or one of its keys by dotted path; repeatable")
-    add("--hierarchy", metavar="SPEC",
-        help="the tree: levels (node,core), widths (4x8), none, a YAML or JSON file, or inline YAML or JSON")
-    add("--policy", metavar="NAME", help="the schedulers' policy")
-    define_ranks(add)
+    define_tree(add)
     add("--dry-run", action="store_true", help="show jobs, tree and what cannot fit; start nothing")
     add("--progress", choices=("auto", "bar", "plain", "none"), default="auto",
         help="how to show progress (default: a bar on a terminal, else plain lines)")
@@ -44,17 +41,35 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     group.add_argument("--fail-fast", action="store_true", help="cancel the rest when a job fails")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end the run after this long, resumable: 90s, 10m, 1h30m (default: no limit)")
+    define_machine(add)
+    add("--exec", choices=("null",), help="null: schedule everything, start nothing")
+    define_store(add)
+    return run
+
+
+def define_tree(add: Callable[..., object]) -> None:
+    """``--hierarchy``, ``--policy``, and ``--ranks`` with what belongs to it."""
+    add("--hierarchy", metavar="SPEC",
+        help="the tree: levels (node,core), widths (4x8), none, a YAML or JSON file, or inline YAML or JSON")
+    add("--policy", metavar="NAME", help="the schedulers' policy")
+    define_ranks(add)
+
+
+def define_machine(add: Callable[..., object]) -> None:
+    """``--rank-timeout``, ``--cores-per-node`` and ``--gpus-per-node``."""
     add("--rank-timeout", metavar="DURATION", type=timeout, default=60.0,
         help="go on without a rank that gives no sign of life for this long (default 60s, at least 1s)")
     add("--cores-per-node", metavar="N", type=declared_cores,
         help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
     add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
-    add("--exec", choices=("null",), help="null: schedule everything, start nothing")
+
+
+def define_store(add: Callable[..., object]) -> None:
+    """``--sync`` and ``--kvs-limit``."""
     add("--sync", metavar="SECONDS", type=seconds, default=0.05,
         help="finished work that a kill may cost, in seconds (default 0.05)")
     add("--kvs-limit", metavar="SIZE", type=size, default=RunOptions.kvs_limit,
         help="memory for keys and values of the KVS (default 1GiB)")
-    return run
 
 
 def run(args: Namespace) -> int:

@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from mpiflux.cli.console import tell
-from mpiflux.cli.parser import Parser, declared, declared_cores, seconds, size, timeout
-from mpiflux.cli.ranks import define_ranks, start_ranks, starts_ranks
-from mpiflux.cli.run import begun_before
+from mpiflux.cli.parser import Parser, seconds
+from mpiflux.cli.ranks import start_ranks, starts_ranks
+from mpiflux.cli.run import begun_before, define_machine, define_store, define_tree
 from mpiflux.instance.options import RunObserver, RunOptions
 
 
@@ -22,23 +22,13 @@ def define(name: str, parser: Parser) -> Callable[[Namespace], int]:
     add("command", metavar="COMMAND", nargs="+", help="the initial program; when it ends, so does the instance")
     add("--run-dir", metavar="DIR", help="directory for what happens (default: mpiflux-run-start-TIME here)")
     add("--resume", action="store_true", help="go on in --run-dir: its jobs that did not end run again")
-    add("--hierarchy", metavar="SPEC",
-        help="the tree: levels (node,core), widths (4x8), none, a YAML or JSON file, or inline YAML or JSON")
-    add("--policy", metavar="NAME", help="the schedulers' policy")
-    define_ranks(add)
+    define_tree(add)
     add("--progress", choices=("auto", "bar", "plain", "none"), default="none",
         help="how to show progress (default: not at all, the terminal is the program's)")
     add("--time-limit", metavar="DURATION", type=seconds, default=0.0,
         help="end it after this long: 90s, 10m, 1h30m (default: no limit)")
-    add("--rank-timeout", metavar="DURATION", type=timeout, default=60.0,
-        help="go on without a rank that gives no sign of life for this long (default 60s, at least 1s)")
-    add("--cores-per-node", metavar="N", type=declared_cores,
-        help="use N cores of each node; more than there are are pretended, and jobs not bound to them")
-    add("--gpus-per-node", metavar="N", type=declared, help="the same for GPUs")
-    add("--sync", metavar="SECONDS", type=seconds, default=0.05,
-        help="finished work that a kill may cost, in seconds (default 0.05)")
-    add("--kvs-limit", metavar="SIZE", type=size, default=RunOptions.kvs_limit,
-        help="memory for keys and values of the KVS (default 1GiB)")
+    define_machine(add)
+    define_store(add)
     return start
 
 

@@ -228,7 +228,7 @@ class Rank:
         if rank == self.transport.rank:
             self._local.append((dst, src, message))
         else:
-            self._outgoing.setdefault((_communicator(dst, src), rank), []).append((dst, src, message))
+            self._outgoing.setdefault((address.communicator(dst, src), rank), []).append((dst, src, message))
             if isinstance(message, (m.ClientRequest, m.ClientReply)):
                 self._talk_until = self.clock() + TALK
 
@@ -422,12 +422,3 @@ class Rank:
         if self._later:
             first = min(first, *self._later.values())
         return min(first, self.service.next_wake()) if self.service is not None else first
-
-
-def _communicator(dst: int, src: int) -> int:
-    """The scheduler whose communicator both are in: whichever of the two is above the other."""
-    if address.is_control(dst) or address.is_control(src):
-        return address.EVERYBODY
-    if address.is_executor(src):
-        return dst
-    return src if address.is_executor(dst) else min(dst, src)

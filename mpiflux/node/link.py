@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+from mpiflux.model.frames import BadFrame, Unpacker
+
 _READ = 1 << 18
 LIMIT = 1 << 30
 """Longest frame in bytes; a larger length is taken as garbage."""
@@ -19,7 +21,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._in = bytearray()
+        self._in = Unpacker(LIMIT)
         self._out: list[bytes] = []
         self._ended = False
         self.backlog = 0
@@ -56,6 +58,7 @@ class Link:
 
     def receive(self) -> list[bytes]:
         """All whole frames that have arrived. Raises LinkClosed at the end of the stream."""
+        frames: list[bytes] = []
         while not self._ended:
             try:
                 data = self.sock.recv(_READ)
@@ -64,28 +67,14 @@ class Link:
             except OSError:
                 data = b""
             self._ended = not data
-            self._in += data
+            try:
+                frames += self._in.feed(data)
+            except BadFrame as error:
+                raise LinkClosed(f"{error}: it is not ours") from None
             if len(data) < _READ:
                 break
-        frames = self._frames()
         if self._ended and not frames:
             raise LinkClosed("end of stream")
-        return frames
-
-    def _frames(self) -> list[bytes]:
-        frames = []
-        at = 0
-        buffer = self._in
-        while len(buffer) - at >= 4:
-            length = int.from_bytes(buffer[at:at + 4], "little")
-            if length > LIMIT:
-                raise LinkClosed(f"a frame of {length} bytes is not ours")
-            if len(buffer) - at - 4 < length:
-                break
-            frames.append(bytes(buffer[at + 4:at + 4 + length]))
-            at += 4 + length
-        if at:
-            del buffer[:at]
         return frames
 
     def close(self) -> None:

@@ -40,3 +40,12 @@ def is_control(endpoint: int) -> bool:
 
 def rank_of_control(endpoint: int) -> int:
     return endpoint - _RANKS
+
+
+def communicator(dst: int, src: int) -> int:
+    """The scheduler in whose communicator both are: whichever of the two is above the other; or :data:`EVERYBODY`."""
+    if is_control(dst) or is_control(src):
+        return EVERYBODY
+    if is_executor(src):
+        return dst
+    return src if is_executor(dst) else min(dst, src)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpiflux.model import messages as m
+from mpiflux.model.jobspec import JobGroup
 from mpiflux.model.records import FLAG_NOT_STARTED
 from mpiflux.model.states import Result
 from mpiflux.node import endings, outside
@@ -20,6 +21,7 @@ from mpiflux.node.executors import MOST_STILLBORN
 from tests.support import procs
 from tests.support.leaks import LeakCheck
 from tests.support.node import Node
+from tests.support.runs import until
 
 PYTHON = sys.executable
 DAEMON = """\
@@ -61,12 +63,9 @@ def alive(pid: int) -> bool:
     return found is not None and not found.zombie
 
 
-def pid_in(path: Path, limit: float = 10.0) -> int:
+def pid_in(path: Path) -> int:
     """The number that somebody will write there."""
-    deadline = time.monotonic() + limit
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} was not written"
-        time.sleep(0.01)
+    until(path.exists, f"{path} was written")
     return int(path.read_text())
 
 
@@ -542,16 +541,21 @@ def test_what_ends_well_after_a_signal_to_all(monkeypatch: pytest.MonkeyPatch, t
     assert (done.result, done.returncode) == (result, 0)
 
 
+def fed_after_a_signal(node: Node, path: Path, parts: int) -> JobGroup:
+    """To be started after a signal: a job that makes a file there on a lease, and parts of so many parallel ones."""
+    node.sh("true")
+    group = node.declare("touch", str(path), count=1 + parts)
+    os.kill(node.pids()[0], signal.SIGTERM)
+    warned(node)
+    node.grant()
+    node.feed(group, 0, 1)
+    for id in range(group.first_id + 1, group.stop_id):
+        node.post(m.Part(id, 1, group.number, 1, 0, (1,), m.NodeShare(0, (0,)), "here"))
+    return group
+
+
 def test_after_a_signal_to_all_nothing_is_started(slow: Node, tmp_path: Path) -> None:
-    slow.sh("true")
-    group = slow.declare("touch", f"{tmp_path}/started", count=3)
-    os.kill(slow.pids()[0], signal.SIGTERM)
-    warned(slow)
-    slow.grant()
-    slow.feed(group, 0, 1)
-    share = m.NodeShare(0, (0,))
-    for id in (group.first_id + 1, group.first_id + 2):
-        slow.post(m.Part(id, 1, group.number, 1, 0, (1,), share, "here"))
+    group = fed_after_a_signal(slow, tmp_path / "started", parts=2)
     slow.post(m.Cancel((group.first_id + 1,), "not needed"))
     slow.until(lambda: any(isinstance(one, m.PartEnded) for one in slow.others))
     (part,) = (one for one in slow.others if isinstance(one, m.PartEnded))
@@ -564,13 +568,7 @@ def test_after_a_signal_to_all_nothing_is_started(slow: Node, tmp_path: Path) ->
 def test_after_a_signal_that_nobody_else_got_all_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(outside, "WINDOW", 0.3)
     with Node() as node:
-        node.sh("true")
-        group = node.declare("touch", f"{tmp_path}/started", count=2)
-        os.kill(node.pids()[0], signal.SIGTERM)
-        warned(node)
-        node.grant()
-        node.feed(group, 0, 1)
-        node.post(m.Part(group.first_id + 1, 1, group.number, 1, 0, (1,), m.NodeShare(0, (0,)), "here"))
+        fed_after_a_signal(node, tmp_path / "started", parts=1)
         node.until(lambda: len(node.ended) == 2 and any(isinstance(one, m.PartEnded) for one in node.others))
 
 
