@@ -408,12 +408,11 @@ class Master(Asked, Released):
                 self._doomed.pop(job, None)
         if len(applied.again) and not self.is_stopping:
             self._again(applied.again, records, now)
+        if not applied.plain and any(any(others) for _, *others in applied.groups.values()):
+            self._note_failures(applied.ended, applied.results)
         verdicts: list[Verdict] = []
         for group, (completed, *others) in applied.groups.items():
-            not_completed = sum(others)
-            if not_completed:
-                self._note_failures(applied.ended, applied.results)
-            verdicts += self.dependencies.ended(group, completed, not_completed)
+            verdicts += self.dependencies.ended(group, completed, sum(others))
             if (group >= self._of_file or self.groups[group].submitted) and self.table.is_over(group):
                 self._ended_groups.append(group)
         if self.dependencies.wants_jobs:
