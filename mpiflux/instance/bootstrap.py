@@ -495,4 +495,7 @@ def _executors(config: Config, me: int, zygote: Zygote | None, rank: Rank, offse
     gpus = tuple((number, vendor, name) for number, (vendor, name, _, _) in enumerate(node.gpus))
     setups = [Setup(number, node.name, raw, node.cpus, gpus, offset, config.instance,
                     config.rank_timeout * FENCE if rank.keeper is not None else 0.0) for number in numbers]
+    zygote.mark = b"MPIFLUX_URI=" + raw[b"MPIFLUX_URI"]
+    zygote.on_replaced = lambda how: rank.deliver(address.MASTER, address.control(me), messages.Fault(
+        f"the process that forks the supervisors of rank {me} {how}; another takes its place", me))
     return Executors(zygote, setups, rank.deliver)

@@ -37,13 +37,9 @@ def _children_by_parent(parent: int) -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    # the name of the program may hold blanks and brackets
-                    if int(file.read().rpartition(b")")[2].split()[1]) == parent:
-                        found.append(int(name))
-            except OSError:
-                continue
+            pid = int(name)
+            if _state_and_parent(pid)[1] == parent:
+                found.append(pid)
     return found
 
 
@@ -70,6 +66,57 @@ def _name(pid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return ""
+
+
+def is_of_instance(pid: int) -> bool:
+    """Whether this is a zygote or a supervisor, and runs."""
+    return _name(pid) == ZYGOTE and _state_and_parent(pid)[0] not in "ZX"
+
+
+def abandoned(mark: bytes) -> list[int]:
+    """Processes of jobs, with ``mark`` among the entries of their environment, that are below no supervisor and no
+    zygote any more, which were killed. A program that a job gave to a batch system is none: it is in another cgroup."""
+    ours = _cgroup("self")
+    found = []
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environ = file.read().split(b"\0")
+        except OSError:
+            continue
+        if mark in environ and any(one.startswith(b"MPIFLUX_JOB_ID=") for one in environ) \
+                and not _is_below_instance(pid) and _cgroup(str(pid)) == ours:
+            found.append(pid)
+    return found
+
+
+def _is_below_instance(pid: int) -> bool:
+    """Whether it, or one that it is below, is a zygote or a supervisor; also when it is gone."""
+    while pid > 1:
+        state, parent = _state_and_parent(pid)
+        if state in "ZX" or _name(pid) == ZYGOTE:
+            return True
+        pid = parent
+    return False
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """As ``/proc/PID/stat`` has them; ``X`` when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # the name of the program may hold blanks and brackets
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state.decode(), int(parent)
+
+
+def _cgroup(pid: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def job_of(pid: int) -> Key | None:

@@ -3,16 +3,23 @@
 It is forked itself before MPI is initialised, closes every descriptor of the launcher, and then only waits: for
 the rank to ask for a supervisor, and for a supervisor to die. As the subreaper above the supervisors it inherits
 what a killed supervisor leaves behind, and ends it. When the rank is gone it ends everything and leaves.
+
+A job may kill it: whose supervisor is dead has it for a parent. Then the rank starts another, which is no fork of it
+but a program of its own, and costs nothing before. Supervisors that live go on, below whoever inherits them, and what
+dead ones left is known by its environment (:func:`mpiflux.node.proctree.abandoned`).
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import select
 import signal
 import socket
+import sys
 import time
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 import msgspec
@@ -36,6 +43,11 @@ BELL = "bell-"
 _GONE = "the process that forks supervisors is gone; was it killed?"
 _SILENT = (f"the process that forks supervisors has not answered for {ANSWER_LIMIT:.0f} s; is it stopped, or the node "
            "short of memory?")
+_TRIES = 3
+"""Zygotes that are asked, one after the other, before it is given up."""
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_MAIN = ("import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; "
+         "from mpiflux.node.zygote import main; main(told)")
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -62,50 +74,85 @@ class Zygote:
 
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.control, self.pid = control, pid
+        self.mark = b""
+        """An entry of the environment that all jobs of the instance on this node have, and nobody else. Without it
+        nothing is found of what jobs leave behind once this process is gone too."""
+        self.on_replaced: Callable[[str], object] = lambda how: None
+        """Told what became of the zygote before this one."""
+        self._supervisors: set[int] = set()
+        self._tidied = b""
         self.control.settimeout(ANSWER_LIMIT)
 
     def supervisor(self, replaces: int = 0) -> tuple[socket.socket, int]:
         """A new supervisor: (link to it, its pid).
 
         ``replaces`` is the pid of one that is lost: neither it nor a process of its jobs is there any more when the
-        new one is. Raises RuntimeError when the zygote is gone, does not answer, or cannot fork.
+        new one is. Raises RuntimeError when no zygote answers, or it cannot fork.
         """
-        data = b""
-        fds: list[int] = []
-        flags = 0
-        why = _GONE
-        try:
-            self.control.send(b"supervisor %d" % replaces)
-            data, fds, flags, _ = socket.recv_fds(self.control, 256, 1)
-        except TimeoutError:
-            why = _SILENT
-        except OSError:
-            pass
+        data, fds, flags = self._ask(b"supervisor %d" % replaces)
         if flags & socket.MSG_CTRUNC:
             raise RuntimeError("no supervisor can be started: this rank may have no more files open (ulimit -n)")
         if not fds:
-            raise RuntimeError(f"no supervisor can be started: {data.decode()}" if data else why)
+            raise RuntimeError(f"no supervisor can be started: {data.decode()}")
         os.set_inheritable(fds[0], False)
-        return socket.socket(fileno=fds[0]), int.from_bytes(data, "little")
+        pid = int.from_bytes(data, "little")
+        self._supervisors.discard(replaces)
+        self._supervisors.add(pid)
+        return socket.socket(fileno=fds[0]), pid
 
     def bury(self, pid: int) -> None:
-        """End a supervisor, if it is still there, and everything that it had started. Raises RuntimeError when the
-        zygote is gone, or does not answer."""
-        why = _GONE
+        """End a supervisor, if it is still there, and everything that it had started. Raises RuntimeError when no
+        zygote answers."""
+        self._ask(_BURY + b"%d" % pid)
+        self._supervisors.discard(pid)
+
+    def _ask(self, request: bytes) -> tuple[bytes, list[int], int]:
+        """The answer, with descriptors and flags; if need be another zygote's."""
+        why = ""
+        for n in range(_TRIES):
+            if n:
+                self._replace(why)
+            try:
+                self.control.send(request)
+                data, fds, flags, _ = socket.recv_fds(self.control, 256, 1)
+                if data:
+                    return data, fds, flags
+                why = _GONE
+            except TimeoutError:
+                if why == _SILENT:
+                    break
+                why = _SILENT
+            except OSError:
+                why = _GONE
+        raise RuntimeError(why)
+
+    def _replace(self, why: str) -> None:
+        """Another zygote. The rank cannot fork it, as MPI is up; it starts it as a program."""
+        self.control.close()
         try:
-            self.control.send(_BURY + b"%d" % pid)
-            if self.control.recv(16):
-                return
-        except TimeoutError:
-            why = _SILENT
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         except OSError:
             pass
-        raise RuntimeError(why)
+        told = {"path": [_ROOT, *sys.path], "mark": os.fsdecode(self.mark), "adopted": sorted(self._supervisors)}
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(ANSWER_LIMIT)
+        try:
+            self.pid = os.posix_spawn(sys.executable, [sys.executable, "-I", "-c", _MAIN, json.dumps(told)], os.environ,
+                                      file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)], setsigmask=[])
+        except OSError as error:
+            raise RuntimeError(f"{why}; no other can be started: {error.strerror} (see ulimit -u)") from None
+        finally:
+            theirs.close()
+        if self._tidied:
+            self.control.send(_TIDY + self._tidied)
+        self.on_replaced("was killed" if why == _GONE else f"did not answer for {ANSWER_LIMIT:.0f} s, and is ended")
 
     def tidy(self, path: str) -> None:
         """Have this directory and the sockets in it taken away when the rank is gone, however it went, unless another
         rank of the node still uses it."""
-        self.control.send(_TIDY + os.fsencode(path))
+        self._tidied = os.fsencode(path)
+        self.control.send(_TIDY + self._tidied)
 
     def close(self, patience: float = 10.0) -> None:
         """Hang up, and wait until it has left with all that is below it; at most ``patience`` seconds."""
@@ -137,7 +184,13 @@ def fork_zygote(preload: bool = True) -> Zygote:
         os._exit(70)
 
 
-def _become_zygote(fd: int, preload: bool) -> NoReturn:
+def main(told: dict[str, list[str]]) -> NoReturn:
+    """The life of a zygote that takes another one's place; its control is descriptor 3. ``told`` has the environment
+    entry of jobs (``mark``) and the pids of supervisors that live (``adopted``)."""
+    _become_zygote(3, True, os.fsencode(str(told["mark"])), [int(pid) for pid in told["adopted"]])
+
+
+def _become_zygote(fd: int, preload: bool, mark: bytes = b"", adopted: Collection[int] = ()) -> NoReturn:
     os.dup2(fd, 3)
     os.closerange(4, 1 << 16)
     control = socket.socket(fileno=3)
@@ -158,7 +211,7 @@ def _become_zygote(fd: int, preload: bool) -> NoReturn:
         _preload()
     remove_abandoned(time.time())
     gc.freeze()
-    _Zygote(control).run()
+    _Zygote(control, mark, adopted).run()
 
 
 def _preload() -> None:
@@ -171,9 +224,11 @@ def _preload() -> None:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket) -> None:
-        self.control = control
+    def __init__(self, control: socket.socket, mark: bytes, adopted: Collection[int]) -> None:
+        self.control, self.mark = control, mark
         self.supervisors: set[int] = set()
+        self.adopted = set(adopted)
+        """Supervisors of the zygote before this one: no children of ours, and what they leave is not ours either."""
         self.tidy = b""
 
     def run(self) -> NoReturn:
@@ -192,7 +247,8 @@ class _Zygote:
                     deadline = time.monotonic() + _END_WAIT
                     poll.unregister(self.control)
             self.reap()
-            if deadline and (not self.supervisors or time.monotonic() > deadline):
+            self.adopted = {pid for pid in self.adopted if proctree.is_of_instance(pid)}
+            if deadline and (not (self.supervisors or self.adopted) or time.monotonic() > deadline):
                 self.leave()
 
     def answer(self) -> bool:
@@ -242,8 +298,17 @@ class _Zygote:
             while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < deadline:
                 time.sleep(0.001)
             self.supervisors.discard(pid)
+        elif pid in self.adopted:
+            self.bury_adopted(pid)
         self.end_orphans()
         remove_left((pid,))
+
+    def bury_adopted(self, pid: int) -> None:
+        deadline = time.monotonic() + _STUBBORN
+        while proctree.is_of_instance(pid) and time.monotonic() < deadline:
+            proctree.signal_tree([pid], signal.SIGKILL)
+            time.sleep(0.001)
+        self.adopted.discard(pid)
 
     def reap(self) -> None:
         died: list[int] = []
@@ -265,6 +330,8 @@ class _Zygote:
         """Kill what came to us from supervisors that are no more, until nothing comes any longer."""
         for _ in range(200):
             orphans = [pid for pid in proctree.children(os.getpid()) if pid not in self.supervisors]
+            if self.mark:
+                orphans += proctree.abandoned(self.mark)
             if not orphans:
                 return
             proctree.signal_tree(orphans, signal.SIGKILL)
@@ -276,13 +343,13 @@ class _Zygote:
             time.sleep(0.002)
 
     def leave(self) -> NoReturn:
-        for pid in self.supervisors:
+        for pid in self.supervisors | self.adopted:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 pass
         time.sleep(0.01)
-        ended = tuple(self.supervisors)
+        ended = (*self.supervisors, *self.adopted)
         self.supervisors.clear()
         self.end_orphans()
         remove_left(ended)

@@ -35,6 +35,21 @@ def test_who_ran_beside_such_jobs_completes(place: Place) -> None:
     assert all("it was alone then" in job["reason"] for job in run.jobs() if job["name"] == "poison")
 
 
+def test_a_job_that_kills_all_that_is_above_it_loses_no_rank(place: Place) -> None:
+    """Supervisor and zygote at once; the rank starts another zygote, which finds what the job has left."""
+    zygote = "$(cut -d' ' -f4 /proc/$PPID/stat)"
+    flow = {"jobs": {
+        "poison": {"command": f"setsid sleep 600 & kill -9 {zygote} $PPID; sleep 600", "shell": True},
+        "good": {"command": "sleep 0.2; echo well", "shell": True, "parameters": {"i": {"range": 6}}}}}
+    running, run = place.begin(flow, "--cores-per-node", "2")
+    with running:
+        done = running.wait()
+        assert not running.members()
+    assert done.returncode == 1 and run.results() == {"FAILED": 1, "COMPLETED": 6}
+    assert "the process that forks the supervisors of rank 0 was killed; another takes its place" in done.stderr
+    assert f"died {LIMIT} times" in run.job("poison")["reason"]
+
+
 def test_a_supervisor_that_is_stopped_is_ended_and_its_jobs_run_again(place: Place) -> None:
     stop = "[ $MPIFLUX_ATTEMPT = 1 ] && [ {x} = 1 ] && kill -STOP $PPID; sleep 0.2; echo ok"
     flow = {"jobs": {"a": {"command": stop, "shell": True, "parameters": {"x": {"range": 4}}, "time_limit": "20s"}}}

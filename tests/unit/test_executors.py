@@ -82,8 +82,20 @@ def test_supervisors_that_die_later_may_have_died_of_their_jobs(parts: tuple[Fak
     assert executors.lost == 4 * MOST_STILLBORN
 
 
-def test_a_zygote_that_is_stopped_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zygote_that_does_not_answer_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are those that take its place."""
     monkeypatch.setattr("mpiflux.node.zygote.ANSWER_LIMIT", 0.01)
+    made: list[tuple[str, socket.socket]] = []
+
+    def replace(zygote: Zygote, why: str) -> None:
+        zygote.control.close()
+        zygote.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        zygote.control.settimeout(0.01)
+        made.append((why, theirs))
+        if "is gone" in why:
+            theirs.close()
+
+    monkeypatch.setattr(Zygote, "_replace", replace)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         zygote = Zygote(ours, 0)
@@ -91,6 +103,11 @@ def test_a_zygote_that_is_stopped_is_not_waited_for_without_end(monkeypatch: pyt
             zygote.supervisor()
         with pytest.raises(RuntimeError, match="has not answered"):
             zygote.bury(1)
-        theirs.close()
+        assert len(made) == 2
+        made[-1][1].close()
         with pytest.raises(RuntimeError, match="is gone"):
             zygote.supervisor()
+        assert len(made) == 4
+    for _, end in made:
+        end.close()
+    zygote.control.close()
