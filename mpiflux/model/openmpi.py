@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from mpiflux.model.pmixlooks import TELL_SERVER
+
 OLDEST = 4
 """First major version that is known to work."""
 
@@ -118,13 +120,14 @@ _SHELLS = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def task_line(variables: Mapping[bytes, bytes | None], words: Sequence[bytes], ends: bytes, stdin: bytes = b"",
-              tells: bool = False) -> bytes:
+              tells: bool = False, server: bool = False) -> bytes:
     """What becomes a task: its variables (None: it has none of that name), then the program, bound as ``words`` say.
 
     Its rank is what mpirun says, as is the namespace by which an instance in the job knows whose launcher started it.
-    A shell stays, unmoved by the signals of which the program is to hear, and tells in the FIFO ``ends`` of an end that
-    was not well: of several that mpirun sees within a moment it names any, mostly one that the first has brought down.
-    One that ``tells`` says there that it has begun, too: then all daemons have reached mpirun. ``stdin`` is opened
+    A shell stays, unmoved by the signals of which the program is to hear, and tells in the FIFO ``ends`` of its end:
+    of several that mpirun sees within a moment it names any, mostly one that the first has brought down.
+    One that ``tells`` says there that it has begun, too: then all daemons have reached mpirun. Where ``server`` says
+    so, it tells which PMIx server it has. ``stdin`` is opened
     here, as what mpirun of Open MPI 5 passes on does not end.
     """
     given = [b"trap : TERM INT HUP QUIT USR1 USR2"]
@@ -134,11 +137,13 @@ def task_line(variables: Mapping[bytes, bytes | None], words: Sequence[bytes], e
         given.append(b"unset " + b" ".join(absent))
     if tells:
         given.append(b"echo %b 1<>%b" % (BEGUN.encode(), quoted(ends)))
+    if server:
+        given.append(TELL_SERVER + b" 1<>" + quoted(ends))
     given += [b"export MPIFLUX_TASK_RANK=$OMPI_COMM_WORLD_RANK MPIFLUX_PMIX=$PMIX_NAMESPACE",
               b"exec 3>&2 2>/dev/null",  # the shell has words of its own for signals
               b"(exec " + b" ".join(map(quoted, words)) + b" 2>&3 3>&-" + (stdin and b" <" + quoted(stdin)) + b")",
               b"s=$?",
-              b'[ $s = 0 ] || echo "$OMPI_COMM_WORLD_RANK $s" 1<>' + quoted(ends),
+              b'echo "$OMPI_COMM_WORLD_RANK $s" 1<>' + quoted(ends),
               b"exit $s", b""]
     return b"\n".join(given)
 

@@ -164,6 +164,10 @@ class PmiServer:
         """Whether any of its ranks has said ``init``."""
         return any(client.initialized for client in self._clients.values())
 
+    def value(self, key: bytes) -> bytes:
+        """What is stored under a key; empty when there is none."""
+        return self._kvs.get(key, b"")
+
     def stuck(self) -> tuple[int, ...]:
         """Ranks that wait in a barrier which cannot complete, as another rank of this server has gone."""
         if not any(c.closed for c in self._clients.values()):

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from mpiflux.model import openmpi
+from mpiflux.model import openmpi, pmixlooks
 from mpiflux.node.wording import ending
 
 _OF_PMI = ("PMI_FD", "PMI_RANK", "PMI_SIZE", "MPIFLUX_LAUNCH_RANK", "MPIFLUX_LAUNCH_SIZE",
@@ -31,6 +31,10 @@ _TAIL = 16384
 _FIRST, _LAST, _PATIENCE = 0.8, 1.0, 3.0
 """Seconds before a node says that a task exited with a code; before the first one does, where others may know better;
 and before one says that its daemon failed, which mpirun will have noticed."""
+_LOOK, _LOOK_AGAIN = 2.0, 20.0
+"""Seconds until it is looked which tasks have come to MPI, while none has ended and none was seen there."""
+_LOOK_SOON = 1.0
+"""The same once a task has ended with 0."""
 _OLD = 2.5
 """How many times as long for Open MPI 4, whose mpirun takes a second to end its own tasks for one elsewhere."""
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -138,6 +142,9 @@ class _Child:
         """The signal that ends the job, once it has come."""
         self.readers: dict[int, Callable[[int], object]] = {}
         self.poll = select.poll()
+        self.looks = pmixlooks.Looks()
+        self.tail = b""
+        """The last of what was written to mpirun's stderr, by it and by tasks."""
 
     def read(self, fd: int, reader: Callable[[int], object]) -> None:
         """Have ``reader`` called when there is something in ``fd``."""
@@ -186,11 +193,19 @@ class _Child:
     def tell(self) -> None:
         """Say that the job fails by ``cause``."""
         assert self.cause is not None
-        self.pmi.abort(*openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending))
+        code, reason = openmpi.reason(self.cause, self.task.tasks, self.task.nodes, ending)
+        self.pmi.abort(code, reason + pmixlooks.hint(self.tail.decode("utf-8", "replace")))
 
     def heard(self, lines: str) -> None:
         """What tasks here have said."""
+        if not self.looks.port and (port := pmixlooks.server_port(lines)):
+            self.looks.port = port
+            self.timers[self._look] = time.monotonic() + _LOOK
         for end in openmpi.ends(lines):
+            if not end.status:
+                self.looks.ended.append(end.rank)
+                if self.looks.port:
+                    self.timers[self._look] = time.monotonic() + _LOOK_SOON
             if end.is_cause and self.cause is None:
                 self.cause = end
                 # whoever knows better is to come first: mpirun, as one that exits may have called MPI_Abort; and for
@@ -198,8 +213,28 @@ class _Child:
                 sure = end.signal and (self.task.part or len(self.task.nodes) == 1)
                 self.timers[self.tell] = time.monotonic() + (0.001 if sure else _FIRST * self.pace)
 
+    def _look(self) -> None:
+        """Look which tasks have come to MPI, and end a job in which some wait for one that will not."""
+        now = time.monotonic()
+        looks = self.looks
+        if looks.look(_tables(), now) and self.cause is None:
+            name = openmpi.task_name(looks.ended[0], self.task.tasks, self.task.nodes)
+            self.pmi.abort(1, pmixlooks.deserted(name))
+        elif looks.ended:
+            self.timers[self._look] = now + _LOOK_SOON
+        elif not looks.anybody:
+            self.timers[self._look] = now + _LOOK_AGAIN
+
     def _task_ended(self, fd: int) -> None:
         self.heard(os.read(fd, 4096).decode("ascii", "replace"))
+
+
+def _tables() -> list[str]:
+    found = []
+    for path in pmixlooks.TABLES:
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+            found.append(file.read())
+    return found
 
 
 # -- other nodes -------------------------------------------------------------------------------------------------------
@@ -271,8 +306,6 @@ def _said(mpirun: str) -> str:
 class _Mpirun(_Child):
     def __init__(self, task: Task, pmi: Pmi) -> None:
         super().__init__(task, pmi)
-        self.tail = b""
-        """The last of what was written to stderr, by mpirun and by tasks."""
         self.told = False
         """Whether the supervisor knows why the job fails."""
         self.failing = False
@@ -315,6 +348,10 @@ class _Mpirun(_Child):
             # as a task would have ended that does not handle it
             signal.signal(self.ended_by, signal.SIG_DFL)
             os.kill(os.getpid(), self.ended_by)
+        if not code and sum(self.task.tasks) > 1 and self.looks.port:
+            self.looks.look(_tables(), time.monotonic())
+            if not self.looks.anybody:
+                self.pmi.put(pmixlooks.ALONE, "1")
         return self._explain(code) if code else 0
 
     def tell(self) -> None:
@@ -326,7 +363,7 @@ class _Mpirun(_Child):
     def heard(self, lines: str) -> None:
         if openmpi.BEGUN in lines.split():
             self.timers.pop(self._give_up, None)
-        self.failing = self.failing or bool(openmpi.ends(lines))
+        self.failing = self.failing or any(end.status for end in openmpi.ends(lines))
         super().heard(lines)
         self._tell_of_abort()
 

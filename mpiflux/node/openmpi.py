@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from mpiflux.model import hostlist, openmpi
+from mpiflux.model import hostlist, openmpi, pmixlooks
 from mpiflux.model.pmi import Abort
 from mpiflux.node.launch import CannotStart, Group, Launcher, Place, cannot, interpreter, slice_of
 from mpiflux.node.scratch import base, make_directory, prefix, remove_directory
@@ -66,7 +66,8 @@ class MpirunTeam(Team):
             own.setdefault(name, os.fsencode(self.directory))
         first = not self.part and not task
         stdin = os.fsencode(self.directory) + b"/stdin" if first else b""
-        self.write(str(task), openmpi.task_line(own, [*binder(cpus), *words], self._ends, stdin, first))
+        self.write(str(task), openmpi.task_line(own, [*binder(cpus), *words], self._ends, stdin, first,
+                                                not task))
 
     @property
     def _ends(self) -> bytes:
@@ -84,6 +85,10 @@ class MpirunTeam(Team):
 
     def aborted(self, action: Abort) -> tuple[int, str]:
         return action.code, action.message
+
+    def oddity(self) -> str:
+        alone = self.pmi is not None and self.pmi.server.value(pmixlooks.ALONE.encode())
+        return pmixlooks.nobody_came(sum(self.tasks)) if alone else ""
 
     def close(self) -> None:
         if self.pmi is not None:

@@ -10,7 +10,7 @@ import select
 from typing import TYPE_CHECKING
 
 from mpiflux.model import messages as m
-from mpiflux.model.pmi import Abort, Action, BarrierEntered, nobody_asked
+from mpiflux.model.pmi import Abort, Action, BarrierEntered
 from mpiflux.model.records import FLAG_NOT_STARTED, FLAG_REASON, PACK
 from mpiflux.model.states import Result
 from mpiflux.node.job import Job
@@ -182,10 +182,8 @@ class Parallel:
         """Nothing of the job runs here any more, and its output has ended."""
         for fd in [fd for fd, other in self.sockets.items() if other is job]:
             del self.sockets[fd]
-        if job.result is Result.COMPLETED and job.group.spec.mpi == "pmi1" and team.size > 1:
-            assert team.pmi is not None
-            if not team.pmi.server.asked:
-                job.reason = nobody_asked(team.size)
+        if job.result is Result.COMPLETED:
+            job.reason = job.reason or team.oddity()
         team.close()
         if self._parts.get(job.id) is job:
             del self._parts[job.id]

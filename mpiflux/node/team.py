@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mpiflux.model import messages as m
-from mpiflux.model.pmi import Abort, PmiServer, mpich_segments, process_mapping
+from mpiflux.model.pmi import Abort, PmiServer, mpich_segments, nobody_asked, process_mapping
 from mpiflux.node.pmi import PmiService, remove_named
 
 
@@ -70,6 +70,11 @@ class Team:
             return -1
         there = set(self.alive.values())
         return next((rank for rank in self.pmi.server.ranks if rank not in there), -1)
+
+    def oddity(self) -> str:
+        """What is to be said although the job has completed; empty: nothing."""
+        silent = self.pmi is not None and self.size > 1 and not self.pmi.server.asked
+        return nobody_asked(self.size) if silent else ""
 
     def close(self) -> None:
         """Close what is open, and give back the memory that MPICH's ranks of this node shared."""

@@ -183,6 +183,24 @@ def test_the_first_that_goes_wrong_is_the_reason(place: Place, path: str, tmp_pa
 
 
 @pytest.mark.usefixtures("once")
+def test_who_never_comes_to_mpi_is_told_of(place: Place, path: str, once: None) -> None:
+    """A task that leaves before MPI_Init while another waits there, and a program that is none of Open MPI's."""
+    python = f"{path.partition(':')[0]}/python"
+    hello = f"exec {python} -c 'from mpi4py import MPI; print(MPI.COMM_WORLD.size)'"
+    common = {"shell": True, "mpi": "pmix", "resources": {"tasks": 2}, "env": {"PATH": path}, "time_limit": LIMIT}
+    flow = {"jobs": {
+        "leaves": {"command": f"[ $MPIFLUX_TASK_RANK = 1 ] || {hello}", **common},
+        "others": {"command": "echo hello", **common, "parameters": {"i": {"range": 2}}},
+        "well": {"command": hello, **common}, "one": {"command": "echo hello", **common, "resources": {"tasks": 1}}}}
+    run = place.run(flow, "--cores-per-node", "4", status=1, timeout=2 * LIMIT)
+    assert run.job("leaves")["reason"].endswith("ended while others waited for it in MPI_Init")
+    assert run.job("leaves")["reason"].startswith("task 1 on ")
+    assert run.results() == {"FAILED": 1, "COMPLETED": 4}
+    assert [(job["name"], "none of its 2 tasks asked for PMIx" in job["reason"]) for job in run.jobs()][1:] == [
+        ("others", True), ("others", True), ("well", False), ("one", False)]
+    assert run.done is not None and run.done.stderr.count("asked for PMIx") == 1
+
+
 def test_the_end_reaches_every_task(place: Place, path: str, tmp_path: Path) -> None:
     """What does not listen, and what has left its session, too: the fixture that looks for leaks tells."""
     deaf = ["sh", "-c", "trap '' TERM; echo $$ >>pids; setsid sleep 999 & sleep 999; sleep 999"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpiflux.instance.launcher import detect, is_a_task
-from mpiflux.model import openmpi
+from mpiflux.model import openmpi, pmixlooks
 from mpiflux.model.openmpi import End
 from mpiflux.node.wording import ending
 
@@ -149,7 +149,7 @@ def test_a_task_is_what_was_asked_for(words: list[bytes], value: bytes) -> None:
     assert done.stdout.split(b"\0")[:-1] == [*words, value, b"gone", b"3"]
 
 
-@pytest.mark.parametrize(("program", "status"), [("exit 7", 7), ("kill -11 $$", 139)])
+@pytest.mark.parametrize(("program", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -11 $$", 139)])
 def test_a_task_says_how_it_ended(tmp_path: Path, program: str, status: int) -> None:
     ends = tmp_path / "ends"
     line = openmpi.task_line({}, [b"/bin/sh", b"-c", program.encode()], os.fsencode(ends))
@@ -157,13 +157,19 @@ def test_a_task_says_how_it_ended(tmp_path: Path, program: str, status: int) -> 
     assert (done.returncode, done.stderr, ends.read_text()) == (status, b"", f"3 {status}\n")
 
 
-def test_the_first_task_says_that_it_has_begun_and_reads_what_it_is_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["PMIX_SERVER_URI2", "PMIX_SERVER_URI3", "PMIX_SERVER_URI41"])
+def test_the_first_task_says_that_it_has_begun_and_reads_what_it_is_given(tmp_path: Path, variable: str) -> None:
     ends, stdin = tmp_path / "ends", tmp_path / "it's"
     stdin.write_text("given")
-    line = openmpi.task_line({}, [b"/bin/cat"], os.fsencode(ends), os.fsencode(stdin), tells=True)
-    done = subprocess.run(["/bin/sh", "-c", line], env={"OMPI_COMM_WORLD_RANK": "0", "PATH": os.environ["PATH"]},
-                          input=b"another's", capture_output=True, check=True)
-    assert (done.stdout, ends.read_text()) == (b"given", f"{openmpi.BEGUN}\n")
+    os.mkfifo(ends)
+    line = openmpi.task_line({}, [b"/bin/cat"], os.fsencode(ends), os.fsencode(stdin), tells=True, server=True)
+    fifo = os.open(ends, os.O_RDWR)
+    done = subprocess.run(["/bin/sh", "-c", line], input=b"another's", capture_output=True, check=True, env={
+        "OMPI_COMM_WORLD_RANK": "0", "PATH": os.environ["PATH"], variable: "a@0.0;tcp4://127.0.0.1:4711"})
+    said = os.read(fifo, 4096).decode()
+    os.close(fifo)
+    assert (done.stdout, said) == (b"given", f"{openmpi.BEGUN}\nserver a@0.0;tcp4://127.0.0.1:4711\n0 0\n")
+    assert pmixlooks.server_port(said) == 4711
 
 
 def test_names_that_a_shell_drops() -> None:
