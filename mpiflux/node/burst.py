@@ -84,8 +84,8 @@ class Burst:
             self._fold(shape, group, backlog)
             if sup.outbox.congested or not self._goes_on(reason):
                 break
-            if (sup.backlog.get(shape) is not backlog or not backlog.count or backlog.spans[0].group is not group
-                    or backlog.spans[0].attempt >= ANNOUNCED):
+            if (sup.idle or sup.backlog.get(shape) is not backlog or not backlog.count
+                    or backlog.spans[0].group is not group or backlog.spans[0].attempt >= ANNOUNCED):
                 break
         self._hand_over(reason, shape, group, backlog)
         return True

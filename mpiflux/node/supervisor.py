@@ -265,7 +265,9 @@ class Supervisor:
                 leases.remove(lease)
                 self.end_lease(lease)
             backlog = self.backlog.get(shape)
-            if leases and backlog is not None and self.burst is not None and self.burst.run(shape, leases, backlog):
+            # a burst is the last thing to begin: no other lease would get a job before it is over
+            if (not self.idle and leases and backlog is not None and self.burst is not None
+                    and self.burst.run(shape, leases, backlog)):
                 if self.outbox.congested:
                     return
                 continue

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,27 @@ def test_several_groups_and_shapes_in_turn(node: Node) -> None:
         node.feed(group, 15, 30, shape=n % 2)
     done = node.wait(120)
     assert [job.stdout for job in done] == [b"%d-%d\n" % (n, i) for n in range(4) for i in range(30)]
+
+
+def test_no_shape_waits_for_the_jobs_of_another(node: Node) -> None:
+    """Each has a lease that is idle whenever one of its jobs has ended, and is fed as long as there are jobs."""
+    groups = [node.declare("sleep", "0.002", count=300) for _ in range(2)]
+    fed = [0, 0]
+
+    def feed() -> bool:
+        for shape, group in enumerate(groups):
+            ended = sum(job.id in range(group.first_id, group.first_id + 300) for job in node.ended)
+            if fed[shape] < 300 and fed[shape] - ended < 30:
+                node.feed(group, fed[shape], fed[shape] + 60, shape=shape)
+                fed[shape] += 60
+        return len(node.ended) == 600
+
+    for shape in range(2):
+        node.grant(shape, shape=shape)
+    node.until(feed)
+    kinds = [job.id >= groups[1].first_id for job in sorted(node.ended, key=lambda job: job.t_start)]
+    most = max(len(list(row)) for _, row in groupby(kinds[:500]))
+    assert most < 60, "one shape had many jobs in a row while the other had a lease and jobs too"
 
 
 def test_the_c_part_is_what_runs_short_jobs(native: bool, node: Node) -> None:
