@@ -259,7 +259,7 @@ class Launcher:
                 array = string_array([_SHELL, program, *group.argv[1:]])
                 return self.spawner.spawn(_SHELL, array, env, fds, cwd, leader)
             group.programs.pop((name, cwd), None)
-            raise _cannot(error, os.fsdecode(name), cwd) from None
+            raise _cannot(error, os.fsdecode(name), cwd, program) from None
 
     def bind(self, cpus: frozenset[int]) -> None:
         """What is started next is bound to these CPUs; an empty set binds it to nothing. Raises CannotStart."""
@@ -334,9 +334,12 @@ def _entries(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     return {name: name + b"=" + value for name, value in variables.items()}
 
 
-def _cannot(error: OSError, name: str, cwd: bytes) -> CannotStart:
+def _cannot(error: OSError, name: str, cwd: bytes, program: bytes = b"") -> CannotStart:
     if cwd and not os.path.isdir(cwd):
         return CannotStart(126, f"working directory {os.fsdecode(cwd)} does not exist or is not a directory")
+    if error.errno == errno.ENOENT and program and os.path.exists(os.path.join(cwd, program)):
+        return CannotStart(127, f"{name}: the interpreter or loader that it names is not there (see its first line, or "
+                                "ldd)")
     if error.errno == errno.ENOENT:
         return CannotStart(127, f"{name}: command not found")
     if error.errno == errno.E2BIG:

@@ -338,17 +338,18 @@ static int reap(struct quick *q, int *running)
     return 0;
 }
 
-/* 0 after SIGCHLD alone */
+/* 0 after SIGCHLD alone; of several others the last one, as mpiflux.node.outside does */
 static int signals(struct quick *q)
 {
     struct signalfd_siginfo info[16];
     ssize_t n = read(q->signals, info, sizeof info);
+    int reason = 0;
     for (ssize_t i = 0; n > 0 && i < n / (ssize_t)sizeof info[0]; i++)
         if (info[i].ssi_signo != SIGCHLD) {
             q->signal = info[i].ssi_signo;
-            return SIGNAL;
+            reason = SIGNAL;
         }
-    return 0;
+    return reason;
 }
 
 /* Run queued jobs on the slots until there is a reason to return; what still runs then stays in its slot. */

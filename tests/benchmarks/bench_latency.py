@@ -75,8 +75,8 @@ def main() -> None:
     with Scratch() as scratch:
         for number, (name, *_) in enumerate(ARRANGEMENTS):
             found = measure(scratch, jobs, number)
-            rows.append((name, *(f"{found[int(len(found) * part)]:.2f}" for part in (0.5, 0.9, 0.99))))
-    print(table(rows, ("submit() to the start of the process", "p50, ms", "p90", "p99")))
+            rows.append((name, *(f"{found[int(len(found) * part)]:.2f}" for part in (0.5, 0.9)), f"{found[-1]:.2f}"))
+    print(table(rows, ("submit() to the start of the process", "p50, ms", "p90", "most")))
 
 
 if __name__ == "__main__":

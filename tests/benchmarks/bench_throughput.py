@@ -6,7 +6,8 @@ speed drifts changes both. Figures for each arrangement, medians over the rounds
 - ratio: mpiflux's jobs/s from its own first to its last job, over the loop's processes/s;
 - whole: the same for the whole command, with what it takes to start Python and MPI, and to end;
 - own CPU: user and system time of all mpiflux processes, less that of the jobs (from their records), less that of a
-  run of one job (start and end, imports, MPI; the median of three), for each job.
+  run of one job (start and end, imports, MPI; the median of three), for each job. What the child of a clone does until
+  its execve the kernel counts for the job, here and in the loop.
 
 All are comparable on an otherwise idle machine only: each session has its share of a busy one, and mpiflux has several.
 

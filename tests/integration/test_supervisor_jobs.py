@@ -208,7 +208,7 @@ def test_what_cannot_be_executed(node: Node, tmp_path: Path) -> None:
     (tmp_path / "garbled").chmod(0o755)
     (tmp_path / "lost").write_text("#!/no/such/interpreter\n")
     (tmp_path / "lost").chmod(0o755)
-    expected = {"plain": (126, "ermission denied"), ".": (126, "ermission denied"), "lost": (127, "not found"),
+    expected = {"plain": (126, "ermission denied"), ".": (126, "ermission denied"), "lost": (127, "interpreter"),
                 "plain/x": (126, "ot a directory")}
     for name, (code, word) in expected.items():
         done = node.run(str(tmp_path / name))
