@@ -203,7 +203,7 @@ class Leasing:
             slot = shape.slots[executor]
             if len(slot.leases) * each <= slot.fed:
                 del shape.open[executor]
-            elif self._may_extend(slot, self.now + limit + AHEAD, chunk.group):
+            elif self._may_extend(slot, self.now + limit + self._longest_wait(slot, executor), chunk.group):
                 rest = self._fill(shape, executor, each, rest)
         return rest
 
@@ -219,14 +219,26 @@ class Leasing:
         slot.until = end
         return True
 
-    def _may_join(self, shape: Shape, slot: Slot, r: m.ResourceSet, end: float, group: int) -> bool:
-        """Add R, which is free until ``end`` at least, to the leases of an executor that has jobs in line, and a job of
-        a group to these (-1: none), unless that delays a place of another."""
-        table = self._table
-        last = max(slot.until, end + AHEAD) if group >= 0 else slot.until
-        if table is not None and table.booked and table.delays(r, shape.request, end, last, group):
-            return False
-        return group < 0 or self._may_extend(slot, last, group)
+    def _stands_apart(self, slot: Slot, executor: int, lease: tuple[m.ResourceSet, float], chunk: m.Chunk, each: int,
+                      waits: bool) -> bool:
+        """Whether the job of a new lease, (R, when it ends at the latest), must not stand in line with those that its
+        executor has: because that would delay a place, or because it is the first in the queue, and what it was
+        promised would go to those in line (``waits``)."""
+        table, (r, end) = self._table, lease
+        last = slot.until if waits else max(slot.until, end + self._longest_wait(slot, executor))
+        if table is not None and not table.booked and waits and each == 1:
+            return True
+        if table is not None and table.booked and table.delays(
+                r, self.catalog.group(chunk.group).request, end, last, -1 if waits else chunk.group):
+            return True
+        return not waits and not self._may_extend(slot, last, chunk.group)
+
+    def _longest_wait(self, slot: Slot, executor: int) -> float:
+        """Seconds after which all that an executor has in line has begun: leases with long jobs are no help to it."""
+        held, leases = self._handed.by(executor), len(slot.leases)
+        long = sum(lease.job in held and not self._handed.ahead(self.catalog.locate(lease.job)[0].number)
+                   for lease in slot.leases.values())
+        return AHEAD * max(leases, 1) / max(leases - long, 1)
 
     def _expect(self, slot: Slot, executor: int) -> None:
         """Have the timetable know when leases end, after something was fed or reported that may have changed it."""
@@ -319,8 +331,7 @@ class Leasing:
         end = self.now + self.limit(entry)
         slot = shape.slot(executor)
         waits = not due and (len(slot.leases) + 1) * each <= slot.fed
-        while slot.ahead > 0 and not self._may_join(shape, slot, r, end, -1 if waits else chunk.group):
-            # the job is to run on this R, and nothing else
+        while slot.ahead > 0 and self._stands_apart(slot, executor, (r, end), chunk, each, waits):
             shape, waits, each = self._beside(shape), False, 1
             slot = shape.slot(executor)
         number, r_id = self._lease(shape, executor, r, entry, -1 if waits else self.catalog.ids(first)[0])
@@ -332,7 +343,8 @@ class Leasing:
             return chunk
         slot.fed += 1
         self._handed.feed(executor, shape.number, first)
-        if each > 1 and rest is not None and self._may_extend(slot, lease.end + AHEAD, chunk.group):
+        if each > 1 and rest is not None and self._may_extend(
+                slot, lease.end + self._longest_wait(slot, executor), chunk.group):
             rest = self._fill(shape, executor, each, rest)
         else:
             self._expect(slot, executor)

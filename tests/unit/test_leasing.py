@@ -382,6 +382,23 @@ def test_a_job_with_a_long_limit_stands_in_no_line_whose_end_was_promised() -> N
     assert run.fed[-1] == 1003
 
 
+def test_the_place_of_the_first_in_the_queue_is_not_given_to_those_in_line() -> None:
+    """They have their leases; where others are shorter, an executor has more in line than a lease of these may have."""
+    run = Planned(one(0, 0.05, count=300), one(1, 60.0, count=300), one(2, 2.0))
+    run.submit(0.0, 0)
+    run.ended(0.02, [1], 0, 0.02, idle=(run.grants[0],))
+    run.step(1.0, m.Submit((m.Chunk(0, 1, 43),)), PARENT)
+    line = run.grants[1:]
+    assert len(line) == 7
+    run.submit(1.0, 1, 2)
+    assert [grant.shape for grant in run.grants[8:]] == [line[0].shape], "who plans nothing lets those in line have it"
+    run.ended(1.01, [2], 0, 0.02)
+    run.submit(1.02, 2)
+    promised = run.place()
+    run.step(1.03, m.Report(idle=(line[0].lease,)))
+    assert run.fed[-1] == 1001 and run.place() <= promised
+
+
 @pytest.mark.parametrize("half", [Request(cores=4), Request(tasks=4)])
 def test_a_place_is_used_when_it_is_due_though_nothing_else_happens(half: Request) -> None:
     """A job that starts a little late is in the way of the last one's place for as long. So there is no other place for
