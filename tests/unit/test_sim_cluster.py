@@ -16,6 +16,7 @@ from mpiflux.overlay.regroup import Regrouping
 from mpiflux.sim.chaos import play, scenario
 from mpiflux.sim.cluster import START, Cluster, Deadlock
 from mpiflux.sim.costs import Costs
+from mpiflux.sim.engine import Engine
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants, Violation
 from mpiflux.sim.machine import build, parse_cluster
@@ -185,6 +186,18 @@ def test_what_is_left_is_found() -> None:
 
 
 # -- virtual time ------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_event_is_nothing_to_wait_for() -> None:
+    engine, rung = Engine(10.0), []
+    first, second, last = (engine.at(when, rung.append, when) for when in (11.0, 12.0, 99.0))
+    engine.cancel(second)
+    assert (engine.pending, engine.next_time) == (2, 11.0)
+    engine.cancel(last)
+    assert engine.step() and not engine.step()
+    assert (rung, engine.now, engine.pending) == ([11.0], 11.0, 0)
+    engine.cancel(engine.at(12.0, rung.append, 12.0))
+    assert engine.next_time == math.inf and first != second
 
 
 def test_an_ideal_run_takes_what_its_jobs_take() -> None:
