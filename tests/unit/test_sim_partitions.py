@@ -15,13 +15,14 @@ from mpiflux.model.jobspec import Dependency, HierarchySpec, JobGroup, LevelSpec
 from mpiflux.node import patience
 from mpiflux.sim import chaos, journal, lives
 from mpiflux.sim.chaos import play
-from mpiflux.sim.cluster import START, Cluster, Deadlock, SimRank
+from mpiflux.sim.cluster import START, Cluster, Deadlock
 from mpiflux.sim.engine import Engine
 from mpiflux.sim.executor import Outcome
 from mpiflux.sim.invariants import Invariants, Violation
 from mpiflux.sim.journal import Saved
 from mpiflux.sim.links import Cut, CutNetwork
 from mpiflux.sim.machine import build, parse_cluster
+from mpiflux.sim.rank import SimRank
 from mpiflux.sim.trouble import salvage
 from mpiflux.store.jobtable import JobTable
 
