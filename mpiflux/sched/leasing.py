@@ -17,18 +17,19 @@ from collections.abc import Callable, Sequence
 from mpiflux.model import hostlist
 from mpiflux.model import messages as m
 from mpiflux.model.apart import is_apart
-from mpiflux.model.jobspec import Request
 from mpiflux.model.resources import NodeResources
 from mpiflux.sched.aparts import Aparts
 from mpiflux.sched.catalog import Catalog
 from mpiflux.sched.explain import Fact, missing
 from mpiflux.sched.gang import Gang, Gangs
-from mpiflux.sched.handed import AHEAD, Action, Handed
+from mpiflux.sched.handed import Action, Handed
 from mpiflux.sched.leases import Lease, Pairs, Shape, Slot
 from mpiflux.sched.lender import Lender
+from mpiflux.sched.lines import Lines
 from mpiflux.sched.pool import ResourcePool
 from mpiflux.sched.profile import SHARED, UNLIMITED, Reservation, Timetable
 from mpiflux.sched.queue import Entry
+from mpiflux.sched.shapes import Shapes
 
 NOBODY = -1
 """The executor of a lease that is a gang's: it has several."""
@@ -46,13 +47,13 @@ class Leasing:
         self.number, self.parent, self.pool, self.catalog = number, parent, pool, catalog
         self._executor_of, self._host_of = executor_of, host_of
         self._executors = executors
-        self._shapes: dict[tuple[object, ...], Shape] = {}
-        self._by_number: dict[int, Shape] = {}
+        self._shapes = Shapes(number, catalog)
         self._leases: dict[int, Lease] = {}
         self._pairs = Pairs()
         self._next_lease = 0
         self._r_ids: dict[m.ResourceSet, int] = {}
         self._handed = Handed(executors, catalog)
+        self._lines = Lines(self._handed, catalog)
         self._gangs = Gangs()
         self._aparts = Aparts(number)
         self.now = 0.0
@@ -62,8 +63,6 @@ class Leasing:
         """Counts what may turn a refusal into a place: something became free,"""
         self._state = 0
         """or a place is held no longer, or it is later."""
-        self._shape_of: dict[int, tuple[Shape, float]] = {}
-        """Shape and time limit of a group whose jobs may run anywhere."""
         self._table: Timetable | None = None
         """Made when a policy first reserves: others need not pay for it."""
         self._lender = Lender(parent, pool)
@@ -72,36 +71,6 @@ class Leasing:
 
     def everybody(self) -> tuple[int, ...]:
         return self._executors + self._aparts.all()
-
-    def _shape(self, chunk: m.Chunk) -> Shape:
-        group = self.catalog.group(chunk.group)
-        key, node = group.request.key, group.node_of(chunk.start)
-        if node >= 0:
-            key = (*key, node)
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = self._new_shape(group.request, node)
-        return shape
-
-    def _new_shape(self, request: Request, node: int) -> Shape:
-        # executors serve several schedulers: numbers are theirs alone
-        number = (self.number << 24) + len(self._by_number)
-        shape = self._by_number[number] = Shape(number, request, node)
-        return shape
-
-    def _beside(self, shape: Shape) -> Shape:
-        """The same shape under another number: executors tell by that which jobs are for which leases."""
-        if shape.beside is None:
-            shape.beside = self._new_shape(shape.request, shape.node)
-        return shape.beside
-
-    def _known(self, chunk: m.Chunk) -> tuple[Shape, float]:
-        """Shape and time limit of a chunk's jobs."""
-        shape, group = self._shape(chunk), self.catalog.group(chunk.group)
-        found = shape, group.time_limit or UNLIMITED
-        if not group.on:
-            self._shape_of[chunk.group] = found
-        return found
 
     # -- what policies ask for -----------------------------------------------------------------------------------
 
@@ -118,7 +87,7 @@ class Leasing:
         """Start as many jobs from the front of an entry as fit now and delay no reservation; how many."""
         self._lend_before(entry)
         chunk = entry.chunk
-        shape, limit = self._shape_of.get(chunk.group) or self._known(chunk)
+        shape, limit = self._shapes.of_group.get(chunk.group) or self._shapes.known(chunk)
         each = self._each(chunk)
         if not shape.open and each <= shape.each and (shape.full_at == self._freed or (
                 shape.refused_at == self._state and limit >= shape.refused_limit)):
@@ -141,9 +110,8 @@ class Leasing:
             self._table = Timetable(self.pool)
             for number, lease in self._leases.items():
                 self._table.add(number, lease.end, lease.r, lease.shape.request)
-            for shape in self._by_number.values():
-                for executor, slot in shape.slots.items():
-                    self._expect(slot, executor)
+            self._lines.begin(self._table, [
+                item for shape in self._shapes.by_number.values() for item in shape.slots.items()])
         self._lend_before(entry)
         group = self.catalog.group(entry.chunk.group)
         return self._table.reserve(group.number, group.request, self.limit(entry), self.now,
@@ -171,7 +139,7 @@ class Leasing:
             return 0
         self._lend_before(entry)
         chunk = entry.chunk
-        shape, _ = self._shape_of.get(chunk.group) or self._known(chunk)
+        shape, _ = self._shapes.of_group.get(chunk.group) or self._shapes.known(chunk)
         places = {pos: tasks for pos, (tasks, _) in reservation.parts.items() if pos != SHARED}
         r = self.pool.alloc_at(places, shape.request)
         if r is None:
@@ -203,50 +171,14 @@ class Leasing:
             slot = shape.slots[executor]
             if len(slot.leases) * each <= slot.fed:
                 del shape.open[executor]
-            elif self._may_extend(slot, self.now + limit + self._longest_wait(slot, executor), chunk.group):
+            elif self._lines.may_extend(slot, self.now + limit + self._lines.longest_wait(slot, executor), chunk.group):
                 rest = self._fill(shape, executor, each, rest)
         return rest
 
-    def _may_extend(self, slot: Slot, end: float, group: int) -> bool:
-        """Keep the leases for more jobs of a group, unless that delays a place of another. Any of what an executor has
-        in line may run on any of its leases, so each of these ends when the last of that does."""
-        end = max(slot.until, end)
-        table = self._table
-        if table is not None and table.booked and any(
-                table.delays(lease.r, lease.shape.request, table.end(number), end, group)
-                for number, lease in slot.leases.items()):
-            return False
-        slot.until = end
-        return True
-
-    def _stands_apart(self, slot: Slot, executor: int, lease: tuple[m.ResourceSet, float], chunk: m.Chunk, each: int,
-                      waits: bool) -> bool:
-        """Whether the job of a new lease, (R, when it ends at the latest), must not stand in line with those that its
-        executor has: because that would delay a place, or because it is the first in the queue, and what it was
-        promised would go to those in line (``waits``)."""
-        table, (r, end) = self._table, lease
-        last = slot.until if waits else max(slot.until, end + self._longest_wait(slot, executor))
-        if table is not None and not table.booked and waits and each == 1:
-            return True
-        if table is not None and table.booked and table.delays(
-                r, self.catalog.group(chunk.group).request, end, last, -1 if waits else chunk.group):
-            return True
-        return not waits and not self._may_extend(slot, last, chunk.group)
-
-    def _longest_wait(self, slot: Slot, executor: int) -> float:
-        """Seconds after which all that an executor has in line has begun: leases with long jobs are no help to it."""
-        held, leases = self._handed.by(executor), len(slot.leases)
-        long = sum(lease.job in held and not self._handed.ahead(self.catalog.locate(lease.job)[0].number)
-                   for lease in slot.leases.values())
-        return AHEAD * max(leases, 1) / max(leases - long, 1)
-
     def _expect(self, slot: Slot, executor: int) -> None:
-        """Have the timetable know when leases end, after something was fed or reported that may have changed it."""
-        if self._table is None or not slot.until:
-            return
-        for number, end in slot.expect(self._handed.by(executor)):
-            if self._table.move(number, end):
-                self._state += 1
+        """Something was fed or reported that may have changed when leases end."""
+        if self._lines.expect(slot, executor):
+            self._state += 1
 
     def _place(self, shape: Shape, limit: float) -> m.ResourceSet | None:
         """A place for one job; None when there is none, which is remembered until something changes."""
@@ -331,8 +263,8 @@ class Leasing:
         end = self.now + self.limit(entry)
         slot = shape.slot(executor)
         waits = not due and (len(slot.leases) + 1) * each <= slot.fed
-        while slot.ahead > 0 and self._stands_apart(slot, executor, (r, end), chunk, each, waits):
-            shape, waits, each = self._beside(shape), False, 1
+        while slot.ahead > 0 and self._lines.stands_apart(slot, executor, (r, end), chunk, each, waits):
+            shape, waits, each = self._shapes.beside(shape), False, 1
             slot = shape.slot(executor)
         number, r_id = self._lease(shape, executor, r, entry, -1 if waits else self.catalog.ids(first)[0])
         lease = slot.leases[number] = self._leases[number]
@@ -343,8 +275,8 @@ class Leasing:
             return chunk
         slot.fed += 1
         self._handed.feed(executor, shape.number, first)
-        if each > 1 and rest is not None and self._may_extend(
-                slot, lease.end + self._longest_wait(slot, executor), chunk.group):
+        if each > 1 and rest is not None and self._lines.may_extend(
+                slot, lease.end + self._lines.longest_wait(slot, executor), chunk.group):
             rest = self._fill(shape, executor, each, rest)
         else:
             self._expect(slot, executor)
@@ -382,8 +314,7 @@ class Leasing:
 
     def forget(self, groups: Sequence[int]) -> None:
         self._handed.forget(self.everybody(), groups)
-        for group in groups:
-            self._shape_of.pop(group, None)
+        self._shapes.forget(groups)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -527,9 +458,9 @@ class Leasing:
         for shape in self._pairs.started(report.started, now, self.catalog, self._leases):
             touched[shape.number] = None
         for number in touched:
-            self._expect(self._by_number[number].slots[src], src)
+            self._expect(self._shapes.by_number[number].slots[src], src)
         if src in self._aparts and not self._handed.by(src) and not any(
-                shape.slots[src].leases for shape in self._by_number.values() if src in shape.slots):
+                shape.slots[src].leases for shape in self._shapes.by_number.values() if src in shape.slots):
             self._put_away(src)
         self.quiet = not (touched or report.idle)
         return back
@@ -551,7 +482,7 @@ class Leasing:
             self._end_lease(gang.token)
 
     def _ended(self, shape: int, executor: int, count: int) -> None:
-        found = self._by_number[shape]
+        found = self._shapes.by_number[shape]
         found.slots[executor].fed -= count
         if executor not in self._aparts:
             found.open[executor] = None
@@ -581,7 +512,7 @@ class Leasing:
     def lost(self, executor: int) -> list[tuple[int, int]]:
         for number in [n for n, lease in self._leases.items() if lease.executor == executor]:
             self._end_lease(number)
-        for shape in self._by_number.values():
+        for shape in self._shapes.by_number.values():
             if executor in shape.slots:
                 shape.slots[executor].fed, shape.slots[executor].until = 0, 0.0
         self._handed.out += self._gangs.lost(executor, self.now)
@@ -593,7 +524,7 @@ class Leasing:
     def _put_away(self, executor: int) -> None:
         """If it is one of those that have one job each: that has ended, and its rank has hung up."""
         if self._aparts.give_back(executor):
-            for shape in self._by_number.values():
+            for shape in self._shapes.by_number.values():
                 shape.slots.pop(executor, None)
             self._handed.put_away(executor)
 
