@@ -34,6 +34,8 @@ class Usage:
     wall: float
     cpu: float
     """User and system seconds."""
+    output: str = ""
+    """What it printed."""
 
 
 def machine() -> str:
@@ -58,7 +60,8 @@ def timed(argv: list[str], *, cwd: str | None = None, timeout: float = 600) -> U
     if done.returncode:
         sys.stderr.write((done.stdout + done.stderr).decode(errors="replace"))
         raise subprocess.CalledProcessError(done.returncode, argv)
-    return Usage(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Usage(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+                 done.stdout.decode(errors="replace"))
 
 
 def launcher(ranks: int) -> list[str]:

@@ -26,12 +26,15 @@ Sample = dict[tuple[int, int], int]
 
 
 def sample(pids: list[int]) -> Sample:
-    """Nanoseconds on a CPU by (pid, tid)."""
+    """Nanoseconds on a CPU by (pid, tid), of those that are there: a rank without cores soon ends its zygote."""
     found: Sample = {}
     for pid in pids:
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{tid}/schedstat") as file:
-                found[pid, int(tid)] = int(file.read().split()[0])
+        try:
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{tid}/schedstat") as file:
+                    found[pid, int(tid)] = int(file.read().split()[0])
+        except OSError:
+            continue
     return found
 
 
@@ -130,10 +133,10 @@ def main() -> None:
             end, after = begin, before
             while process.poll() is None:
                 time.sleep(0.1)
-                try:
-                    after, end = sample(list(kinds)), time.time()
-                except OSError:
+                now = sample(list(kinds))
+                if not any(kinds[pid] == "supervisors" for pid, _ in now):
                     break
+                after, end = {**after, **now}, time.time()
             process.wait(timeout=600)
         supervisors = report(run_dir, kinds, before, after, begin, end, loop)
         if shutil.which("perf") and os.geteuid() == 0:

@@ -297,10 +297,10 @@ def watched(workflow: str, run_dir: str) -> tuple[float, float]:
     end, after = begin, before
     while running.poll() is None:
         time.sleep(0.05)
-        try:
-            after, end = sample(pids), time.time()
-        except OSError:
+        now = sample(pids)
+        if not now:
             break
+        after, end = now, time.time()
     running.wait(timeout=120)
     with open_run(run_dir) as reader:
         records = reader.records

@@ -56,6 +56,7 @@ def node(scratch: str) -> Iterator[Row]:
         name = f"{ranks} rank{'s' * (ranks > 1)}, {hierarchy}"
         yield at_least(f"jobs/s beside the C loop, {name}", found.ratio, 0.9, "of it", 3)
         yield told("the same with start and end", f"{found.whole:.3f} of it")
+        yield told("the loop's own CPU then", f"{found.loop:.1f} us a job")
         yield at_most(f"its own CPU, {name}", found.own, 60, "us a job", 1)
 
 
