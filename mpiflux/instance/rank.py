@@ -31,7 +31,7 @@ TALK_WAIT = 0.0003
 PATROL = 5.0
 """Seconds after which schedulers are asked whether a user's policy lets them idle."""
 QUIET = 5.0
-"""Seconds without news after which a rank asks half as often, and less with each second: a look at MPI costs it 60 to
+"""Seconds without news after which a rank asks a third as often, and less with each second: a look at MPI costs it 60 to
 200 µs of CPU, the more the longer it has slept."""
 LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
 """What concerns the lives of ranks."""
@@ -50,7 +50,7 @@ class Pauses(NamedTuple):
     """The longest after many times :data:`QUIET`."""
 
 
-ASKING = Pauses(0.0002, 0.005, 0.03)
+ASKING = Pauses(0.0002, 0.005, 0.05)
 RUNG = Pauses(0.05, 0.1, 0.2)
 """Of a rank whom everybody rings who sends to it and who has taken what it was rung for."""
 SENDING = 0.001
@@ -362,7 +362,7 @@ class Rank:
             return
         longest, silence = self._pauses.longest, now - self._busy_at
         if silence >= QUIET:
-            longest = min(longest * 2 * silence / QUIET, self._pauses.quiet)
+            longest = min(longest * 3 * silence / QUIET, self._pauses.quiet)
         if self._owed > 0 and self._wait >= SENDING * OWED_LOOKS:
             # not every ring has a batch of its own
             self._owed, self._wait = 0, max(self._wait, self._pauses.shortest)
