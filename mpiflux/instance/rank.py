@@ -31,8 +31,8 @@ TALK_WAIT = 0.0003
 PATROL = 5.0
 """Seconds after which schedulers are asked whether a user's policy lets them idle."""
 QUIET = 5.0
-"""Seconds without news after which a rank asks a third as often, and less with each second: a look at MPI costs it 60 to
-200 µs of CPU, the more the longer it has slept."""
+"""Seconds without news after which a rank asks a third as often, and less with each second: a look at MPI costs it 60
+to 200 µs of CPU, the more the longer it has slept."""
 LIVES = (m.Alive, m.Missing, m.Regroup, m.Regrouped, m.Dismissed, m.Left, m.Leave)
 """What concerns the lives of ranks."""
 OWED_LOOKS = 8
