@@ -45,7 +45,7 @@ class Held:
         """Keep these as well, if any are kept."""
         for number in numbers if self._pipe is not None else ():
             old = signal.getsignal(number)
-            if old != signal.SIG_IGN:
+            if old != signal.SIG_IGN and number not in self._old:
                 self._old[number] = old
                 signal.signal(number, lambda _number, _frame: None)
 

@@ -47,7 +47,7 @@ HURRY_BYTES = 16 << 20
 """With so much waiting the thread does not wait for the window to end."""
 
 _PAGE = 16384
-"""Bytes of a page: of 1 MB of output the kernel's part is a quarter less than with SQLite's usual 4096."""
+"""Bytes of a page: the larger, the less do the kernel and SQLite have to do for large outputs."""
 _LOG_PAGES = 250
 """Pages in the log after which they are copied to where they belong: SQLite's usual 4 MB."""
 _CACHE_KIB = 128

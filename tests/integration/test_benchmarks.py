@@ -19,7 +19,7 @@ QUICK = {
     "bench_node.py": ["--jobs", "200", "--rounds", "1"],
     "bench_placement.py": ["--seconds", "0.01"],
     "bench_simulated.py": ["2"],
-    "calibrate.py": ["--jobs", "2000"],
+    "calibrate.py": ["--jobs", "6000"],
 }
 LONG = {
     "bench_decisions.py": ["--seconds", "0.01"],

@@ -45,6 +45,12 @@ def test_released_signals_do_what_they_did_before(number: int, code: int) -> Non
                   "held\n") == code
 
 
+def test_kept_twice_is_released_once_and_for_all() -> None:
+    """A rank keeps INT from its first line on, and again once it knows that it is one."""
+    code = "held.hold()\nheld.add(2)\nheld.add(2)\nheld.release()\n"
+    assert status(code + "assert signal.getsignal(2) is signal.default_int_handler\n") == 0
+
+
 def test_without_hold_nothing_is_kept() -> None:
     """As for programs that use the package and are no ranks."""
     code = "held.add(2)\nheld.guard()\nheld.release()\nassert held.take() == []\nwith held.elsewhere(): send(15)\n"
