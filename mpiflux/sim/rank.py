@@ -252,7 +252,7 @@ class SimRank:
         if rank == self.number:
             self._local.append(item)
         else:
-            outgoing.setdefault((_communicator(dst, src), rank), []).append(item)
+            outgoing.setdefault((address.communicator(dst, src), rank), []).append(item)
 
     # -- its supervisors -----------------------------------------------------------------------------------------
 
@@ -288,12 +288,3 @@ class SimRank:
         for src in self.links.users.get(number, ()):
             self.links.fences[number, src] += 1
             self._deliver((src, number, m.ExecutorLost(number)), outgoing)
-
-
-def _communicator(dst: int, src: int) -> int:
-    """As in the instance: the scheduler whose communicator both are in."""
-    if address.is_control(dst) or address.is_control(src):
-        return address.EVERYBODY
-    if address.is_executor(src):
-        return dst
-    return src if address.is_executor(dst) else min(dst, src)
